@@ -1,0 +1,383 @@
+"""The schemas of the configuration: one dataclass per group of ``conf/``.
+
+Defaults live here; YAML under ``conf/`` holds only what differs. A field without a default is required. `compose.to_config`
+turns a composed Hydra configuration into these classes once, at the door of a job; from there on they travel as they are.
+The classes check themselves and do nothing else.
+"""
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from reco_ray.errors import ConfigError
+
+__all__ = [
+    "BatchConfig",
+    "ClusterConfig",
+    "ColumnsConfig",
+    "DeploymentConfig",
+    "EvaluationConfig",
+    "FeaturesConfig",
+    "PipelineConfig",
+    "RankConfig",
+    "RankKind",
+    "RecallConfig",
+    "RerankConfig",
+    "ServeConfig",
+    "SourceConfig",
+    "SourceKind",
+    "SourceName",
+    "SplitConfig",
+    "SplitKind",
+    "StoreConfig",
+    "Topology",
+    "TrackingConfig",
+    "TwoTowerConfig",
+]
+
+
+class SourceKind(Enum):
+    """Where raw data come from."""
+
+    movielens = "movielens"
+    files = "files"
+
+
+class SplitKind(Enum):
+    """How events are divided in time; ``auto`` takes the global cut when the data can carry it."""
+
+    auto = "auto"
+    global_time = "global_time"
+    per_user = "per_user"
+
+
+class SourceName(Enum):
+    """Recall sources. The order fixes the columns of `types.Candidates.source_ranks` and must only grow."""
+
+    two_tower = "two_tower"
+    covisit = "covisit"
+    popular = "popular"
+    trending = "trending"
+    fresh = "fresh"
+
+
+class RankKind(Enum):
+    """Which ranker a release carries; ``none`` keeps recall's order (starter rung)."""
+
+    xgboost = "xgboost"
+    none = "none"
+
+
+class Topology(Enum):
+    """``staged``: three deployments per release; ``fused``: the stages inside the gateway replica."""
+
+    staged = "staged"
+    fused = "fused"
+
+
+def _between(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise ConfigError(f"{name}: found {value}, expected {low} to {high}")
+
+
+@dataclass(kw_only=True)
+class ClusterConfig:
+    """The Ray cluster a job runs on. A job submitted to a cluster, or given an address, attaches; otherwise it starts one.
+
+    ``num_cpus`` counts logical CPUs of a cluster started here; Serve replicas and training workers share them.
+    """
+
+    address: str = ""
+    num_cpus: int = 4
+    object_store_mb: int = 512
+    dashboard_port: int = 8265
+    auth_mode: str = "token"
+    train_workers: int = 1
+    train_cpus_per_worker: float = 0.5
+    label_selector: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.auth_mode not in ("token", "disabled"):
+            raise ConfigError(f"cluster.auth_mode: found {self.auth_mode!r}, expected 'token' or 'disabled'")
+        _between("cluster.train_workers", self.train_workers, 1, 1024)
+
+
+@dataclass(kw_only=True)
+class StoreConfig:
+    """The online store. Without a ``url`` a Valkey server is started beside the job, under ``root``."""
+
+    url: str = ""
+    port: int = 6390
+    namespace: str = "reco"
+    ttl_days: int = 30
+    timeout_ms: int = 50
+
+
+@dataclass(kw_only=True)
+class TrackingConfig:
+    """MLflow. Without a ``uri``, runs go to an SQLite file under ``root``; a remote root needs a tracking server."""
+
+    uri: str = ""
+    experiment: str = "reco_ray"
+
+
+@dataclass(kw_only=True)
+class ColumnsConfig:
+    """Column names in the user's own files, for ``source.kind=files``; an empty name means the column is not there."""
+
+    user_id: str = "user_id"
+    item_id: str = "item_id"
+    ts: str = "ts"
+    type: str = ""
+    value: str = ""
+    event_id: str = ""
+    session_id: str = ""
+    title: str = "title"
+    categories: str = "categories"
+    year: str = "year"
+    text: str = ""
+
+
+@dataclass(kw_only=True)
+class SourceConfig:
+    """Raw data to import.
+
+    Attributes:
+        events, items: paths or URIs of CSV, Parquet or JSONL files; their endings decide the format.
+        ts_unit: unit of a numeric ``ts`` column: s, ms or us.
+        event_type: type of all events when the file has no type column.
+        category_separator: splits a text column into categories.
+        permute_ids: replace ids by a seeded permutation, for data whose ids leak time or popularity.
+    """
+
+    kind: SourceKind = SourceKind.movielens
+    events: str = ""
+    items: str = ""
+    columns: ColumnsConfig = field(default_factory=ColumnsConfig)
+    ts_unit: str = "s"
+    event_type: str = "view"
+    category_separator: str = "|"
+    permute_ids: bool = True
+
+    def __post_init__(self) -> None:
+        if self.kind is SourceKind.files and not self.events:
+            raise ConfigError("source.events: found nothing, expected a CSV, Parquet or JSONL file; give source.events=PATH")
+        if self.ts_unit not in ("s", "ms", "us"):
+            raise ConfigError(f"source.ts_unit: found {self.ts_unit!r}, expected 's', 'ms' or 'us'")
+
+
+@dataclass(kw_only=True)
+class SplitConfig:
+    """Division of the events in time: ``fit`` trains recall, the next part up to ``rank`` labels the ranker, the rest tests.
+
+    ``min_test_users``: a global cut needs so many test users with a history before it.
+    """
+
+    kind: SplitKind = SplitKind.auto
+    fit: float = 0.64
+    rank: float = 0.8
+    min_test_users: int = 200
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fit < self.rank < 1:
+            raise ConfigError(f"split: found fit={self.fit}, rank={self.rank}, expected 0 < fit < rank < 1")
+
+
+@dataclass(kw_only=True)
+class FeaturesConfig:
+    """What is computed from the events.
+
+    Attributes:
+        history: newest items kept per user, in order.
+        seen_limit: newest items kept per user for the seen-item filter.
+        half_life_days: of the decayed counters.
+        trending_half_life_days: of the short counter behind the trending source.
+        positive_rating: a rating of at least this counts as positive; lower ones only as seen.
+        covisit_window: items of one user within so many positions of each other count as visited together.
+        covisit_neighbours: kept per item.
+    """
+
+    history: int = 50
+    seen_limit: int = 5000
+    half_life_days: float = 180.0
+    trending_half_life_days: float = 7.0
+    positive_rating: float = 4.0
+    covisit_window: int = 20
+    covisit_shrinkage: float = 10.0
+    covisit_neighbours: int = 100
+
+    def __post_init__(self) -> None:
+        _between("features.history", self.history, 1, 1000)
+        _between("features.covisit_neighbours", self.covisit_neighbours, 1, 10_000)
+        _between("features.half_life_days", self.half_life_days, 1e-3, 1e6)
+
+
+@dataclass(kw_only=True)
+class TwoTowerConfig:
+    """The embedding model and its training."""
+
+    embedding_size: int = 64
+    hidden_size: int = 128
+    dropout: float = 0.2
+    batch_size: int = 512
+    learning_rate: float = 3e-3
+    weight_decay: float = 1e-5
+    temperature: float = 0.1
+    epochs: int = 30
+    patience: int = 4
+
+    def __post_init__(self) -> None:
+        _between("recall.two_tower.temperature", self.temperature, 1e-3, 10)
+        _between("recall.two_tower.dropout", self.dropout, 0, 0.9)
+
+
+@dataclass(kw_only=True)
+class RecallConfig:
+    """Sources and how many items each may bring; ``candidates`` caps their union.
+
+    A catalogue below ``exact_below`` items is searched exactly, without an index.
+    """
+
+    quotas: dict[SourceName, int] = field(
+        default_factory=lambda: {SourceName.two_tower: 200, SourceName.covisit: 200, SourceName.popular: 100}
+    )
+    candidates: int = 300
+    two_tower: TwoTowerConfig = field(default_factory=TwoTowerConfig)
+    exact_below: int = 5_000
+
+    def __post_init__(self) -> None:
+        if not self.quotas:
+            raise ConfigError(f"recall.quotas: found none, expected at least one of {[s.value for s in SourceName]}")
+        _between("recall.candidates", self.candidates, 1, 5_000)
+
+
+@dataclass(kw_only=True)
+class RankConfig:
+    """The ranker."""
+
+    kind: RankKind = RankKind.xgboost
+    rounds: int = 300
+    patience: int = 30
+    max_depth: int = 5
+    learning_rate: float = 0.05
+    min_child_weight: float = 5.0
+    subsample: float = 0.8
+    colsample: float = 0.6
+    reg_lambda: float = 5.0
+    validation_share: float = 0.15
+
+    def __post_init__(self) -> None:
+        _between("rank.max_depth", self.max_depth, 1, 16)
+        _between("rank.validation_share", self.validation_share, 0.01, 0.5)
+
+
+@dataclass(kw_only=True)
+class RerankConfig:
+    """Rules and diversity of the last stage.
+
+    Attributes:
+        seen_items_return: whether an item the user has had may come back; a property of the data (groceries yes, films no).
+        diversity: MMR's weight of novelty against score; 0 keeps the ranker's order.
+        diversity_pool: how many of the best items diversity may choose from.
+        category_cap: at most so many items of one main category; 0 means no cap.
+        blocked: item ids never shown.
+        boosts: category -> number added to the standardised score.
+    """
+
+    seen_items_return: bool = False
+    diversity: float = 0.05
+    diversity_pool: int = 50
+    category_cap: int = 0
+    blocked: list[str] = field(default_factory=list)
+    boosts: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _between("rerank.diversity", self.diversity, 0, 1)
+
+
+@dataclass(kw_only=True)
+class EvaluationConfig:
+    """Offline evaluation of every stage."""
+
+    k: int = 10
+    bootstrap: int = 1000
+    confidence: float = 0.95
+
+
+@dataclass(kw_only=True)
+class DeploymentConfig:
+    """Size of one Serve deployment."""
+
+    min_replicas: int = 1
+    max_replicas: int = 2
+    num_cpus: float = 0.1
+    max_ongoing_requests: int = 64
+
+    def __post_init__(self) -> None:
+        if self.max_replicas < max(1, self.min_replicas):
+            raise ConfigError(f"serve: found max_replicas={self.max_replicas} below min_replicas={self.min_replicas}; raise it")
+
+
+@dataclass(kw_only=True)
+class ServeConfig:
+    """The HTTP side."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    topology: Topology = Topology.staged
+    deadline_ms: int = 150
+    gateway: DeploymentConfig = field(
+        default_factory=lambda: DeploymentConfig(min_replicas=2, max_replicas=2, max_ongoing_requests=256)
+    )
+    recall: DeploymentConfig = field(default_factory=DeploymentConfig)
+    ranker: DeploymentConfig = field(default_factory=DeploymentConfig)
+    reranker: DeploymentConfig = field(default_factory=DeploymentConfig)
+    keep_releases: int = 2
+    ready_timeout_s: int = 180
+    label_selector: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class BatchConfig:
+    """``recommend_batch``: slates for ``users`` (all when empty), ``k`` items each."""
+
+    users: list[str] = field(default_factory=list)
+    k: int = 20
+    users_per_task: int = 256
+
+
+@dataclass(kw_only=True)
+class PipelineConfig:
+    """Everything a job may need; each job reads its groups and those of the steps before it.
+
+    Attributes:
+        root: the one URI under which all data lie: a folder, ``s3://`` or ``gs://``.
+        seed: of every random choice.
+        release: id of the release to deploy or score with; empty means the newest one published.
+        only: ``run_pipeline`` stops after this step; empty runs all of them.
+    """
+
+    root: str = "~/.reco_ray"
+    seed: int = 7
+    release: str = ""
+    only: str = ""
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    store: StoreConfig = field(default_factory=StoreConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    source: SourceConfig = field(default_factory=SourceConfig)
+    split: SplitConfig = field(default_factory=SplitConfig)
+    features: FeaturesConfig = field(default_factory=FeaturesConfig)
+    recall: RecallConfig = field(default_factory=RecallConfig)
+    rank: RankConfig = field(default_factory=RankConfig)
+    rerank: RerankConfig = field(default_factory=RerankConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    serve: ServeConfig = field(default_factory=ServeConfig)
+    batch: BatchConfig = field(default_factory=BatchConfig)
+
+    def __post_init__(self) -> None:
+        if not self.root:
+            raise ConfigError("root: found nothing, expected a URI that every node reaches; give root=s3://bucket/reco")
+        if "://" in self.root and not (self.store.url and self.tracking.uri):
+            raise ConfigError(
+                f"root={self.root} is remote: found store.url={self.store.url!r} and tracking.uri={self.tracking.uri!r}, "
+                "expected both, as nothing beside a job outlives it; give store.url=redis://HOST:PORT tracking.uri=URI"
+            )

@@ -1,0 +1,38 @@
+"""Offline evaluation: lists of items per user and what the users then took come in.
+
+Metrics with intervals over users go out, as a report to read (terminal, HTML) and to check (JSON).
+Called by the evaluation job and by the release gates; nothing here knows of Ray.
+"""
+
+from reco_ray.evaluation.bootstrap import Interval, confidence_interval, paired_difference
+from reco_ray.evaluation.metrics import (
+    catalogue_coverage,
+    gini,
+    hit_rate_at_k,
+    intra_list_diversity,
+    ndcg_at_k,
+    novelty,
+    recall_at_k,
+    reciprocal_rank_at_k,
+)
+from reco_ray.evaluation.page import render_html
+from reco_ray.evaluation.report import Difference, EvaluationReport, StageResult, render_table
+
+__all__ = [
+    "Difference",
+    "EvaluationReport",
+    "Interval",
+    "StageResult",
+    "catalogue_coverage",
+    "confidence_interval",
+    "gini",
+    "hit_rate_at_k",
+    "intra_list_diversity",
+    "ndcg_at_k",
+    "novelty",
+    "paired_difference",
+    "recall_at_k",
+    "reciprocal_rank_at_k",
+    "render_html",
+    "render_table",
+]

@@ -1,0 +1,105 @@
+"""Run every stage over the test users by Ray Data: the same stage code that answers HTTP requests."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import ray
+from numpy.typing import NDArray
+
+from reco_ray.hashing import hash64
+from reco_ray.rank.flow import user_row
+from reco_ray.recall import load as load_recall
+from reco_ray.slate import load_rank, load_rerank
+from reco_ray.types import Request
+
+__all__ = ["StageLists", "run_stages"]
+
+_DEPTH = 300  # of the candidate lists kept for the recall curve
+_LIST = 50  # of the ranked lists
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StageLists:
+    """What each stage answered.
+
+    Attributes:
+        relevant: catalogue rows that each user really turned to, per user.
+        lists: stage -> per user the rows it put first.
+        candidates: source or "union" -> per user the rows that recall brought, best first.
+    """
+
+    relevant: list[NDArray[np.int32]]
+    lists: dict[str, list[NDArray[np.int32]]]
+    candidates: dict[str, list[NDArray[np.int32]]]
+
+
+def run_stages(folder: str, users: pl.DataFrame, labels: pl.DataFrame, seed: int, k: int) -> StageLists:
+    """Answer for every user that has a positive in the test part.
+
+    Args:
+        folder: stages assembled from the snapshot before the test part; every node must see it.
+        users: rows of the user view of that snapshot. labels: rows of `schema.LABELS` of the test part.
+    """
+    positive = labels.explode("item_ids", "grades").filter(pl.col("grades") >= 0.5)
+    relevant = positive.group_by("user_id", maintain_order=True).agg(pl.col("item_ids").alias("relevant"))
+    joined = users.join(relevant, on="user_id").sort("user_id")
+    dataset = ray.data.from_arrow(joined.to_arrow()).repartition(max(1, joined.height // 64))
+    answered = dataset.map_batches(
+        _Stages,
+        fn_constructor_kwargs={"folder": folder, "seed": seed, "k": k},
+        batch_size=64,
+        batch_format="pyarrow",
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=2),
+        num_cpus=0.5,
+    )
+    frame = pl.concat([pl.DataFrame(b) for b in answered.iter_batches(batch_size=None, batch_format="pyarrow") if b.num_rows])
+    frame = frame.sort("user_id")
+
+    def column(name: str) -> list[NDArray[np.int32]]:
+        return [np.asarray(rows, np.int32) for rows in frame[name].to_list()]
+
+    lists = {name.removeprefix("list:"): column(name) for name in frame.columns if name.startswith("list:")}
+    candidates = {name.removeprefix("candidates:"): column(name) for name in frame.columns if name.startswith("candidates:")}
+    return StageLists(column("relevant"), lists, candidates)
+
+
+class _Stages:
+    def __init__(self, folder: str, seed: int, k: int) -> None:
+        path = Path(folder)
+        self._recall, self._rank, self._rerank = load_recall(path), load_rank(path), load_rerank(path)
+        self._seed, self._k = seed, k
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        rows = batch.to_pylist()
+        requests = [Request(request_id="", user_id=r["user_id"], k=self._k, user=user_row(r)) for r in rows]
+        recall, catalogue = self._recall, self._recall.catalogue
+        candidates = recall.recall(requests)
+        scores = self._rank.score(requests, candidates)
+        slates = self._rerank.arrange(requests, candidates, scores)
+        columns: dict[str, list[NDArray[Any]]] = {}
+        columns["relevant"] = [_rows(catalogue.find(r["relevant"]), len(catalogue)) for r in rows]
+        columns["list:random"] = [self._random(r["user_id"], len(catalogue)) for r in rows]
+        for name in recall.sources:
+            hits = [item_idx for item_idx, _ in recall.alone(name, requests, _DEPTH)]
+            columns[f"candidates:{name}"] = hits
+            columns[f"list:{name}"] = [h[:_LIST] for h in hits]
+        columns["candidates:union"] = [c.item_idx[:_DEPTH] for c in candidates]
+        columns["list:recall"] = [c.item_idx[:_LIST] for c in candidates]
+        ranked = [c.item_idx[np.argsort(-s, kind="stable")] for c, s in zip(candidates, scores, strict=True)]
+        columns["list:recall+rank"] = [r[:_LIST] for r in ranked]
+        columns["list:+rerank"] = [catalogue.find(s.item_ids) for s in slates]
+        arrays = {name: pa.array([v.tolist() for v in values], pa.list_(pa.int32())) for name, values in columns.items()}
+        return pa.table({"user_id": [r["user_id"] for r in rows]} | arrays)
+
+    def _random(self, user_id: str, n_items: int) -> NDArray[np.int64]:
+        return np.random.default_rng([self._seed, hash64(user_id) % 2**32]).permutation(n_items)[:_LIST]
+
+
+def _rows(item_idx: NDArray[np.int64], n_items: int) -> NDArray[np.int64]:
+    """Give items outside the snapshot rows of their own past its end: nobody can find them, and they count as missed."""
+    unknown = item_idx < 0
+    return np.where(unknown, n_items + np.cumsum(unknown) - 1, item_idx)

@@ -1,0 +1,89 @@
+"""Division of the events in time into three parts: fit (0), rank (1), test (2).
+
+A snapshot of part p holds the parts up to p and nothing later, so that what is computed from it knows nothing of what it is
+judged by. One global cut in time is the honest choice; where hardly a test user has a history before it (people who rate
+everything in one sitting), the last part of each user's own events is taken instead, and reports say so.
+"""
+
+from dataclasses import dataclass
+
+import polars as pl
+
+from reco_ray.config import SplitConfig, SplitKind
+from reco_ray.errors import DataError
+
+__all__ = ["PARTS", "Split", "assign_parts", "choose_split"]
+
+PARTS = ("fit", "rank", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """A chosen division.
+
+    Attributes:
+        kind: global_time or per_user, never auto.
+        fit, rank: shares of the events (global) or of each user's events (per user) up to the two cuts.
+        fit_until, rank_until: the global cuts, microseconds since the epoch; 0 for per_user.
+        warm_test_users: users after the global cut that have a history before it.
+        cold_test_users: those that have none.
+    """
+
+    kind: SplitKind
+    fit: float
+    rank: float
+    fit_until: int
+    rank_until: int
+    warm_test_users: int
+    cold_test_users: int
+
+    @property
+    def sentence(self) -> str:
+        """What was done and why, for a report."""
+        cold = f"{self.cold_test_users} of the users after a global cut have no history before it"
+        if self.kind is SplitKind.global_time:
+            return f"One global cut in time: features and models see only events before it; {cold}, and are left out."
+        return (
+            f"The last {1 - self.rank:.0%} of each user's own events are the test, because a global cut would leave "
+            f"{self.warm_test_users} test users with a history ({cold}). Within a user nothing later is seen; counts over all "
+            "users may hold events of other people that are later in calendar time."
+        )
+
+
+def choose_split(events: pl.DataFrame, config: SplitConfig) -> Split:
+    """Choose the cuts.
+
+    Args:
+        events: columns user_id, ts; one row per event that may be learned from.
+    Raises: DataError: there are no events.
+    """
+    if events.is_empty():
+        raise DataError("split: found no events, expected some; run import_dataset first")
+    ts = events["ts"].dt.epoch("us")
+    fit_until, rank_until = (int(ts.quantile(q, "nearest") or 0) for q in (config.fit, config.rank))
+    after = events.filter(ts >= rank_until)["user_id"].unique()
+    before = events.filter(ts < rank_until)["user_id"].unique()
+    warm = after.is_in(before.implode()).sum()
+    kind = config.kind
+    if kind is SplitKind.auto:
+        kind = SplitKind.global_time if warm >= config.min_test_users else SplitKind.per_user
+    if kind is SplitKind.per_user:
+        fit_until = rank_until = 0
+    return Split(kind, config.fit, config.rank, fit_until, rank_until, int(warm), len(after) - int(warm))
+
+
+def assign_parts(events: pl.DataFrame, split: Split) -> pl.Series:
+    """Return each event's part, int8.
+
+    Args:
+        events: columns user_id, ts, event_id; all events of each user that occurs.
+    """
+    if split.kind is SplitKind.global_time:
+        time = pl.col("ts").dt.epoch("us")
+        part = (time >= split.fit_until).cast(pl.Int8) + (time >= split.rank_until).cast(pl.Int8)
+    else:
+        # equal times are ordered by event id, a hash: neither file order nor item order decides
+        position = pl.struct("ts", "event_id").rank("ordinal").over("user_id") - 1
+        share = position / pl.len().over("user_id")
+        part = (share >= split.fit).cast(pl.Int8) + (share >= split.rank).cast(pl.Int8)
+    return events.select(part.alias("part"))["part"]

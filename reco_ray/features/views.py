@@ -1,0 +1,58 @@
+"""Feature views: what is computed per entity, defined once.
+
+A view's version is a hash of its definition; a release names the versions that it was trained on.
+"""
+
+from dataclasses import dataclass
+
+from reco_ray.config import FeaturesConfig
+from reco_ray.hashing import digest
+
+__all__ = ["ITEM_COLUMNS", "SNAPSHOTS", "STRENGTH", "USER_COLUMNS", "Column", "user_view_version"]
+
+SNAPSHOTS = {"fit": 0, "eval": 1, "live": 2}
+"""Snapshot -> the last part of the split that it holds."""
+
+STRENGTH = {"click": 0.5, "view": 0.5, "add_to_cart": 0.7, "purchase": 1.0, "like": 1.0}
+"""How much an event of this type says for an item. Ratings depend on their value; other types say nothing for it."""
+
+LOW_RATING_STRENGTH = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a view: its default stands in for an unknown entity."""
+
+    name: str
+    default: float
+    description: str
+
+
+USER_COLUMNS = (
+    Column("user_events", 0.0, "log(1 + number of events)"),
+    Column("user_decayed", 0.0, "log(1 + decayed strength)"),
+    Column("user_strength_mean", 0.5, "mean strength of the events"),
+    Column("user_value_mean", 0.0, "mean value (rating); 0 without values"),
+    Column("user_value_std", 0.0, "standard deviation of the values"),
+    Column("user_span_days", 0.0, "log(1 + days between first and last event)"),
+    Column("user_year_mean", 0.0, "mean year of the items, in decades since 2000; 0 without years"),
+    Column("user_year_std", 0.0, "standard deviation of these years, in decades"),
+)
+"""Then follow, per category, its share of the user's decayed strength, and its decayed mean lift of strength."""
+
+ITEM_COLUMNS = (
+    Column("item_events", 0.0, "log(1 + number of events)"),
+    Column("item_decayed", 0.0, "log(1 + decayed strength)"),
+    Column("item_trending", 0.0, "log(1 + strength decayed by the trending half-life)"),
+    Column("item_positive_share", 0.5, "share of positive events, shrunk towards the mean"),
+    Column("item_value_mean", 0.0, "mean value, shrunk towards the mean of all"),
+    Column("item_value_std", 0.0, "standard deviation of the values"),
+    Column("item_age_days", 0.0, "log(1 + days since the item's first event)"),
+    Column("item_year", 0.0, "year, in decades since 2000; 0 without a year"),
+)
+
+
+def user_view_version(config: FeaturesConfig, categories: list[str]) -> str:
+    """Return the version of the user view: it changes when its meaning does."""
+    names = [c.name for c in USER_COLUMNS]
+    return digest("user_view/1", *names, *categories, repr(config), repr(sorted(STRENGTH.items())))

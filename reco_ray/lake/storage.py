@@ -1,0 +1,110 @@
+"""Files under ``root``, wherever that is: a folder, ``s3://`` or ``gs://``, through pyarrow's filesystems."""
+
+import shutil
+import uuid
+from pathlib import Path
+
+from pyarrow import fs
+
+from reco_ray.errors import ArtifactError
+
+__all__ = ["exists", "fetch", "is_local", "join", "listing", "publish", "read_bytes", "remove", "write_bytes"]
+
+
+def join(root: str, *parts: str) -> str:
+    """Append path parts to a URI or folder."""
+    return "/".join((root.rstrip("/"), *parts))
+
+
+def is_local(uri: str) -> bool:
+    """Whether the URI is a plain folder of this machine."""
+    return "://" not in uri
+
+
+def exists(uri: str) -> bool:
+    """Whether there is a file or folder."""
+    system, path = _open(uri)
+    return bool(system.get_file_info(path).type != fs.FileType.NotFound)
+
+
+def read_bytes(uri: str) -> bytes:
+    """Read a whole file.
+
+    Raises: ArtifactError: there is none.
+    """
+    system, path = _open(uri)
+    try:
+        with system.open_input_stream(path) as stream:
+            return bytes(stream.read())
+    except FileNotFoundError as exc:
+        raise ArtifactError(f"{uri}: found nothing, expected a file; run the job that writes it") from exc
+
+
+def write_bytes(uri: str, data: bytes) -> None:
+    """Write a file in one step: readers see the old one or the new one, never a part."""
+    system, path = _open(uri)
+    system.create_dir(path.rpartition("/")[0], recursive=True)
+    if not is_local(uri):  # an object store's PUT is atomic already
+        with system.open_output_stream(path) as stream:
+            stream.write(data)
+        return
+    partial = f"{path}.{uuid.uuid4().hex[:8]}.partial"
+    Path(partial).write_bytes(data)
+    Path(partial).replace(path)
+
+
+def listing(uri: str) -> list[str]:
+    """Names of what lies directly in a folder, sorted; none when there is no folder."""
+    system, path = _open(uri)
+    return sorted(info.base_name for info in system.get_file_info(fs.FileSelector(path, allow_not_found=True)))
+
+
+def remove(uri: str) -> None:
+    """Remove a file or folder if it is there."""
+    system, path = _open(uri)
+    kind = system.get_file_info(path).type
+    if kind == fs.FileType.Directory:
+        system.delete_dir(path)
+    elif kind == fs.FileType.File:
+        system.delete_file(path)
+
+
+def publish(folder: Path, uri: str, last: str) -> None:
+    """Move a finished local folder to ``uri``; its file ``last`` arrives last, so that its presence means completeness.
+
+    What stood at ``uri`` without that file is the rest of a killed run, and is replaced.
+    """
+    remove(uri)
+    if is_local(uri):
+        Path(uri).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.rename(uri)
+        except OSError:  # another filesystem: copy, the last file last
+            shutil.copytree(folder, uri, ignore=lambda _, names: [n for n in names if n == last])
+            shutil.copy2(folder / last, Path(uri) / last)
+        return
+    system, path = _open(uri)
+    fs.copy_files(str(folder), path, source_filesystem=fs.LocalFileSystem(), destination_filesystem=system)
+
+
+def fetch(uri: str, cache: Path) -> Path:
+    """Return a local folder with the content of ``uri``: itself when local, else a copy under ``cache``.
+
+    Raises: ArtifactError: there is no such folder.
+    """
+    if not exists(uri):
+        raise ArtifactError(f"{uri}: found nothing, expected a folder; run the job that writes it")
+    if is_local(uri):
+        return Path(uri)
+    target = cache / uri.split("://", 1)[1]
+    if not target.exists():
+        system, path = _open(uri)
+        partial = target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}.partial")
+        partial.mkdir(parents=True)
+        fs.copy_files(path, str(partial), source_filesystem=system, destination_filesystem=fs.LocalFileSystem())
+        partial.rename(target)
+    return target
+
+
+def _open(uri: str) -> tuple[fs.FileSystem, str]:
+    return (fs.LocalFileSystem(), uri) if is_local(uri) else fs.FileSystem.from_uri(uri)

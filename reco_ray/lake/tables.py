@@ -1,0 +1,132 @@
+"""Delta tables under ``root/lake``: append exactly once, replace, read.
+
+Deletion vectors and column mapping stay off, and ids get no statistics (design, section 4). A writer's memory is Delta's own
+application transaction: a batch that was committed is not committed again.
+"""
+
+import hashlib
+from collections.abc import Sequence
+
+import polars as pl
+import pyarrow as pa
+from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+from deltalake.exceptions import TableNotFoundError
+
+from reco_ray.errors import DataError
+from reco_ray.lake import storage
+from reco_ray.schema import EVENTS, check
+
+__all__ = ["append_events", "content_hash", "exists", "has_partition", "read", "replace", "table_uri", "version"]
+
+_PARTITIONS = {
+    "events": ["date"],
+    "features_users": ["snapshot"],
+    "features_items": ["snapshot"],
+    "features_pairs": ["snapshot"],
+    "labels": ["part"],
+    "training_rank": ["snapshot"],
+}
+_STATISTICS = {"events": "ts,user_bucket", "features_users": "as_of", "users": "user_bucket", "items": "updated_ts"}
+
+
+def table_uri(root: str, name: str) -> str:
+    """Where a table lies."""
+    return storage.join(root, "lake", name)
+
+
+def exists(root: str, name: str) -> bool:
+    """Whether the table was ever written."""
+    return bool(DeltaTable.is_deltatable(table_uri(root, name)))
+
+
+def version(root: str, name: str) -> int:
+    """Version of the table's last commit; -1 when there is no table."""
+    return DeltaTable(table_uri(root, name)).version() if exists(root, name) else -1
+
+
+def has_partition(root: str, name: str, prefix: str) -> bool:
+    """Whether a table holds a partition whose value starts with ``prefix``, and its files are there."""
+    if not exists(root, name):
+        return False
+    (column,) = _PARTITIONS[name]
+    uris = [uri for uri in DeltaTable(table_uri(root, name)).file_uris() if f"{column}={prefix}" in uri]
+    return bool(uris) and all(storage.exists(uri) for uri in uris)
+
+
+def read(root: str, name: str, columns: Sequence[str] | None = None, where: pl.Expr | None = None) -> pl.DataFrame:
+    """Read a table, or the columns and rows asked for.
+
+    Raises: DataError: there is no table.
+    """
+    try:
+        frame = pl.scan_delta(table_uri(root, name))
+    except TableNotFoundError as exc:
+        raise DataError(f"table {name!r} under {root}: found nothing, expected a Delta table; run the job before") from exc
+    if where is not None:
+        frame = frame.filter(where)
+    return frame.select(columns or pl.all()).collect()
+
+
+def replace(root: str, name: str, data: pa.Table | pa.RecordBatchReader, predicate: str | None = None) -> int:
+    """Write a table anew, or the rows that match ``predicate``, in one commit; returns the version."""
+    there = exists(root, name)
+    write_deltalake(
+        table_uri(root, name),
+        data,
+        mode="overwrite",
+        predicate=predicate if there else None,
+        schema_mode=None if there and predicate else "overwrite",
+        partition_by=None if there else _PARTITIONS.get(name),
+        configuration=_configuration(name),
+    )
+    return version(root, name)
+
+
+def append_events(root: str, events: pa.Table, writer: str, batch: int) -> int:
+    """Append the events whose ids the lake does not hold; returns how many were new.
+
+    Args:
+        events: schema `schema.EVENTS`; may repeat ids, within itself or of what is stored.
+        writer: names the sequence of batches; with ``batch`` it makes the commit happen once.
+        batch: number of this batch; one at or below the last committed is left alone.
+    """
+    check(events, EVENTS, f"batch {batch} of {writer}")
+    uri = table_uri(root, "events")
+    fresh = pl.DataFrame(events).unique("event_id", keep="first", maintain_order=True)
+    if exists(root, "events"):
+        table = DeltaTable(uri)
+        committed = table.transaction_version(writer)
+        if committed is not None and committed >= batch:
+            return 0
+        dates = fresh["date"].unique().to_list()
+        stored = pl.scan_delta(table).filter(pl.col("date").is_in(dates)).select("event_id").collect()
+        fresh = fresh.join(stored, on="event_id", how="anti", maintain_order="left")
+        if fresh.is_empty():
+            return 0
+    write_deltalake(
+        uri,
+        fresh.sort("date", "user_bucket", "user_id", "ts").to_arrow().cast(EVENTS),
+        mode="append",
+        partition_by=_PARTITIONS["events"],
+        configuration=_configuration("events"),
+        commit_properties=CommitProperties(app_transactions=[Transaction(writer, batch)]),
+    )
+    return fresh.height
+
+
+def content_hash(frame: pl.DataFrame, by: Sequence[str]) -> str:
+    """Hash a table's content, whatever files it lies in and in whichever order: 16 hexadecimal characters.
+
+    Args:
+        by: columns that make a row unique; rows are sorted by them first.
+    """
+    table = frame.sort(by).to_arrow().combine_chunks()
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return hashlib.blake2b(sink.getvalue(), digest_size=8).hexdigest()
+
+
+def _configuration(name: str) -> dict[str, str | None]:
+    # no min/max of ids in the log: erasure could not remove them from there
+    return {"delta.dataSkippingStatsColumns": _STATISTICS[name]} if name in _STATISTICS else {}

@@ -1,0 +1,8 @@
+"""Rank: requests and recall's candidates come in, a score per candidate goes out; rerank reads it.
+
+`features` makes the matrix, in training and serving alike; `flow` builds training sets, `trainer` fits, `stage` scores.
+"""
+
+from reco_ray.rank.stage import RecallOrder, XGBoostRanker, build, load
+
+__all__ = ["RecallOrder", "XGBoostRanker", "build", "load"]

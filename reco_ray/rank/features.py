@@ -1,0 +1,102 @@
+"""The ranker's feature matrix: one row per candidate, from recall's evidence, the item, the user, and both together.
+
+Training and serving call this very code, so that a feature cannot mean two things.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reco_ray.features import ITEM_COLUMNS, USER_COLUMNS, Catalogue
+from reco_ray.types import Candidates, Request
+
+__all__ = ["RankFeatures"]
+
+_RECENT = 10
+_YEAR = [c.name for c in ITEM_COLUMNS].index("item_year")
+_EVENTS = [c.name for c in ITEM_COLUMNS].index("item_events")
+_ITEM_VALUE = [c.name for c in ITEM_COLUMNS].index("item_value_mean")
+_USER_VALUE = [c.name for c in USER_COLUMNS].index("user_value_mean")
+_USER_YEAR = [c.name for c in USER_COLUMNS].index("user_year_mean")
+_DEFAULT_USER = np.array([c.default for c in USER_COLUMNS], np.float32)
+
+
+class RankFeatures:
+    """Makes feature matrices over one release's catalogue.
+
+    Args:
+        sources: names of the recall sources, in the order of the candidates' columns.
+        vectors: item vectors by item_idx, shape (n_items, d); None in a release without towers.
+    """
+
+    def __init__(self, catalogue: Catalogue, sources: Sequence[str], vectors: NDArray[np.float32] | None) -> None:
+        self._catalogue, self._vectors = catalogue, vectors
+        per_item = np.maximum(catalogue.in_category.sum(axis=1, keepdims=True), 1)
+        self._share = catalogue.in_category / per_item
+        self.columns: list[str] = [
+            "recall_score",
+            "recall_place",
+            *(f"{name}_inverse_rank" for name in sources),
+            *(f"{name}_score" for name in sources),
+            *(c.name for c in ITEM_COLUMNS),
+            *(c.name for c in USER_COLUMNS),
+            "taste_share",
+            "taste_lift",
+            "year_distance",
+            "value_distance",
+            "popularity_distance",
+            *(("similar_max", "similar_mean", "similar_last") if vectors is not None else ()),
+        ]
+
+    def matrix(self, request: Request, candidates: Candidates) -> NDArray[np.float32]:
+        """Return the features of each candidate, float32, shape (n, len(columns)); NaN where a source did not return it."""
+        n = len(candidates)
+        item = self._catalogue.features[candidates.item_idx]
+        known = request.user.features.size > 0
+        user = request.user.features if known else _DEFAULT_USER
+        scalars = np.broadcast_to(user[: len(USER_COLUMNS)], (n, len(USER_COLUMNS)))
+        history = self._history(request)
+        ranks = candidates.source_ranks
+        parts = [
+            candidates.scores[:, None],
+            np.log1p(np.arange(n, dtype=np.float32))[:, None],
+            np.where(ranks >= 0, 1.0 / (1.0 + ranks), 0.0),
+            candidates.source_scores,
+            item,
+            scalars,
+            self._taste(user, candidates.item_idx, known),
+            np.abs(item[:, _YEAR] - user[_USER_YEAR])[:, None],
+            (item[:, _ITEM_VALUE] - user[_USER_VALUE])[:, None],
+            (item[:, _EVENTS] - self._mean_popularity(history))[:, None],
+        ]
+        if self._vectors is not None:
+            parts.append(self._similarity(self._vectors, history, candidates.item_idx))
+        return np.concatenate(parts, axis=1, dtype=np.float32)
+
+    def _history(self, request: Request) -> NDArray[np.int64]:
+        if request.similar_to:
+            rows = self._catalogue.find((request.similar_to,))
+        else:
+            session = self._catalogue.find(list(request.session))
+            rows = np.concatenate([self._catalogue.find_keys(request.user.history), session])
+        return rows[rows >= 0]
+
+    def _taste(self, user: NDArray[np.float32], item_idx: NDArray[np.int32], known: bool) -> NDArray[np.float32]:
+        c = len(self._catalogue.categories)
+        if not known:
+            return np.zeros((item_idx.size, 2), np.float32)
+        taste = user[len(USER_COLUMNS) :].reshape(2, c)
+        return np.asarray(self._share[item_idx] @ taste.T, np.float32)
+
+    def _mean_popularity(self, history: NDArray[np.int64]) -> float:
+        return float(self._catalogue.features[history, _EVENTS].mean()) if history.size else 0.0
+
+    @staticmethod
+    def _similarity(
+        vectors: NDArray[np.float32], history: NDArray[np.int64], item_idx: NDArray[np.int32]
+    ) -> NDArray[np.float32]:
+        if not history.size:
+            return np.zeros((item_idx.size, 3), np.float32)
+        near = vectors[item_idx] @ vectors[history[-_RECENT:]].T
+        return np.stack([near.max(axis=1), near.mean(axis=1), near[:, -1]], axis=1)

@@ -1,0 +1,83 @@
+"""Build the ranker's training set by Ray Data: for each user the candidates that recall really returns, labelled by what came.
+
+A group is one user at the cut between the fit and the rank part: features as of the cut, labels from after it.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import ray
+
+from reco_ray.hashing import item_keys
+from reco_ray.rank.stage import rank_features
+from reco_ray.recall import load as load_recall
+from reco_ray.types import Request, UserRow
+
+__all__ = ["build_training_set", "user_row"]
+
+_USERS_PER_BATCH = 64
+
+
+def build_training_set(folder: str, users: pl.DataFrame, labels: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
+    """Return rows (user_id, item_id, label, features) and the names of the features.
+
+    Args:
+        folder: a local folder with the recall stage of the fit snapshot; every node must see it.
+        users: rows of the user view of that snapshot.
+        labels: rows of `schema.LABELS` of the rank part.
+    """
+    joined = users.join(labels, on="user_id").sort("user_id")
+    dataset = ray.data.from_arrow(joined.to_arrow()).repartition(max(1, joined.height // _USERS_PER_BATCH))
+    rows = dataset.map_batches(
+        _Candidates,
+        fn_constructor_kwargs={"folder": folder},
+        batch_size=_USERS_PER_BATCH,
+        batch_format="pyarrow",
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=2),
+        num_cpus=0.5,
+    )
+    frame = pl.concat([pl.DataFrame(b) for b in rows.iter_batches(batch_size=None, batch_format="pyarrow") if b.num_rows])
+    return frame.sort("user_id", "place"), rank_features(Path(folder)).columns
+
+
+def user_row(row: dict[str, object]) -> UserRow:
+    """Turn a row of the table ``features_users`` into the packed row that serving reads."""
+    history, seen = item_keys(row["history"]), np.sort(item_keys(row["seen"]))  # type: ignore[arg-type]
+    weights, features = np.asarray(row["weights"], np.float32), np.asarray(row["features"], np.float32)
+    return UserRow(history, weights, seen, features, int(row["as_of"]))  # type: ignore[call-overload]
+
+
+class _Candidates:
+    """Loaded once per actor: recalls for users and makes the ranker's features."""
+
+    def __init__(self, folder: str) -> None:
+        self._recall, self._features = load_recall(Path(folder)), rank_features(Path(folder))
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        rows = batch.to_pylist()
+        requests = [Request(request_id="", user_id=row["user_id"], user=user_row(row)) for row in rows]
+        frames = []
+        for row, request, candidates in zip(rows, requests, self._recall.recall(requests), strict=True):
+            grades = dict(zip(row["item_ids"], row["grades"], strict=True))
+            item_ids = [self._recall.catalogue.item_ids[i] for i in candidates.item_idx]
+            label = [_label(grades.get(item_id, 0.0)) for item_id in item_ids]
+            matrix = self._features.matrix(request, candidates)
+            frames.append(
+                pl.DataFrame(
+                    {
+                        "user_id": [row["user_id"]] * len(item_ids),
+                        "place": np.arange(len(item_ids), dtype=np.int32),
+                        "item_id": item_ids,
+                        "label": np.array(label, np.int32),
+                        "features": pl.Series(matrix, dtype=pl.Array(pl.Float32, matrix.shape[1])).arr.to_list(),
+                    }
+                )
+            )
+        return pl.concat(frames).to_arrow()
+
+
+def _label(grade: float) -> int:
+    """Bin an event's strength to a small grade: nothing or disliked 0, viewed 1, carted 2, bought or liked 3."""
+    return 0 if grade < 0.5 else 1 if grade < 0.7 else 2 if grade < 1.0 else 3

@@ -1,0 +1,93 @@
+"""The rank stage of a release: XGBoost over `RankFeatures`, or recall's own order in a release without a ranker."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import xgboost
+from numpy.typing import NDArray
+
+from reco_ray.errors import ArtifactError
+from reco_ray.features import Catalogue
+from reco_ray.rank.features import RankFeatures
+from reco_ray.types import Candidates, Request
+
+__all__ = ["RecallOrder", "XGBoostRanker", "build", "load"]
+
+MODEL_FILE, COLUMNS_FILE = "ranker.ubj", "ranker_columns.json"
+
+
+class RecallOrder:
+    """Keeps recall's order; the rank stage of the starter rung, and what is left when the ranker fails."""
+
+    def score(self, requests: Sequence[Request], candidates: Sequence[Candidates]) -> list[NDArray[np.float32]]:
+        """Return recall's merged scores; contract of `slate.RankStage`."""
+        return [c.scores for c in candidates]
+
+
+class XGBoostRanker:
+    """Scores candidates with a LambdaMART model.
+
+    Args:
+        model: trained on the columns of ``features``, in their order.
+    """
+
+    def __init__(self, model: xgboost.Booster, features: RankFeatures) -> None:
+        model.set_param({"nthread": 1})  # replicas are the parallelism; threads of many replicas would fight
+        self._model, self.features = model, features
+
+    def score(self, requests: Sequence[Request], candidates: Sequence[Candidates]) -> list[NDArray[np.float32]]:
+        """Score all candidates of the batch in one call; neighbours of an item keep recall's order."""
+        personal = [i for i, request in enumerate(requests) if not request.similar_to and len(candidates[i])]
+        scores = [c.scores for c in candidates]
+        if not personal:
+            return scores
+        matrices = [self.features.matrix(requests[i], candidates[i]) for i in personal]
+        flat = self._model.inplace_predict(np.concatenate(matrices), validate_features=False)
+        ends = np.cumsum([m.shape[0] for m in matrices])[:-1]
+        for i, part in zip(personal, np.split(flat.astype(np.float32), ends), strict=True):
+            scores[i] = part
+        return scores
+
+    def importances(self, top: int = 15) -> list[tuple[str, float]]:
+        """Total gain by column, largest first, as shares of the whole."""
+        gains = {k: float(v) for k, v in self._model.get_score(importance_type="total_gain").items()}
+        whole = sum(gains.values()) or 1.0
+        named = [
+            (self.features.columns[int(k[1:])] if k not in self.features.columns else k, g / whole) for k, g in gains.items()
+        ]
+        return sorted(named, key=lambda pair: -pair[1])[:top]
+
+
+def build(folder: Path, ranker: Path | None) -> None:
+    """Copy a trained ranker into a release's folder; nothing without one."""
+    if ranker is not None:
+        for name in (MODEL_FILE, COLUMNS_FILE):
+            shutil.copy2(ranker / name, folder / name)
+
+
+def load(folder: Path) -> XGBoostRanker | RecallOrder:
+    """Load the rank stage from a release's local folder.
+
+    Raises: ArtifactError: the ranker was trained on other columns than this release makes.
+    """
+    if not (folder / MODEL_FILE).is_file():
+        return RecallOrder()
+    trained = json.loads((folder / COLUMNS_FILE).read_text())
+    features = rank_features(folder)
+    if features.columns != trained:
+        odd = sorted(set(trained) ^ set(features.columns)) or "another order"
+        raise ArtifactError(f"{folder}: ranker and recall disagree on columns: {odd}; train the ranker on this recall stage")
+    model = xgboost.Booster()
+    model.load_model(str(folder / MODEL_FILE))
+    return XGBoostRanker(model, features)
+
+
+def rank_features(folder: Path) -> RankFeatures:
+    """Make the feature builder of a release's folder (its recall stage must be there)."""
+    sources = list(json.loads((folder / "recall.json").read_text())["quotas"])
+    vectors_file = folder / "item_vectors.npy"
+    vectors = np.load(vectors_file, allow_pickle=False) if vectors_file.is_file() else None
+    return RankFeatures(Catalogue.load(folder), sources, vectors)

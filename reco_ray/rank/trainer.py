@@ -1,0 +1,137 @@
+"""Fit the ranker with Ray Train's XGBoostTrainer: LambdaMART on whole groups, each group on one worker."""
+
+import json
+import logging
+import tempfile
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import ray.train
+import xgboost
+from ray.train import Checkpoint, CheckpointConfig, DataConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.xgboost import XGBoostTrainer
+
+from reco_ray.config import ClusterConfig, RankConfig
+from reco_ray.errors import DataError
+from reco_ray.hashing import hash64, unit_interval
+from reco_ray.rank.stage import COLUMNS_FILE, MODEL_FILE
+
+__all__ = ["RankerResult", "train_ranker"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RankerResult:
+    """How the training went; the model lies in the folder that was asked for."""
+
+    rounds: int
+    valid_ndcg10: float
+    groups: int
+    rows: int
+
+
+def train_ranker(
+    rows: pl.DataFrame, columns: list[str], config: RankConfig, cluster: ClusterConfig, seed: int, storage: str, target: Path
+) -> RankerResult:
+    """Train on groups that hold at least one positive; writes model and column names into ``target``.
+
+    Args:
+        rows: of `flow.build_training_set`.
+        columns: names of the features, in order.
+        storage: URI for Ray Train's own files.
+    Raises: DataError: no group holds a positive, so there is nothing to learn from.
+    """
+    useful = rows.filter((pl.col("label") > 0).any().over("user_id"))
+    groups = useful["user_id"].n_unique() if useful.height else 0
+    if groups < 2 * cluster.train_workers:
+        raise DataError(
+            f"ranker: found {groups} users whose later items recall had found, expected at least {2 * cluster.train_workers}; "
+            "import more events, raise recall.quotas, or use rank.kind=none"
+        )
+    users = useful["user_id"].unique().sort()
+    validation = {user for user in users if unit_interval(user, f"validation:{seed}") < config.validation_share} or {users[0]}
+    result = XGBoostTrainer(
+        _loop,
+        train_loop_config={
+            "params": {
+                "objective": "rank:ndcg",
+                "eval_metric": "ndcg@10",
+                "lambdarank_pair_method": "topk",
+                "lambdarank_num_pair_per_sample": 20,
+                "tree_method": "hist",
+                "max_depth": config.max_depth,
+                "learning_rate": config.learning_rate,
+                "min_child_weight": config.min_child_weight,
+                "subsample": config.subsample,
+                "colsample_bytree": config.colsample,
+                "reg_lambda": config.reg_lambda,
+                "seed": seed,
+            },
+            "rounds": config.rounds,
+            "patience": config.patience,
+        },
+        datasets={
+            "train": ray.data.from_arrow(useful.filter(~pl.col("user_id").is_in(list(validation))).to_arrow()),
+            "valid": ray.data.from_arrow(useful.filter(pl.col("user_id").is_in(list(validation))).to_arrow()),
+        },
+        # every worker reads all rows and keeps its groups: Ray's own split would cut groups and drop rows
+        dataset_config=DataConfig(datasets_to_split=[]),
+        scaling_config=ScalingConfig(
+            num_workers=cluster.train_workers,
+            resources_per_worker={"CPU": cluster.train_cpus_per_worker},
+            label_selector=cluster.label_selector or None,
+        ),
+        run_config=RunConfig(
+            name=f"train_ranker-{uuid.uuid4().hex[:8]}",
+            storage_path=storage,
+            failure_config=FailureConfig(max_failures=2),
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
+        ),
+    ).fit()
+    with result.checkpoint.as_directory() as folder:
+        (target / MODEL_FILE).write_bytes((Path(folder) / MODEL_FILE).read_bytes())
+    (target / COLUMNS_FILE).write_text(json.dumps(columns))
+    metrics = result.metrics
+    return RankerResult(metrics["rounds"], metrics["valid_ndcg10"], groups, useful.height)
+
+
+def _loop(loop_config: dict[str, Any]) -> None:
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    train, valid = (_matrix(name, rank, world) for name in ("train", "valid"))
+    history: dict[str, Any] = {}
+    model = xgboost.train(
+        loop_config["params"] | {"nthread": 1},
+        train,
+        num_boost_round=loop_config["rounds"],
+        evals=[(valid, "valid")],
+        early_stopping_rounds=loop_config["patience"],
+        evals_result=history,
+        verbose_eval=False,
+    )
+    best = model.best_iteration + 1
+    metrics = {"rounds": best, "valid_ndcg10": float(history["valid"]["ndcg@10"][best - 1])}
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = None
+        if rank == 0:
+            model[:best].save_model(str(Path(folder) / MODEL_FILE))
+            checkpoint = Checkpoint.from_directory(folder)
+        ray.train.report(metrics, checkpoint=checkpoint)
+
+
+def _matrix(name: str, rank: int, world: int) -> xgboost.DMatrix:
+    """Rows of this worker's groups, whole and sorted by group, as XGBoost wants them."""
+    shard = ray.train.get_dataset_shard(name)
+    frame = pl.concat([pl.DataFrame(b) for b in shard.iter_batches(batch_size=None, batch_format="pyarrow")])
+    owner = {user: hash64(user, "worker") % world for user in frame["user_id"].unique()}
+    frame = frame.filter(pl.col("user_id").replace_strict(owner, return_dtype=pl.Int64) == rank).sort("user_id", "place")
+    if frame.is_empty():
+        raise DataError(f"ranker: worker {rank} of {world} got no {name} group; use fewer workers (cluster.train_workers)")
+    group = frame["user_id"].rle_id().to_numpy().astype(np.uint32)
+    matrix = np.asarray(frame["features"].list.to_array(len(frame["features"][0])).to_numpy(), np.float32)
+    return xgboost.DMatrix(matrix, label=frame["label"].to_numpy(), qid=group)

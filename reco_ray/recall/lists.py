@@ -1,0 +1,48 @@
+"""Sources that are one list for everybody: popular, trending, fresh. They need no history, so they serve unknown users."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reco_ray.arrays import best_first
+from reco_ray.config import SourceName
+from reco_ray.features import Catalogue
+from reco_ray.recall.query import Hits, Query
+
+__all__ = ["ListSource"]
+
+
+class ListSource:
+    """The best items by one number, for all alike.
+
+    Args:
+        scores: of every item, larger is better, shape (n_items,). tie_keys: `hashing.item_keys`, shape (n_items,).
+    """
+
+    def __init__(self, scores: NDArray[np.float32], tie_keys: NDArray[np.uint64]) -> None:
+        self._order = best_first(scores, tie_keys)
+        self._scores = scores
+
+    @classmethod
+    def of(cls, name: SourceName, catalogue: Catalogue) -> "ListSource":
+        """Build the source ``popular`` (decayed count), ``trending`` (short decay) or ``fresh`` (newest, by first year)."""
+        if name is SourceName.fresh:
+            # newest first; among equals the ones already known to somebody, for a first slate of unknown quality
+            scores = catalogue.years + np.float32(0.1) * catalogue.column("item_events")
+        else:
+            scores = catalogue.column("item_decayed" if name is SourceName.popular else "item_trending")
+        return cls(scores.astype(np.float32), catalogue.keys)
+
+    def recall(self, queries: list[Query], k: int) -> list[Hits]:
+        """Walk down the list past what is hidden; contract of `query.Source`."""
+        return [self._walk(query, k) for query in queries]
+
+    def _walk(self, query: Query, k: int) -> Hits:
+        if query.similar_to >= 0:
+            return np.empty(0, np.int64), np.empty(0, np.float32)
+        if query.allowed is not None:
+            head = self._order[query.allowed[self._order]]
+            head = head[: k + query.hidden.size]
+        else:
+            head = self._order[: k + query.hidden.size]
+        found = head[query.visible(head)][:k]
+        return found, self._scores[found]

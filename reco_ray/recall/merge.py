@@ -1,0 +1,41 @@
+"""Union of the sources' lists."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reco_ray.arrays import best_first
+from reco_ray.recall.query import Hits
+from reco_ray.types import Candidates
+
+__all__ = ["merge"]
+
+_RRF = 60
+
+
+def merge(hits: Sequence[Hits], tie_keys: NDArray[np.uint64], k: int, missing: tuple[str, ...] = ()) -> Candidates:
+    """Merge the lists of the sources into at most ``k`` distinct candidates.
+
+    Score = sum over lists of 1 / (60 + place). Order: score descending, then key; a list's own scores are not comparable with
+    another's and are only carried along.
+
+    Args:
+        hits: one per source in the order of the columns of the result, each best first and distinct.
+        tie_keys: `hashing.item_keys` by item_idx.
+        missing: sources that failed.
+    Reference: Cormack, Clarke and Buettcher 2009, Reciprocal Rank Fusion.
+    """
+    rows = np.unique(np.concatenate([item_idx for item_idx, _ in hits])) if hits else np.empty(0, np.int64)
+    n, s = rows.size, len(hits)
+    ranks = np.full((n, s), -1, np.int16)
+    own = np.full((n, s), np.nan, np.float32)
+    for column, (item_idx, scores) in enumerate(hits):
+        at = np.searchsorted(rows, item_idx)
+        ranks[at, column] = np.arange(item_idx.size)
+        own[at, column] = scores
+    fused = np.where(ranks >= 0, 1.0 / (_RRF + 1.0 + ranks), 0.0).sum(axis=1).astype(np.float32)
+    top = best_first(fused, tie_keys[rows], k)
+    bits = (np.int64(1) << np.arange(s, dtype=np.int64)) if s else np.empty(0, np.int64)
+    sources = ((ranks >= 0) * bits).sum(axis=1).astype(np.uint16)
+    return Candidates(rows[top].astype(np.int32), fused[top], sources[top], ranks[top], own[top], missing)

@@ -1,0 +1,90 @@
+"""What sources see of a request: rows of the release's catalogue instead of ids."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reco_ray.features import Catalogue
+from reco_ray.types import Request
+
+__all__ = ["Hits", "Query", "Source", "make_query"]
+
+Hits = tuple[NDArray[np.int64], NDArray[np.float32]]
+"""item_idx (n,) best first and the source's own scores (n,)."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Query:
+    """One request as sources see it.
+
+    Attributes:
+        history: rows of the items acted on, oldest first, shape (h,). weights: their strengths, shape (h,).
+        hidden: rows that must not come back (seen, excluded, withdrawn), sorted, shape (m,).
+        similar_to: row of the item whose neighbours are wanted; -1 for a personal request.
+        allowed: mask of the items that pass the request's filters, shape (n_items,); None without filters.
+    """
+
+    history: NDArray[np.int64]
+    weights: NDArray[np.float32]
+    hidden: NDArray[np.int64]
+    similar_to: int = -1
+    allowed: NDArray[np.bool_] | None = None
+
+    def visible(self, item_idx: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Mask of the rows that may come back, shape (n,)."""
+        mask = ~np.isin(item_idx, self.hidden) if self.hidden.size else np.ones(item_idx.shape, bool)
+        return mask if self.allowed is None else mask & self.allowed[item_idx]
+
+
+class Source(Protocol):
+    """Brings items for queries."""
+
+    def recall(self, queries: list[Query], k: int) -> list[Hits]:
+        """Return at most ``k`` visible items per query, distinct, best first; none when the source has nothing to say."""
+
+
+def make_query(request: Request, catalogue: Catalogue, seen_items_return: bool, withdrawn: NDArray[np.int64]) -> Query:
+    """Translate a request. Ids that the catalogue does not know are dropped.
+
+    Args:
+        withdrawn: rows of items that are not available, sorted.
+    """
+    user = request.user
+    if request.similar_to:
+        anchor = catalogue.find((request.similar_to,))
+        hidden = _rows(catalogue.find(list(request.exclude)), anchor, withdrawn)
+        weights = np.ones(1, np.float32)
+        return Query(anchor[anchor >= 0], weights[: int(anchor[0] >= 0)], hidden, int(anchor[0]), allowed(request, catalogue))
+    stored, session = catalogue.find_keys(user.history), catalogue.find(list(request.session))
+    history = np.concatenate([stored, session])
+    weights = np.concatenate([user.weights, np.ones(session.size, np.float32)])
+    known = history >= 0
+    parts = [catalogue.find(list(request.exclude)), withdrawn]
+    if not seen_items_return:
+        parts += [catalogue.find_keys(user.seen), session]
+    return Query(history[known], weights[known], _rows(*parts), -1, allowed(request, catalogue))
+
+
+def allowed(request: Request, catalogue: Catalogue) -> NDArray[np.bool_] | None:
+    """Mask of the items that pass the filters: one of the values of each attribute; None without filters.
+
+    Attributes are ``category`` and ``year``; the gateway refuses others.
+    """
+    mask: NDArray[np.bool_] | None = None
+    for attribute, values in request.filters.items():
+        if attribute == "category":
+            columns = [catalogue.categories.index(v) for v in values if v in catalogue.categories]
+            passes: NDArray[np.bool_] = (catalogue.in_category[:, columns] > 0).any(axis=1)
+        elif attribute == "year":
+            passes = np.asarray(np.isin(catalogue.years, [int(v) for v in values]))
+        else:
+            raise ValueError(f"filter attribute is {attribute!r}, expected 'category' or 'year'")
+        mask = passes if mask is None else mask & passes
+    return mask
+
+
+def _rows(*parts: NDArray[np.int64]) -> NDArray[np.int64]:
+    rows = np.unique(np.concatenate(parts))
+    return rows[rows >= 0]

@@ -1,0 +1,100 @@
+"""The recall stage of a release: its sources under quotas, merged."""
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from reco_ray.config import RecallConfig, SourceName
+from reco_ray.features import Catalogue
+from reco_ray.recall.covisit import CovisitSource
+from reco_ray.recall.lists import ListSource
+from reco_ray.recall.merge import merge
+from reco_ray.recall.query import Hits, Query, Source, make_query
+from reco_ray.recall.two_tower import TwoTowerSource
+from reco_ray.types import Candidates, Request
+
+__all__ = ["Recall", "build", "load"]
+
+log = logging.getLogger(__name__)
+
+_FILE = "recall.json"
+
+
+class Recall:
+    """Finds candidates for a batch of requests.
+
+    Args:
+        sources: by name, in the order of `config.SourceName`; the columns of the candidates' ranks and scores.
+        quotas: most items each may bring.
+    """
+
+    def __init__(
+        self, catalogue: Catalogue, sources: dict[str, Source], quotas: dict[str, int], candidates: int, seen_items_return: bool
+    ) -> None:
+        self.catalogue, self.sources, self._quotas = catalogue, sources, quotas
+        self._candidates, self._seen_items_return = candidates, seen_items_return
+        self._withdrawn = np.flatnonzero(~catalogue.available)
+
+    def recall(self, requests: Sequence[Request]) -> list[Candidates]:
+        """Contract of `slate.RecallStage`: a source that fails is named in the candidates' ``missing`` and passed over."""
+        queries = [make_query(r, self.catalogue, self._seen_items_return, self._withdrawn) for r in requests]
+        hits: list[list[Hits]] = []
+        missing = []
+        for name, source in self.sources.items():
+            try:
+                hits.append(source.recall(queries, self._quotas[name]))
+            except Exception:
+                log.exception("source %s failed on a batch of %d", name, len(requests))
+                missing.append(name)
+                hits.append([(np.empty(0, np.int64), np.empty(0, np.float32))] * len(requests))
+        return [
+            merge([h[i] for h in hits], self.catalogue.keys, self._candidates, tuple(missing)) for i in range(len(requests))
+        ]
+
+    def alone(self, name: str, requests: Sequence[Request], k: int) -> list[Hits]:
+        """What one source would answer on its own, for evaluation."""
+        queries: list[Query] = [make_query(r, self.catalogue, self._seen_items_return, self._withdrawn) for r in requests]
+        return self.sources[name].recall(queries, k)
+
+
+def build(
+    folder: Path, catalogue: Catalogue, pairs: pl.DataFrame, towers: Path | None, config: RecallConfig, seen_items_return: bool
+) -> None:
+    """Write the recall stage into a release's folder, where `load` finds it.
+
+    Args:
+        pairs: neighbours (a, b, score) of the snapshot.
+        towers: folder with trained towers; None when the two-tower source has no quota.
+    """
+    catalogue.save(folder)
+    quotas = {name.value: quota for name, quota in config.quotas.items() if quota > 0}
+    if SourceName.covisit.value in quotas:
+        CovisitSource.build(pairs, catalogue).save(folder)
+    if SourceName.two_tower.value in quotas and towers is not None:
+        TwoTowerSource.build(towers, catalogue, config.exact_below).save(folder)
+    settings = {
+        "quotas": {name.value: quotas[name.value] for name in SourceName if name.value in quotas},
+        "candidates": config.candidates,
+        "seen_items_return": seen_items_return,
+    }
+    (folder / _FILE).write_text(json.dumps(settings, indent=1))
+
+
+def load(folder: Path) -> Recall:
+    """Load the recall stage from a release's local folder."""
+    settings = json.loads((folder / _FILE).read_text())
+    catalogue = Catalogue.load(folder)
+    sources: dict[str, Source] = {}
+    for name in settings["quotas"]:
+        match SourceName(name):
+            case SourceName.two_tower:
+                sources[name] = TwoTowerSource.load(folder)
+            case SourceName.covisit:
+                sources[name] = CovisitSource.load(folder, catalogue)
+            case list_name:
+                sources[name] = ListSource.of(list_name, catalogue)
+    return Recall(catalogue, sources, settings["quotas"], settings["candidates"], settings["seen_items_return"])

@@ -1,0 +1,9 @@
+"""Releases: parts built by other rooms come in, one immutable bundle with a manifest goes out; serving and batch open it.
+
+`bundle` seals and verifies, `build` assembles the stages into a folder.
+"""
+
+from reco_ray.release.build import assemble
+from reco_ray.release.bundle import Manifest, open_release, release_ids, release_uri, seal, verify
+
+__all__ = ["Manifest", "assemble", "open_release", "release_ids", "release_uri", "seal", "verify"]

@@ -1,0 +1,34 @@
+"""Assemble the three stages into one folder: for a release, and in just the same way for training and evaluation."""
+
+from pathlib import Path
+
+import polars as pl
+
+from reco_ray import rank, recall, rerank
+from reco_ray.config import RecallConfig, RerankConfig
+from reco_ray.features import Catalogue
+
+__all__ = ["assemble"]
+
+
+def assemble(
+    folder: Path,
+    items: pl.DataFrame,
+    item_rows: pl.DataFrame,
+    pairs: pl.DataFrame,
+    recall_config: RecallConfig,
+    rerank_config: RerankConfig,
+    towers: Path | None,
+    ranker: Path | None,
+) -> None:
+    """Write all stages into an empty folder.
+
+    Args:
+        items: rows of `schema.ITEMS`.
+        item_rows, pairs: of one snapshot; it decides what the stages know.
+        towers, ranker: folders of trained models; None where the release has none.
+    """
+    catalogue = Catalogue.build(items, item_rows)
+    recall.build(folder, catalogue, pairs, towers, recall_config, rerank_config.seen_items_return)
+    rank.build(folder, ranker)
+    rerank.build(folder, rerank_config)

@@ -1,0 +1,107 @@
+"""The release bundle: a folder whose manifest names the SHA-256 of every file, under ``root/releases/<release_id>``.
+
+A bundle is refused when a file is missing, changed or not in the manifest, or when its parts disagree. Nothing in it is
+pickled; a file outside the manifest is refused above all because ScaNN would unpickle one of a certain name.
+"""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from reco_ray.errors import ArtifactError
+from reco_ray.lake import storage
+
+__all__ = ["MANIFEST", "Manifest", "file_hashes", "open_release", "release_ids", "release_uri", "seal", "verify"]
+
+MANIFEST = "manifest.json"
+_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a bundle says of itself.
+
+    Attributes:
+        release_id: hash of what it was made from.
+        user_view: version of the user view that its models expect.
+        facts: configuration, lake versions, commit, metrics; for people and gates.
+        files: path within the bundle -> SHA-256.
+    """
+
+    release_id: str
+    user_view: str
+    facts: Mapping[str, object]
+    files: Mapping[str, str]
+
+
+def file_hashes(folder: Path, leave_out: str = MANIFEST) -> dict[str, str]:
+    """SHA-256 of every file below a folder, by relative path, sorted."""
+    paths = sorted(p for p in folder.rglob("*") if p.is_file() and str(p.relative_to(folder)) != leave_out)
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in paths}
+
+
+def seal(folder: Path, release_id: str, user_view: str, facts: Mapping[str, object]) -> Manifest:
+    """Write the manifest of a finished folder."""
+    manifest = Manifest(release_id, user_view, dict(facts), file_hashes(folder))
+    content = {"format": _FORMAT, "release_id": release_id, "user_view": user_view, "facts": facts, "files": manifest.files}
+    (folder / MANIFEST).write_text(json.dumps(content, indent=1, sort_keys=True, default=str))
+    return manifest
+
+
+def verify(folder: Path) -> Manifest:
+    """Check a bundle's files against its manifest.
+
+    Raises: ArtifactError: no manifest, or a file is missing, changed or not listed.
+    """
+    try:
+        content = json.loads((folder / MANIFEST).read_text())
+    except FileNotFoundError as exc:
+        raise ArtifactError(f"{folder}: found no {MANIFEST}, expected a sealed release; run publish_release") from exc
+    if content.get("format") != _FORMAT:
+        raise ArtifactError(f"{folder}: found bundle format {content.get('format')}, expected {_FORMAT}; publish it again")
+    found, expected = file_hashes(folder), content["files"]
+    for name in sorted(set(found) | set(expected)):
+        if name not in found:
+            raise ArtifactError(f"{folder}: {name} is missing, expected by the manifest; publish the release again")
+        if name not in expected:
+            raise ArtifactError(f"{folder}: {name} is not in the manifest; remove it, or publish the release again")
+        if found[name] != expected[name]:
+            raise ArtifactError(
+                f"{folder}: {name} has SHA-256 {found[name][:12]}, expected {expected[name][:12]}; publish the release again"
+            )
+    return Manifest(content["release_id"], content["user_view"], content["facts"], expected)
+
+
+def release_uri(root: str, release_id: str) -> str:
+    """Where a release lies."""
+    return storage.join(root, "releases", release_id)
+
+
+def release_ids(root: str) -> list[str]:
+    """Ids of the sealed releases under ``root``, oldest publication first."""
+    found = []
+    for name in storage.listing(storage.join(root, "releases")):
+        uri = storage.join(release_uri(root, name), MANIFEST)
+        if storage.exists(uri):
+            made = json.loads(storage.read_bytes(uri))["facts"].get("made_ts", "")
+            found.append((made, name))
+    return [name for _, name in sorted(found)]
+
+
+def open_release(root: str, release_id: str) -> Path:
+    """Return a local, verified folder of a release.
+
+    Raises: ArtifactError: there is no such release, or it is damaged.
+    """
+    uri = release_uri(root, release_id)
+    if not storage.exists(uri):
+        known = release_ids(root)[-5:]
+        raise ArtifactError(f"release {release_id!r}: found none under {root}, expected one of {known}; run publish_release")
+    folder = storage.fetch(uri, Path(tempfile.gettempdir()) / "reco_ray" / "releases")
+    manifest = verify(folder)
+    if manifest.release_id != release_id:
+        raise ArtifactError(f"{folder}: the manifest names release {manifest.release_id}, expected {release_id}; publish again")
+    return folder

@@ -1,0 +1,40 @@
+"""Diversity: spread a slate over categories."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["mmr"]
+
+
+def mmr(scores: NDArray[np.float32], vectors: NDArray[np.float32], k: int, diversity: float, cap: int = 0) -> NDArray[np.int64]:
+    """Pick ``k`` positions, each time the one with the best of score minus likeness to what was picked.
+
+    value = (1 - diversity) * score - diversity * max cosine to the picked. With diversity 0 and no cap this is the given order.
+
+    Args:
+        scores: best first, standardised, shape (n,).
+        vectors: unit rows (zero rows are like nothing), shape (n, d).
+        cap: at most so many items of one main category (the largest entry of a row); 0 means no cap. When nothing else is
+            left the cap gives way, so that a slate is not cut short.
+    Reference: Carbonell and Goldstein 1998, Maximal Marginal Relevance.
+    """
+    n = scores.shape[0]
+    if diversity == 0 and cap == 0:
+        return np.arange(min(k, n))
+    near = np.zeros(n, np.float32)
+    open_ = np.ones(n, bool)
+    main = np.where(vectors.any(axis=1), vectors.argmax(axis=1), -1)
+    counts: dict[int, int] = {}
+    picked: list[int] = []
+    while len(picked) < min(k, n):
+        value = np.where(open_, (1 - diversity) * scores - diversity * near, -np.inf)
+        if cap:
+            full = [category for category, count in counts.items() if count >= cap and category >= 0]
+            capped = np.where(np.isin(main, full), -np.inf, value)
+            value = capped if np.isfinite(capped).any() else value
+        best = int(value.argmax())
+        picked.append(best)
+        open_[best] = False
+        counts[int(main[best])] = counts.get(int(main[best]), 0) + 1
+        near = np.maximum(near, vectors @ vectors[best])
+    return np.array(picked, np.int64)

@@ -1,0 +1,101 @@
+"""The rerank stage of a release: filters and rules, then diversity; makes the slate."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reco_ray.arrays import best_first
+from reco_ray.config import RerankConfig
+from reco_ray.features import Catalogue
+from reco_ray.recall.query import make_query
+from reco_ray.rerank.diversity import mmr
+from reco_ray.types import Candidates, Request, Slate
+
+__all__ = ["Rerank", "build", "load"]
+
+_FILE = "rerank.json"
+
+
+class Rerank:
+    """Arranges scored candidates.
+
+    Args:
+        sources: names of the recall sources by bit.
+    """
+
+    def __init__(self, catalogue: Catalogue, config: RerankConfig, sources: Sequence[str]) -> None:
+        self._catalogue, self._config, self._sources = catalogue, config, list(sources)
+        norms = np.linalg.norm(catalogue.in_category, axis=1, keepdims=True)
+        self._unit = (catalogue.in_category / np.maximum(norms, 1e-9)).astype(np.float32)
+        blocked = catalogue.find(config.blocked)
+        self._hidden = np.unique(np.concatenate([blocked[blocked >= 0], np.flatnonzero(~catalogue.available)]))
+        boost = np.zeros(len(catalogue.categories), np.float32)
+        for category, amount in config.boosts.items():
+            if category in catalogue.categories:
+                boost[catalogue.categories.index(category)] = amount
+        self._boost = (catalogue.in_category @ boost).astype(np.float32)
+
+    def arrange(
+        self, requests: Sequence[Request], candidates: Sequence[Candidates], scores: Sequence[NDArray[np.float32]]
+    ) -> list[Slate]:
+        """Contract of `slate.RerankStage`; what is less than full is named in ``degraded``."""
+        return [self._one(r, c, s) for r, c, s in zip(requests, candidates, scores, strict=True)]
+
+    def _one(self, request: Request, candidates: Candidates, scores: NDArray[np.float32]) -> Slate:
+        query = make_query(request, self._catalogue, self._config.seen_items_return, self._hidden)
+        rows = candidates.item_idx.astype(np.int64)
+        kept = np.flatnonzero(query.visible(rows))
+        rows, scores = rows[kept], scores[kept]
+        standard = _standardise(scores) + self._boost[rows]
+        pool = best_first(standard, self._catalogue.keys[rows], max(request.k, self._config.diversity_pool))
+        chosen = pool[mmr(standard[pool], self._unit[rows[pool]], request.k, self._config.diversity, self._config.category_cap)]
+        item_idx = rows[chosen]
+        bits = candidates.sources[kept][chosen]
+        boosted = self._boost[item_idx] != 0
+        return Slate(
+            request_id=request.request_id,
+            item_ids=tuple(self._catalogue.item_ids[i] for i in item_idx),
+            titles=tuple(self._catalogue.titles[i] for i in item_idx),
+            scores=scores[chosen],
+            propensities=np.ones(item_idx.size, np.float32),
+            reasons=tuple(self._reasons(int(b), bool(x)) for b, x in zip(bits, boosted, strict=True)),
+            degraded=self._degraded(request, candidates, query.history.size, item_idx.size),
+        )
+
+    def _reasons(self, bits: int, boosted: bool) -> tuple[str, ...]:
+        names = tuple(name for s, name in enumerate(self._sources) if bits >> s & 1)
+        return (*names, "boost") if boosted else names
+
+    @staticmethod
+    def _degraded(request: Request, candidates: Candidates, history: int, found: int) -> tuple[str, ...]:
+        marks = [f"source_missing:{name}" for name in candidates.missing]
+        if request.similar_to:
+            marks += ["unknown_item"] if not history else []
+        elif not history:
+            marks.append("no_consent" if not request.consent else "unknown_user")
+        if found < request.k:
+            marks.append("short_slate")
+        return tuple(marks)
+
+
+def _standardise(scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Zero mean and unit deviation over the finite scores, so that boosts and diversity mean the same for every model."""
+    finite = scores[np.isfinite(scores)]
+    if not finite.size:
+        return scores
+    return np.asarray((scores - finite.mean()) / max(float(finite.std()), 1e-6), np.float32)
+
+
+def build(folder: Path, config: RerankConfig) -> None:
+    """Write the rules into a release's folder."""
+    (folder / _FILE).write_text(json.dumps(asdict(config), indent=1, sort_keys=True))
+
+
+def load(folder: Path) -> Rerank:
+    """Load the rerank stage from a release's local folder."""
+    sources = json.loads((folder / "recall.json").read_text())["quotas"]
+    return Rerank(Catalogue.load(folder), RerankConfig(**json.loads((folder / _FILE).read_text())), list(sources))

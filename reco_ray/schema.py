@@ -1,0 +1,107 @@
+"""Every column name and table schema, spelled once.
+
+Times are UTC microseconds. Ids are strings. A table is checked with `check` where it enters or leaves a room.
+"""
+
+import pyarrow as pa
+
+from reco_ray.errors import SchemaError
+
+__all__ = ["EVENTS", "EVENT_TYPES", "ITEMS", "LABELS", "SLATES", "TS", "USERS", "check"]
+
+TS = pa.timestamp("us", tz="UTC")
+
+EVENT_TYPES = ("impression", "click", "view", "add_to_cart", "purchase", "refund", "rating", "like", "dismiss")
+
+_CONTEXT = pa.struct([("device", pa.string()), ("locale", pa.string()), ("surface", pa.string())])
+
+EVENTS = pa.schema(
+    [
+        pa.field("event_id", pa.string(), nullable=False),
+        pa.field("schema_version", pa.string(), nullable=False),
+        pa.field("received_ts", TS, nullable=False),
+        pa.field("bus_position", pa.string()),
+        pa.field("type", pa.string(), nullable=False),
+        pa.field("user_id", pa.string(), nullable=False),
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("ts", TS, nullable=False),
+        pa.field("value", pa.float32()),
+        pa.field("session_id", pa.string()),
+        pa.field("request_id", pa.string()),
+        pa.field("position", pa.int32()),
+        pa.field("context", _CONTEXT),
+        pa.field("consent", pa.bool_(), nullable=False),
+        pa.field("extra", pa.string()),
+        pa.field("date", pa.string(), nullable=False),
+        pa.field("user_bucket", pa.int32(), nullable=False),
+    ]
+)
+
+ITEMS = pa.schema(
+    [
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("title", pa.string()),
+        pa.field("categories", pa.list_(pa.string())),
+        pa.field("year", pa.int32()),
+        pa.field("text", pa.string()),
+        pa.field("available", pa.bool_(), nullable=False),
+        pa.field("updated_ts", TS, nullable=False),
+    ]
+)
+
+USERS = pa.schema(
+    [
+        pa.field("user_id", pa.string(), nullable=False),
+        pa.field("attributes", pa.map_(pa.string(), pa.string())),
+        pa.field("user_bucket", pa.int32(), nullable=False),
+        pa.field("updated_ts", TS, nullable=False),
+    ]
+)
+
+LABELS = pa.schema(
+    [
+        pa.field("user_id", pa.string(), nullable=False),
+        pa.field("item_ids", pa.list_(pa.string()), nullable=False),
+        pa.field("grades", pa.list_(pa.float32()), nullable=False),
+    ]
+)
+
+SLATES = pa.schema(
+    [
+        pa.field("user_id", pa.string(), nullable=False),
+        pa.field("item_ids", pa.list_(pa.string()), nullable=False),
+        pa.field("titles", pa.list_(pa.string()), nullable=False),
+        pa.field("scores", pa.list_(pa.float32()), nullable=False),
+        pa.field("degraded", pa.list_(pa.string()), nullable=False),
+        pa.field("release", pa.string(), nullable=False),
+        pa.field("made_ts", TS, nullable=False),
+    ]
+)
+
+
+def check(table: pa.Table, schema: pa.Schema, where: str) -> pa.Table:
+    """Return ``table`` with the columns of ``schema`` in order, cast where that loses nothing.
+
+    Args:
+        where: names the table in the error, e.g. ``"events at /data/x.csv"``.
+    Raises: SchemaError: a column is missing, has another type, or holds nulls where none may be.
+    """
+    missing = [name for name in schema.names if name not in table.column_names and not schema.field(name).nullable]
+    if missing:
+        raise SchemaError(f"{where}: found columns {table.column_names}, expected also {missing}; add or map them")
+    columns = []
+    for field in schema:
+        if field.name not in table.column_names:
+            columns.append(pa.nulls(table.num_rows, field.type))
+            continue
+        column = table.column(field.name)
+        try:
+            column = column.cast(field.type)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as exc:
+            raise SchemaError(f"{where}: column {field.name!r} is {column.type}, expected {field.type}: {exc}") from exc
+        if not field.nullable and column.null_count:
+            raise SchemaError(
+                f"{where}: column {field.name!r} holds {column.null_count} nulls, expected none; fill or drop these rows"
+            )
+        columns.append(column)
+    return pa.table(columns, schema=schema)

@@ -1,0 +1,137 @@
+"""Coalescing: concurrent calls of one stage of one release leave together as one batch.
+
+A hop between deployments costs more than the work it carries (design section 14), so the gateway pays it once per batch. There
+is no waiting for company: while a slot is free, whatever has arrived by the event loop's next turn leaves at once; while all
+slots are taken arrivals queue, and the queue leaves when a batch returns. Load alone makes batches larger.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+from reco_ray.errors import NotReadyError
+
+__all__ = ["Coalescer"]
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class _Member(Generic[Item, Result]):
+    """One caller: what it sent, the future it waits on, and the batch it left with."""
+
+    __slots__ = ("batch", "future", "item")
+
+    def __init__(self, item: Item, future: asyncio.Future[Result]) -> None:
+        self.item, self.future = item, future
+        self.batch: _Batch[Item, Result] | None = None
+
+
+class _Batch(Generic[Item, Result]):
+    """Members that left together; ``waiting`` counts those that still want their result."""
+
+    __slots__ = ("members", "task", "waiting")
+
+    def __init__(self, members: list[_Member[Item, Result]]) -> None:
+        self.members, self.waiting = members, len(members)
+        self.task: asyncio.Task[None] | None = None
+
+
+class Coalescer(Generic[Item, Result]):
+    """Turn concurrent calls into batches of one stage of one release.
+
+    Args:
+        call: answers a batch in order, one result per item.
+        max_in_flight: batches out at a time, 2 per live replica: one at work, one on its way. May be changed while running.
+        max_rows: members per batch.
+    """
+
+    def __init__(
+        self, call: Callable[[list[Item]], Awaitable[Sequence[Result]]], *, max_in_flight: int = 2, max_rows: int = 16
+    ) -> None:
+        if max_in_flight < 1 or max_rows < 1:
+            raise ValueError(f"found max_in_flight={max_in_flight}, max_rows={max_rows}, expected both to be at least 1")
+        self.max_in_flight, self.max_rows = max_in_flight, max_rows
+        self._call = call
+        self._queue: deque[_Member[Item, Result]] = deque()
+        self._out: set[_Batch[Item, Result]] = set()
+        self._pump_due = False
+
+    @property
+    def queued(self) -> int:
+        """Members that have not left yet, those included that were cancelled and not yet skipped."""
+        return len(self._queue)
+
+    @property
+    def in_flight(self) -> int:
+        """Batches out."""
+        return len(self._out)
+
+    async def __call__(self, item: Item) -> Result:
+        """Send one item with the next batch and return its result.
+
+        Cancelling this call takes the item out of the queue; a batch that all members have left is cancelled.
+
+        Raises: what ``call`` raised for the batch; NotReadyError: the batch was cancelled, or its answer has the wrong length.
+        """
+        loop = asyncio.get_running_loop()
+        member: _Member[Item, Result] = _Member(item, loop.create_future())
+        self._queue.append(member)
+        self._schedule(loop)
+        try:
+            return await member.future
+        except asyncio.CancelledError:
+            if (batch := member.batch) is not None:
+                batch.waiting -= 1
+                if batch.waiting == 0 and batch.task is not None:
+                    batch.task.cancel()
+            raise
+
+    def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Pump at the loop's next turn, so that requests read from the network in one turn leave together."""
+        if not self._pump_due and len(self._out) < self.max_in_flight:
+            self._pump_due = True
+            loop.call_soon(self._pump)
+
+    def _pump(self) -> None:
+        self._pump_due = False
+        while self._queue and len(self._out) < self.max_in_flight:
+            members: list[_Member[Item, Result]] = []
+            while self._queue and len(members) < self.max_rows:
+                member = self._queue.popleft()
+                if not member.future.done():
+                    members.append(member)
+            if not members:
+                return
+            batch = _Batch(members)
+            for member in members:
+                member.batch = batch
+            self._out.add(batch)
+            batch.task = asyncio.get_running_loop().create_task(self._run(batch))
+            # in a callback and not inside the task: a task cancelled before its first step never runs its own finally
+            batch.task.add_done_callback(lambda _, done=batch: self._settle(done))  # type: ignore[misc]
+
+    async def _run(self, batch: _Batch[Item, Result]) -> None:
+        try:
+            results = await self._call([member.item for member in batch.members])
+        except Exception as exc:
+            for member in batch.members:
+                if not member.future.done():
+                    member.future.set_exception(exc)
+            return
+        if len(results) != len(batch.members):
+            raise NotReadyError(f"found {len(results)} results for a batch of {len(batch.members)}; the stage broke its contract")
+        for member, result in zip(batch.members, results, strict=True):
+            if not member.future.done():
+                member.future.set_result(result)
+
+    def _settle(self, batch: _Batch[Item, Result]) -> None:
+        """Free the slot, and fail whoever still waits: no member is ever left behind."""
+        self._out.discard(batch)
+        task = batch.task
+        error = None if task is None or task.cancelled() else task.exception()
+        for member in batch.members:
+            if not member.future.done():
+                member.future.set_exception(error or NotReadyError("the batch was cancelled; try again"))
+        self._pump()

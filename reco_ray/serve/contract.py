@@ -1,0 +1,153 @@
+"""The HTTP contract of /v1: what a body may hold and what an answer holds.
+
+Bodies are checked strictly (``"10"`` is no number, an unknown field is an error that names it); query strings are checked
+by the same models with text turned into numbers. Answers are written by `answers.py`; these models describe them in OpenAPI.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+__all__ = [
+    "MAX_BODY_BYTES",
+    "MAX_ID_BYTES",
+    "Context",
+    "FieldError",
+    "Health",
+    "Problem",
+    "ReadinessAnswer",
+    "RecommendationsAnswer",
+    "RecommendationsBody",
+    "RecommendedItem",
+    "ReleaseAnswer",
+    "ReleasesAnswer",
+    "SimilarItemsBody",
+]
+
+MAX_BODY_BYTES = 2**20
+MAX_ID_BYTES = 256
+
+
+def _fits(value: str) -> str:
+    if len(value) * 4 > MAX_ID_BYTES and (size := len(value.encode())) > MAX_ID_BYTES:
+        raise ValueError(f"an id has {size} bytes, expected at most {MAX_ID_BYTES}")
+    return value
+
+
+UserId = Annotated[str, Field(max_length=MAX_ID_BYTES), AfterValidator(_fits)]
+ItemId = Annotated[str, Field(min_length=1, max_length=MAX_ID_BYTES), AfterValidator(_fits)]
+K = Annotated[int, Field(ge=1, le=200, description="Number of items wanted.")]
+Surface = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,32}$", description="Where the slate is shown.")]
+Label = Annotated[str, Field(max_length=64)]
+FilterValue = Annotated[str, Field(min_length=1, max_length=MAX_ID_BYTES)]
+Filters = Annotated[
+    dict[Literal["category", "year"], Annotated[tuple[FilterValue, ...], Field(min_length=1, max_length=100)]],
+    Field(description="Attribute to values; an item passes when it has one of the values of each attribute."),
+]
+Exclude = Annotated[tuple[ItemId, ...], Field(max_length=1000, description="Ids that must not come back.")]
+
+
+class Body(BaseModel):
+    """Base of what callers send: an unknown field is refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Context(Body):
+    """Circumstances of a request; only these keys are accepted."""
+
+    device: Label | None = None
+    locale: Label | None = None
+    surface: Label | None = None
+
+
+class RecommendationsBody(Body):
+    """Body of ``POST /v1/recommendations``. Without a ``user_id`` the request is anonymous."""
+
+    user_id: UserId = ""
+    k: K = 10
+    surface: Surface = "home"
+    context: Context = Context()
+    session: Annotated[tuple[ItemId, ...], Field(max_length=200, description="Items of the session, oldest first.")] = ()
+    filters: Filters = {}
+    exclude: Exclude = ()
+    explain: Annotated[bool, Field(description="Add each item's propensity.")] = False
+
+
+class SimilarItemsBody(Body):
+    """Body of ``POST /v1/similar-items``."""
+
+    item_id: ItemId
+    k: K = 10
+    filters: Filters = {}
+    exclude: Exclude = ()
+
+
+class RecommendedItem(BaseModel):
+    """One place of a slate; ``propensity`` is there when the request asked to explain."""
+
+    item_id: str
+    title: str
+    score: float | None
+    position: Annotated[int, Field(ge=1)]
+    reasons: list[str]
+    propensity: float | None = None
+
+
+class RecommendationsAnswer(BaseModel):
+    """A slate. ``degraded`` names what is less than full in it; empty for a full answer."""
+
+    request_id: str
+    release: str
+    variant: Annotated[str, Field(description="'main' for the release with most traffic, else 'canary'.")]
+    items: list[RecommendedItem]
+    degraded: list[str]
+
+
+class ReleaseAnswer(BaseModel):
+    """One release as this gateway sees it."""
+
+    release: str
+    weight: float
+    loaded: bool
+
+
+class ReleasesAnswer(BaseModel):
+    """What runs and with which share of the users; ``version`` grows with each change."""
+
+    version: int
+    topology: str
+    releases: list[ReleaseAnswer]
+
+
+class ReadinessAnswer(BaseModel):
+    """Whether this gateway replica can answer, and what is missing if not."""
+
+    ready: bool
+    replica: str
+    releases: list[str]
+    missing: list[str]
+
+
+class Health(BaseModel):
+    """The process is alive."""
+
+    status: Literal["ok"] = "ok"
+
+
+class FieldError(BaseModel):
+    """What is wrong with one field; ``field`` is a dotted path, empty for the body as a whole."""
+
+    field: str
+    detail: str
+
+
+class Problem(BaseModel):
+    """Problem details for HTTP APIs, RFC 9457. ``instance`` carries the request's id."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str = ""
+    errors: list[FieldError] = []

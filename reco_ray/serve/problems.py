@@ -1,0 +1,106 @@
+"""The problems that /v1 answers with, RFC 9457: one factory each, so that kinds, titles and statuses stand in one place."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import orjson
+from pydantic import ValidationError
+
+from reco_ray.serve.contract import MAX_BODY_BYTES
+
+__all__ = [
+    "KINDS",
+    "HttpProblem",
+    "invalid",
+    "method_not_allowed",
+    "not_found",
+    "not_ready",
+    "stage_failed",
+    "too_large",
+    "unexpected",
+    "unknown_item",
+]
+
+# kind -> (status, title); the docs page lists them
+KINDS: Mapping[str, tuple[int, str]] = {
+    "invalid-json": (400, "The body is not JSON"),
+    "invalid-header": (400, "A header cannot be used"),
+    "not-found": (404, "There is no such resource"),
+    "unknown-item": (404, "The item is not in the catalogue"),
+    "method-not-allowed": (405, "The resource does not answer this method"),
+    "too-large": (413, "The body is too large"),
+    "invalid-request": (422, "The request does not fit the contract"),
+    "unexpected": (500, "An unexpected error"),
+    "not-ready": (503, "The service is not ready"),
+    "stage-unavailable": (503, "A stage that has no substitute failed or was late"),
+}
+
+
+@dataclass(eq=False)
+class HttpProblem(Exception):
+    """A problem to answer with; raised anywhere below the router."""
+
+    kind: str
+    detail: str
+    errors: tuple[tuple[str, str], ...] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def status(self) -> int:
+        return KINDS[self.kind][0]
+
+    def body(self, request_id: str) -> bytes:
+        """Write the problem details; ``instance`` names the request."""
+        found = {
+            "type": f"/docs#{self.kind}",
+            "title": KINDS[self.kind][1],
+            "status": self.status,
+            "detail": self.detail,
+            "instance": f"urn:request:{request_id}",
+            "errors": [{"field": name, "detail": detail} for name, detail in self.errors],
+        }
+        return orjson.dumps(found)
+
+
+def invalid(exc: ValidationError) -> HttpProblem:
+    """Say what is wrong with each field; a body that is no JSON is a problem of its own."""
+    found = exc.errors(include_url=False, include_context=False, include_input=False)
+    if found[0]["type"] == "json_invalid":
+        return HttpProblem("invalid-json", found[0]["msg"])
+    errors = tuple((".".join(str(part) for part in each["loc"]), each["msg"]) for each in found[:20])
+    return HttpProblem("invalid-request", f"{len(found)} field(s) cannot be used; see errors", errors)
+
+
+def too_large() -> HttpProblem:
+    """The body exceeds the limit."""
+    return HttpProblem("too-large", f"expected at most {MAX_BODY_BYTES} bytes; send less", headers={"connection": "close"})
+
+
+def not_found(path: str) -> HttpProblem:
+    """No call has this path."""
+    return HttpProblem("not-found", f"found no call at {path[:200]!r}; /openapi.json lists them")
+
+
+def method_not_allowed(method: str, allowed: str) -> HttpProblem:
+    """The path exists for other methods."""
+    return HttpProblem("method-not-allowed", f"found {method}, expected {allowed}", headers={"allow": allowed})
+
+
+def unknown_item(item_id: str) -> HttpProblem:
+    """Similar items of an item that the release does not know."""
+    return HttpProblem("unknown-item", f"found no item {item_id!r} in the release that answered; send an id of its catalogue")
+
+
+def not_ready(detail: str) -> HttpProblem:
+    """No release is loaded yet."""
+    return HttpProblem("not-ready", detail, headers={"retry-after": "1"})
+
+
+def stage_failed(stage: str, reason: str) -> HttpProblem:
+    """Recall or rerank gave nothing."""
+    return HttpProblem("stage-unavailable", f"{stage} {reason}; try again", headers={"retry-after": "1"})
+
+
+def unexpected() -> HttpProblem:
+    """A programming error; the log has it under the request's id."""
+    return HttpProblem("unexpected", "the error is in the log under this request's id")

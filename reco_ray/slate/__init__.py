@@ -1,0 +1,9 @@
+"""The request path as pure code: requests come in, slates go out; evaluation, batch and serving all run this.
+
+Stages are loaded from a release's folder; nothing here knows of Ray or HTTP.
+"""
+
+from reco_ray.slate.pipeline import Pipeline
+from reco_ray.slate.stages import RankStage, RecallStage, RerankStage, load_rank, load_recall, load_rerank
+
+__all__ = ["Pipeline", "RankStage", "RecallStage", "RerankStage", "load_rank", "load_recall", "load_rerank"]

@@ -1,0 +1,63 @@
+"""The three stages of a request, each one verb over a batch: recall finds, rank scores, rerank arranges.
+
+A stage cannot do another's work: recall cannot see the ranker's scores, a ranker cannot drop a candidate, only rerank cuts.
+All of them take and return lists of the same length, so that a batch of one and a batch of many are the same code.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reco_ray.types import Candidates, Request, Slate
+
+__all__ = ["RankStage", "RecallStage", "RerankStage", "load_rank", "load_recall", "load_rerank"]
+
+
+class RecallStage(Protocol):
+    """Finds candidates."""
+
+    def recall(self, requests: Sequence[Request]) -> list[Candidates]:
+        """Return candidates per request, best first."""
+
+
+class RankStage(Protocol):
+    """Scores candidates."""
+
+    def score(self, requests: Sequence[Request], candidates: Sequence[Candidates]) -> list[NDArray[np.float32]]:
+        """Return a score per candidate, in the order of ``item_idx``; larger is better."""
+
+
+class RerankStage(Protocol):
+    """Arranges scored candidates into a slate."""
+
+    def arrange(
+        self,
+        requests: Sequence[Request],
+        candidates: Sequence[Candidates],
+        scores: Sequence[NDArray[np.float32]],
+    ) -> list[Slate]:
+        """Return a slate per request, at most ``k`` items each."""
+
+
+def load_recall(folder: Path) -> RecallStage:
+    """Load a release's recall stage from its local folder."""
+    from reco_ray.recall import load
+
+    return load(folder)
+
+
+def load_rank(folder: Path) -> RankStage:
+    """Load a release's rank stage; one without a trained ranker keeps recall's order."""
+    from reco_ray.rank import load
+
+    return load(folder)
+
+
+def load_rerank(folder: Path) -> RerankStage:
+    """Load a release's rerank stage."""
+    from reco_ray.rerank import load
+
+    return load(folder)

@@ -1,0 +1,137 @@
+"""Keys and calls of the online store.
+
+Every key starts with ``{namespace}:`` and holds no external id: users are named by a hash. User rows carry the version of
+the user view, so that a release never reads rows of another meaning.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+
+import redis
+import redis.asyncio
+
+from reco_ray.errors import NotReadyError
+from reco_ray.hashing import digest
+from reco_ray.store.packing import pack_user, unpack_user
+from reco_ray.types import EMPTY_USER, UserRow
+
+__all__ = ["OnlineStore", "Traffic"]
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Which releases answer, and with which share; written by jobs, polled by gateways.
+
+    Attributes:
+        version: grows by one with each change.
+        weights: release id -> share of the users, in [0, 1], summing to 1.
+        user_views: release id -> version of the user view its models were trained on.
+    """
+
+    version: int = 0
+    weights: Mapping[str, float] = field(default_factory=dict)
+    user_views: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.weights and abs(sum(self.weights.values()) - 1) > 1e-6:
+            raise ValueError(f"traffic weights {dict(self.weights)} sum to {sum(self.weights.values())}, expected 1")
+        if set(self.weights) != set(self.user_views):
+            raise ValueError(f"traffic weights name {sorted(self.weights)}, user views {sorted(self.user_views)}")
+
+
+class OnlineStore:
+    """The store as jobs (blocking methods) and gateways (async methods) use it.
+
+    Args:
+        url: ``redis://host:port``; a password in it is never shown.
+        namespace: prefix of every key.
+        ttl_s: life of a user row that is not written again.
+        timeout_s: of one call; the gateway degrades when it passes.
+    """
+
+    def __init__(self, url: str, namespace: str, ttl_s: int = 30 * 86400, timeout_s: float = 1.0) -> None:
+        self._namespace, self._ttl_s = namespace, ttl_s
+        self._blocking = redis.Redis.from_url(url, socket_timeout=max(timeout_s, 5.0))
+        self._async = redis.asyncio.Redis.from_url(url, socket_timeout=timeout_s, max_connections=64)
+
+    def __enter__(self) -> "OnlineStore":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self._blocking.close()
+
+    async def user(self, user_id: str, view: str) -> UserRow:
+        """Read a user's row in one round trip; `EMPTY_USER` when there is none.
+
+        Raises: redis.RedisError: the store is away or slower than the timeout.
+        """
+        raw = await self._async.get(self._user_key(user_id, view))
+        return unpack_user(raw) if isinstance(raw, bytes) else EMPTY_USER
+
+    async def poll_traffic(self) -> Traffic:
+        """Read the traffic record; version 0 when nothing was ever deployed."""
+        return _traffic(await self._async.get(self._key("traffic")))
+
+    async def alive(self) -> bool:
+        """Whether the store answers."""
+        try:
+            return bool(await self._async.ping())
+        except (redis.RedisError, OSError):
+            return False
+
+    def users(self, user_ids: Iterable[str], view: str) -> list[UserRow]:
+        """Read many rows with one MGET, in order."""
+        keys = [self._user_key(user_id, view) for user_id in user_ids]
+        return [unpack_user(raw) if isinstance(raw, bytes) else EMPTY_USER for raw in self._blocking.mget(keys)] if keys else []
+
+    def write_users(self, rows: Iterable[tuple[str, UserRow]], view: str) -> int:
+        """Write rows, replacing what was there; returns how many."""
+        n = 0
+        pipe = self._blocking.pipeline(transaction=False)
+        for n, (user_id, row) in enumerate(rows, 1):
+            pipe.set(self._user_key(user_id, view), pack_user(row), ex=self._ttl_s)
+            if n % 1000 == 0:
+                pipe.execute()
+        pipe.execute()
+        return n
+
+    def traffic(self) -> Traffic:
+        """Read the traffic record.
+
+        Raises: NotReadyError: the store is away.
+        """
+        try:
+            return _traffic(self._blocking.get(self._key("traffic")))
+        except (redis.RedisError, OSError) as exc:
+            raise NotReadyError(f"the online store does not answer: {exc}; start it, or check store.url") from exc
+
+    def set_traffic(self, weights: Mapping[str, float], user_views: Mapping[str, str]) -> Traffic:
+        """Replace the traffic record atomically; the version grows by one.
+
+        Raises: ValueError: the shares do not sum to 1.
+        """
+        key = self._key("traffic")
+
+        def change(pipe: redis.client.Pipeline) -> None:
+            now = _traffic(pipe.get(key))  # immediate while the key is watched
+            new = Traffic(now.version + 1, dict(weights), dict(user_views))
+            pipe.multi()
+            pipe.set(key, json.dumps({"version": new.version, "weights": new.weights, "user_views": new.user_views}))
+
+        self._blocking.transaction(change, key)
+        return self.traffic()
+
+    def _key(self, *parts: str) -> str:
+        return ":".join((self._namespace, *parts))
+
+    def _user_key(self, user_id: str, view: str) -> str:
+        return self._key("user", view, digest(user_id, length=32))
+
+
+def _traffic(raw: object) -> Traffic:
+    if not isinstance(raw, bytes):
+        return Traffic()
+    found = json.loads(raw)
+    return Traffic(found["version"], found["weights"], found["user_views"])

