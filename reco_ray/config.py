@@ -201,7 +201,7 @@ class FeaturesConfig:
     half_life_days: float = 180.0
     trending_half_life_days: float = 7.0
     positive_rating: float = 4.0
-    covisit_window: int = 20
+    covisit_window: int = 30
     covisit_shrinkage: float = 10.0
     covisit_neighbours: int = 100
 
@@ -217,11 +217,11 @@ class TwoTowerConfig:
 
     embedding_size: int = 64
     hidden_size: int = 128
-    dropout: float = 0.2
+    dropout: float = 0.5
     batch_size: int = 512
     learning_rate: float = 3e-3
-    weight_decay: float = 1e-5
-    temperature: float = 0.1
+    weight_decay: float = 0.1
+    temperature: float = 0.07
     epochs: int = 30
     patience: int = 4
 
@@ -256,14 +256,14 @@ class RankConfig:
 
     kind: RankKind = RankKind.xgboost
     rounds: int = 300
-    patience: int = 30
-    max_depth: int = 5
-    learning_rate: float = 0.05
-    min_child_weight: float = 5.0
+    patience: int = 60
+    max_depth: int = 4
+    learning_rate: float = 0.03
+    min_child_weight: float = 10.0
     subsample: float = 0.8
     colsample: float = 0.6
     reg_lambda: float = 5.0
-    validation_share: float = 0.15
+    validation_share: float = 0.2
 
     def __post_init__(self) -> None:
         _between("rank.max_depth", self.max_depth, 1, 16)

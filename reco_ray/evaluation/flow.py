@@ -1,6 +1,5 @@
 """Run every stage over the test users by Ray Data: the same stage code that answers HTTP requests."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,31 +9,17 @@ import pyarrow as pa
 import ray
 from numpy.typing import NDArray
 
+from reco_ray.evaluation.lists import StageLists
 from reco_ray.hashing import hash64
 from reco_ray.rank.flow import user_row
 from reco_ray.recall import load as load_recall
 from reco_ray.slate import load_rank, load_rerank
 from reco_ray.types import Request
 
-__all__ = ["StageLists", "run_stages"]
+__all__ = ["run_stages"]
 
 _DEPTH = 300  # of the candidate lists kept for the recall curve
 _LIST = 50  # of the ranked lists
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class StageLists:
-    """What each stage answered.
-
-    Attributes:
-        relevant: catalogue rows that each user really turned to, per user.
-        lists: stage -> per user the rows it put first.
-        candidates: source or "union" -> per user the rows that recall brought, best first.
-    """
-
-    relevant: list[NDArray[np.int32]]
-    lists: dict[str, list[NDArray[np.int32]]]
-    candidates: dict[str, list[NDArray[np.int32]]]
 
 
 def run_stages(folder: str, users: pl.DataFrame, labels: pl.DataFrame, seed: int, k: int) -> StageLists:
@@ -53,7 +38,7 @@ def run_stages(folder: str, users: pl.DataFrame, labels: pl.DataFrame, seed: int
         fn_constructor_kwargs={"folder": folder, "seed": seed, "k": k},
         batch_size=64,
         batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=2),
+        compute=ray.data.ActorPoolStrategy(size=2),
         num_cpus=0.5,
     )
     frame = pl.concat([pl.DataFrame(b) for b in answered.iter_batches(batch_size=None, batch_format="pyarrow") if b.num_rows])

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import polars as pl
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
-from deltalake.exceptions import TableNotFoundError
 
 from reco_ray.errors import DataError
 from reco_ray.lake import storage
@@ -58,10 +57,9 @@ def read(root: str, name: str, columns: Sequence[str] | None = None, where: pl.E
 
     Raises: DataError: there is no table.
     """
-    try:
-        frame = pl.scan_delta(table_uri(root, name))
-    except TableNotFoundError as exc:
-        raise DataError(f"table {name!r} under {root}: found nothing, expected a Delta table; run the job before") from exc
+    if not exists(root, name):
+        raise DataError(f"table {name!r} under {root}: found nothing, expected a Delta table; run the job before")
+    frame = pl.scan_delta(table_uri(root, name))
     if where is not None:
         frame = frame.filter(where)
     return frame.select(columns or pl.all()).collect()

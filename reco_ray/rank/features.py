@@ -61,7 +61,7 @@ class RankFeatures:
         parts = [
             candidates.scores[:, None],
             np.log1p(np.arange(n, dtype=np.float32))[:, None],
-            np.where(ranks >= 0, 1.0 / (1.0 + ranks), 0.0),
+            np.where(ranks >= 0, 1.0 / (1.0 + np.maximum(ranks, 0)), 0.0),
             candidates.source_scores,
             item,
             scalars,

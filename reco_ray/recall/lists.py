@@ -37,7 +37,7 @@ class ListSource:
         return [self._walk(query, k) for query in queries]
 
     def _walk(self, query: Query, k: int) -> Hits:
-        if query.similar_to >= 0:
+        if query.similar_to is not None:
             return np.empty(0, np.int64), np.empty(0, np.float32)
         if query.allowed is not None:
             head = self._order[query.allowed[self._order]]

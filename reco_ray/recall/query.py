@@ -22,14 +22,14 @@ class Query:
     Attributes:
         history: rows of the items acted on, oldest first, shape (h,). weights: their strengths, shape (h,).
         hidden: rows that must not come back (seen, excluded, withdrawn), sorted, shape (m,).
-        similar_to: row of the item whose neighbours are wanted; -1 for a personal request.
+        similar_to: row of the item whose neighbours are wanted, -1 when it is unknown; None for a personal request.
         allowed: mask of the items that pass the request's filters, shape (n_items,); None without filters.
     """
 
     history: NDArray[np.int64]
     weights: NDArray[np.float32]
     hidden: NDArray[np.int64]
-    similar_to: int = -1
+    similar_to: int | None = None
     allowed: NDArray[np.bool_] | None = None
 
     def visible(self, item_idx: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -64,7 +64,7 @@ def make_query(request: Request, catalogue: Catalogue, seen_items_return: bool, 
     parts = [catalogue.find(list(request.exclude)), withdrawn]
     if not seen_items_return:
         parts += [catalogue.find_keys(user.seen), session]
-    return Query(history[known], weights[known], _rows(*parts), -1, allowed(request, catalogue))
+    return Query(history[known], weights[known], _rows(*parts), None, allowed(request, catalogue))
 
 
 def allowed(request: Request, catalogue: Catalogue) -> NDArray[np.bool_] | None:

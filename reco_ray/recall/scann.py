@@ -31,7 +31,7 @@ class VectorIndex:
     def build(cls, vectors: NDArray[np.float32], exact_below: int) -> "VectorIndex":
         """Index the vectors; below ``exact_below`` of them search is exact.
 
-        About sqrt(n) leaves of which one in eight is searched, 2 dimensions per block with anisotropic quantization, and the
+        About sqrt(n) leaves of which one in four is searched, 2 dimensions per block with anisotropic quantization, and the
         best 4 k rescored exactly.
         Reference: Guo et al. 2020, Accelerating Large-Scale Inference with Anisotropic Vector Quantization.
         """
@@ -41,7 +41,7 @@ class VectorIndex:
         leaves = int(np.sqrt(n))
         builder = _scann().builder(vectors, 100, "dot_product")
         builder = builder.tree(
-            num_leaves=leaves, num_leaves_to_search=max(1, leaves // 8), training_sample_size=min(n, 250_000)
+            num_leaves=leaves, num_leaves_to_search=max(1, leaves // 4), training_sample_size=min(n, 250_000)
         )
         searcher = builder.score_ah(2, anisotropic_quantization_threshold=0.2).reorder(400).build()
         return cls(vectors, searcher)

@@ -145,6 +145,6 @@ class TwoTowerSource:
         return out
 
     def _point(self, query: Query, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-        if query.similar_to >= 0:
+        if query.similar_to is not None:
             return np.asarray(vectors[query.similar_to])
         return _embed_user(self._weights, vectors[query.history], query.weights)

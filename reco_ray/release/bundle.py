@@ -14,7 +14,7 @@ from pathlib import Path
 from reco_ray.errors import ArtifactError
 from reco_ray.lake import storage
 
-__all__ = ["MANIFEST", "Manifest", "file_hashes", "open_release", "release_ids", "release_uri", "seal", "verify"]
+__all__ = ["MANIFEST", "Manifest", "file_hashes", "newest", "open_release", "release_ids", "release_uri", "seal", "verify"]
 
 MANIFEST = "manifest.json"
 _FORMAT = 1
@@ -89,6 +89,17 @@ def release_ids(root: str) -> list[str]:
             made = json.loads(storage.read_bytes(uri))["facts"].get("made_ts", "")
             found.append((made, name))
     return [name for _, name in sorted(found)]
+
+
+def newest(root: str) -> str:
+    """Id of the release published last.
+
+    Raises: ArtifactError: there is none.
+    """
+    found = release_ids(root)
+    if not found:
+        raise ArtifactError(f"releases: found none under {root}, expected one; run publish_release or run_pipeline")
+    return found[-1]
 
 
 def open_release(root: str, release_id: str) -> Path:

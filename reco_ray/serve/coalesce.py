@@ -121,7 +121,9 @@ class Coalescer(Generic[Item, Result]):
                     member.future.set_exception(exc)
             return
         if len(results) != len(batch.members):
-            raise NotReadyError(f"found {len(results)} results for a batch of {len(batch.members)}; the stage broke its contract")
+            raise NotReadyError(
+                f"found {len(results)} results for a batch of {len(batch.members)}; the stage broke its contract"
+            )
         for member, result in zip(batch.members, results, strict=True):
             if not member.future.done():
                 member.future.set_result(result)

@@ -1,7 +1,7 @@
 """One request through the stages: owns order, deadline, fallback, counts and timing; stages hold none of these.
 
-A stage that fails or is late is counted and named in ``degraded``. Rungs so far: a missing ranker leaves recall's order; recall and
-rerank have no substitute yet and raise `StageFailed`.
+A stage that fails or is late is counted and named in ``degraded``. Rungs so far: a missing ranker leaves recall's order;
+recall and rerank have no substitute yet and raise `StageFailed`.
 """
 
 import asyncio
@@ -13,7 +13,17 @@ from typing import Protocol, TypeVar
 
 from reco_ray.types import Request, Slate
 
-__all__ = ["CUTOFFS", "Deadline", "Observer", "Outcome", "StageFailed", "Stages", "run_stages", "run_within"]
+__all__ = [
+    "CUTOFFS",
+    "Deadline",
+    "LoggingObserver",
+    "Observer",
+    "Outcome",
+    "StageFailed",
+    "Stages",
+    "run_stages",
+    "run_within",
+]
 
 log = logging.getLogger(__name__)
 
@@ -52,8 +62,35 @@ class Observer(Protocol):
     def stage(self, stage: str, ms: float) -> None:
         """A stage answered after so many milliseconds."""
 
-    def failed(self, stage: str, reason: str) -> None:
+    def failed(self, stage: str, reason: str, error: BaseException) -> None:
         """A stage was ``late`` or ``failed``."""
+
+
+class LoggingObserver:
+    """Logs failures, at most one line a second for each stage, and passes everything on.
+
+    The line names the stage and the error's type, never the request's user.
+    """
+
+    def __init__(self, then: Observer | None = None) -> None:
+        self._then = then
+        self._last: dict[str, float] = {}
+        self._unsaid: dict[str, int] = {}
+
+    def stage(self, stage: str, ms: float) -> None:
+        if self._then is not None:
+            self._then.stage(stage, ms)
+
+    def failed(self, stage: str, reason: str, error: BaseException) -> None:
+        if self._then is not None:
+            self._then.failed(stage, reason, error)
+        now = time.monotonic()
+        if now - self._last.get(stage, -1e9) < 1.0:
+            self._unsaid[stage] = self._unsaid.get(stage, 0) + 1
+            return
+        self._last[stage] = now
+        also = self._unsaid.pop(stage, 0)
+        log.warning("stage %s %s: %s: %s (and %d more since the last line)", stage, reason, type(error).__name__, error, also)
 
 
 class StageFailed(Exception):
@@ -115,9 +152,7 @@ async def run_stages(
     return Outcome(slate, degraded, timings)
 
 
-async def run_within(
-    stage: str, work: Awaitable[T], deadline: Deadline, observer: Observer, timings: dict[str, float]
-) -> T:
+async def run_within(stage: str, work: Awaitable[T], deadline: Deadline, observer: Observer, timings: dict[str, float]) -> T:
     """Await one stage within its share of the budget; counts, times and translates whatever goes wrong.
 
     Raises: StageFailed: with reason ``late`` or ``failed``. Being cancelled from outside is neither, and passes through.
@@ -128,12 +163,11 @@ async def run_within(
         async with asyncio.timeout(max(left, _FLOOR_S) if stage == "rerank" else max(left, 0.0)):
             result = await work
     except TimeoutError as exc:
-        observer.failed(stage, "late")
+        observer.failed(stage, "late", exc)
         timings[stage] = (time.perf_counter() - started) * 1e3
         raise StageFailed(stage, "late") from exc
     except Exception as exc:
-        observer.failed(stage, "failed")
-        log.debug("stage %s failed: %s", stage, exc, exc_info=exc)
+        observer.failed(stage, "failed", exc)
         timings[stage] = (time.perf_counter() - started) * 1e3
         raise StageFailed(stage, "failed") from exc
     timings[stage] = ms = (time.perf_counter() - started) * 1e3

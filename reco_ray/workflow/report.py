@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from reco_ray import evaluation as ev
 from reco_ray.compose import to_yaml
 from reco_ray.config import PipelineConfig, SourceKind
-from reco_ray.evaluation.flow import StageLists
+from reco_ray.evaluation.lists import StageLists
 from reco_ray.evaluation.report import CURVE_CUTOFFS, POPULAR, RANDOM, RANKED, RECALL, RERANKED
 from reco_ray.features import Catalogue
 from reco_ray.hashing import digest

@@ -188,7 +188,6 @@ def _train_ranker(work: Work) -> Mapping[str, object]:
     rows, columns = build_training_set(
         str(stages), user_rows(config, features, "fit"), _rows(config, features, "labels", "rank")
     )
-    storage.remove(str(stages))
     keyed = rows.with_columns(snapshot=pl.lit(work.key))
     tables.replace(config.root, "training_rank", keyed.to_arrow(), f"snapshot = '{work.key}'")
     with tracked_run(config, "train_ranker", work.key, {**vars(config.rank), "columns": len(columns)}) as run:
@@ -196,6 +195,7 @@ def _train_ranker(work: Work) -> Mapping[str, object]:
             rows, columns, config.rank, config.cluster, config.seed, storage.join(config.root, "train"), work.folder
         )
         run.metrics({"valid_ndcg10": result.valid_ndcg10, "rounds": result.rounds, "rows": result.rows})
+    storage.remove(str(stages))
     return {
         "training_set": tables.content_hash(rows, ["user_id", "place"]),
         "rows": result.rows,

@@ -1,0 +1,157 @@
+"""`reco`: thin commands over the rooms, for people at a terminal.
+
+`reco demo` and `reco serve` are the two commands of the README; the rest looks at what is there.
+"""
+
+import json
+import logging
+import signal
+import threading
+from collections.abc import Sequence
+
+import httpx
+import polars as pl
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from reco_ray.cluster import embedded_store, ray_session
+from reco_ray.compose import compose_config
+from reco_ray.config import PipelineConfig
+from reco_ray.errors import ConfigError, RecoError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
+_console = Console()
+
+_Overrides = typer.Argument(None, help="Hydra overrides, e.g. root=/data/reco profile=starter rank.max_depth=8")
+
+
+@app.command()
+def demo(overrides: list[str] | None = _Overrides) -> None:
+    """Run everything once on MovieLens: import to evaluation, a release behind HTTP, five films for one user."""
+    from reco_ray.serve.deploy import deploy
+    from reco_ray.workflow import STEPS, run_all
+
+    config = _config(overrides)
+    with embedded_store(config) as store, ray_session(config.cluster) as dashboard:
+        outputs = run_all(STEPS, config)
+        release = str(outputs["publish_release"].facts["release"])
+        deploy(config, release, store, dashboard)
+        url = f"http://{config.serve.host}:{config.serve.port}"
+        user_id = _somebody(config)
+        answer = (
+            httpx.post(f"{url}/v1/recommendations", json={"user_id": user_id, "k": 5}, timeout=30).raise_for_status().json()
+        )
+    _console.print(_evaluation_table(outputs["evaluate"].uri))
+    _console.print(_slate_table(user_id, answer))
+    _console.print(f"release {answer['release']}, answered by POST {url}/v1/recommendations")
+    _console.print(f"report   {outputs['evaluate'].uri}/report.html")
+    _console.print("next     make serve, then README.md, 'Call the API'")
+
+
+@app.command()
+def serve(overrides: list[str] | None = _Overrides) -> None:
+    """Serve the newest release until Ctrl-C; jobs can be submitted to the same cluster meanwhile."""
+    from reco_ray.release import newest
+    from reco_ray.serve.deploy import deploy
+
+    config = _config(overrides)
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    release = config.release or newest(config.root)
+    with embedded_store(config) as store, ray_session(config.cluster) as dashboard:
+        deploy(config, release, store, dashboard)
+        url = f"http://{config.serve.host}:{config.serve.port}"
+        example = json.dumps({"user_id": _somebody(config), "k": 5})
+        _console.print(f"serving {release} on {url} (API page: {url}/docs; Ray: {dashboard})")
+        _console.print("no API keys in the local profile: it listens on the loopback interface only")
+        _console.print(f"  curl -s {url}/v1/recommendations -H 'content-type: application/json' -d '{example}'", soft_wrap=True)
+        _console.print("Ctrl-C ends it")
+        stop.wait()
+        _console.print("shutting down")
+
+
+@app.command()
+def assess(overrides: list[str] | None = _Overrides) -> None:
+    """Read the lake and say which rung the data justify: lists and rules, or trained models."""
+    from reco_ray.lake import tables
+    from reco_ray.lake.assess import assess as look
+
+    config = _config(overrides)
+    found = look(tables.read(config.root, "events", ["user_id", "item_id", "ts", "type"]))
+    table = Table(title="what the lake holds", show_header=False)
+    for name, value in found.rows():
+        table.add_row(name, value)
+    _console.print(table)
+    _console.print(found.advice)
+
+
+@app.command()
+def releases(overrides: list[str] | None = _Overrides) -> None:
+    """List the published releases, oldest first."""
+    from reco_ray.release import open_release, release_ids, verify
+
+    config = _config(overrides)
+    table = Table("release", "made", "commit", "NDCG@10")
+    for release_id in release_ids(config.root):
+        facts = verify(open_release(config.root, release_id)).facts
+        metrics = facts.get("metrics", {})
+        ndcg = metrics.get("reranked_ndcg10") if isinstance(metrics, dict) else None
+        table.add_row(
+            release_id, str(facts.get("made_ts", ""))[:19], str(facts.get("commit", "")), f"{ndcg:.4f}" if ndcg else ""
+        )
+    _console.print(table)
+
+
+def main() -> None:
+    """Entry point that turns expected errors into one line and exit code 1."""
+    try:
+        app()
+    except RecoError as exc:
+        Console(stderr=True).print(f"[red]error:[/red] {exc}", soft_wrap=True, highlight=False)
+        raise SystemExit(2 if isinstance(exc, ConfigError) else 1) from None
+
+
+def _config(overrides: Sequence[str] | None) -> PipelineConfig:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    return compose_config(list(overrides or ()))
+
+
+def _somebody(config: PipelineConfig) -> str:
+    """The user with the longest history; the same one each time."""
+    from reco_ray.lake import tables
+
+    events = tables.read(config.root, "events", ["user_id"])
+    return str(events.group_by("user_id").len().sort("len", "user_id", descending=[True, False])["user_id"][0])
+
+
+def _evaluation_table(uri: str) -> Table:
+    from reco_ray.lake import storage
+
+    report = json.loads(storage.read_bytes(f"{uri}/report.json"))
+    table = Table(title=f"test part of the split ({report['split']['kind']}), {report['n_users']} users")
+    columns = {"ndcg": "NDCG", "recall": "Recall", "mrr": "MRR", "coverage": "Coverage", "diversity": "Diversity"}
+    table.add_column("stage")
+    for label in columns.values():
+        table.add_column(f"{label}@{report['k']}", justify="right")
+    for stage in report["stages"]:
+        table.add_row(stage["stage"], *(_interval(stage["metrics"][name]) for name in columns))
+    return table
+
+
+def _interval(metric: dict[str, float | None]) -> str:
+    mean, low, high = (metric[name] for name in ("mean", "low", "high"))
+    return f"{mean:.3f}" if low is None or low == high else f"{mean:.3f} ({low:.3f}-{high:.3f})"
+
+
+def _slate_table(user_id: str, answer: dict[str, object]) -> Table:
+    table = Table("", "film", "score", "because", title=f"for user {user_id}")
+    items = answer["items"]
+    frame = pl.DataFrame(items) if isinstance(items, list) else pl.DataFrame()
+    for row in frame.iter_rows(named=True):
+        table.add_row(str(row["position"]), row["title"], f"{row['score']:.3f}", ", ".join(row["reasons"]))
+    return table

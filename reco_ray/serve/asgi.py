@@ -1,0 +1,259 @@
+"""HTTP: one table of calls, dispatched as a plain ASGI application.
+
+FastAPI's routing takes 55 us a request here and with models in its signatures 355 us, this 8 us (measured with the same
+body and answer); the table also gives the OpenAPI document (`openapi.py`), so that the two cannot disagree.
+"""
+
+import logging
+import re
+import uuid
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+from urllib.parse import parse_qs, unquote
+
+from pydantic import BaseModel, ValidationError
+
+from reco_ray.serve import openapi, problems
+from reco_ray.serve.answers import Answer, server_timing
+from reco_ray.serve.calls import CALLS, Call
+from reco_ray.serve.contract import (
+    MAX_BODY_BYTES,
+    Health,
+    ReadinessAnswer,
+    RecommendationsBody,
+    ReleasesAnswer,
+    SimilarItemsBody,
+)
+from reco_ray.serve.problems import HttpProblem
+
+__all__ = ["HttpApp", "HttpMetrics", "Service"]
+
+log = logging.getLogger(__name__)
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Header = tuple[bytes, bytes]
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+_JSON = b"application/json"
+
+
+class Service(Protocol):
+    """What the calls need; `service.GatewayService` in production."""
+
+    async def recommend(self, body: RecommendationsBody, request_id: str, budget_s: float) -> Answer:
+        """Answer a wish for a slate."""
+
+    async def similar(self, body: SimilarItemsBody, request_id: str, budget_s: float) -> Answer:
+        """Answer a wish for the neighbours of an item."""
+
+    def releases(self) -> ReleasesAnswer:
+        """What runs."""
+
+    async def readiness(self) -> ReadinessAnswer:
+        """Whether requests can be answered."""
+
+
+class HttpMetrics(Protocol):
+    """Where requests are counted."""
+
+    def request(self, call: str, status: int, degraded: Iterable[str], ms: float) -> None:
+        """A request was answered."""
+
+
+@dataclass(slots=True)
+class _Reply:
+    """An answer on its way out."""
+
+    status: int
+    body: bytes
+    headers: list[Header]
+    media: bytes = _JSON
+    degraded: tuple[str, ...] = ()
+    ms: float = 0.0
+
+
+class HttpApp:
+    """The ASGI application.
+
+    Args:
+        deadline_ms: budget of a request that names none in ``X-Request-Timeout-Ms``.
+        max_deadline_ms: what that header may ask for at most.
+    """
+
+    def __init__(self, service: Service, metrics: HttpMetrics | None = None, *, deadline_ms: int, max_deadline_ms: int) -> None:
+        self._service, self._metrics = service, metrics
+        self._deadline_ms, self._max_deadline_ms = deadline_ms, max_deadline_ms
+        self._exact = {(call.method, call.path): call for call in CALLS if "{" not in call.path}
+        self._prefixed = [call for call in CALLS if "{" in call.path]
+        self._handlers: Mapping[str, Callable[[_Incoming], Awaitable[_Reply]]] = {
+            "recommend": self._recommend,
+            "recommend_user": self._recommend_user,
+            "similar_items": self._similar,
+            "releases": self._releases,
+            "healthz": self._healthz,
+            "readyz": self._readyz,
+            "openapi": self._openapi,
+            "docs": self._docs,
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one HTTP request, or follow the server's start and end."""
+        if scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+            return
+        if scope["type"] != "http":
+            raise ValueError(f"found a {scope['type']} connection, expected http")
+        headers = dict(scope["headers"])
+        request_id = _request_id(headers)
+        name = "unknown"
+        try:
+            call, tail = self._find(scope)
+            name = call.name
+            incoming = _Incoming(scope, headers, request_id, tail, receive, self._budget_s(headers))
+            reply = await self._handlers[name](incoming)
+        except HttpProblem as exc:
+            reply = _problem(exc, request_id)
+        except ValidationError as exc:
+            reply = _problem(problems.invalid(exc), request_id)
+        except Exception:
+            log.exception("request %s failed", request_id)
+            reply = _problem(problems.unexpected(), request_id)
+        start: list[Header] = [(b"content-type", reply.media), (b"content-length", b"%d" % len(reply.body)), *reply.headers]
+        await send({"type": "http.response.start", "status": reply.status, "headers": start})
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else reply.body})
+        if self._metrics is not None:
+            self._metrics.request(name, reply.status, reply.degraded, reply.ms)
+
+    def _find(self, scope: Scope) -> tuple[Call, str]:
+        """Find the call of a path, and what stands for the path's parameter."""
+        method, path = ("GET" if scope["method"] == "HEAD" else scope["method"]), scope["path"]
+        call = self._exact.get((method, path))
+        if call is not None:
+            return call, ""
+        raw = scope.get("raw_path") or path.encode()
+        allowed = {each.method for each in CALLS if each.path == path}
+        for each in self._prefixed:
+            stem = each.path[: each.path.index("{")].encode()
+            tail = raw[len(stem) :]
+            if raw.startswith(stem) and tail and b"/" not in tail:  # an id may hold an escaped slash: %2F
+                if each.method == method:
+                    return each, unquote(tail.decode("latin-1"))
+                allowed.add(each.method)
+        if allowed:
+            raise problems.method_not_allowed(method, ", ".join(sorted(allowed)))
+        raise problems.not_found(path)
+
+    def _budget_s(self, headers: Mapping[bytes, bytes]) -> float:
+        given = headers.get(b"x-request-timeout-ms")
+        if given is None:
+            return self._deadline_ms / 1e3
+        if not given.isdigit() or not 1 <= len(given) <= 9 or int(given) < 1:
+            found = given[:40].decode("latin-1")
+            raise HttpProblem("invalid-header", f"X-Request-Timeout-Ms: found {found!r}, expected whole milliseconds from 1")
+        return min(int(given), self._max_deadline_ms) / 1e3
+
+    async def _recommend(self, incoming: "_Incoming") -> _Reply:
+        body = RecommendationsBody.model_validate_json(await incoming.body(), strict=True)
+        return _slate(await self._service.recommend(body, incoming.request_id, incoming.budget_s))
+
+    async def _recommend_user(self, incoming: "_Incoming") -> _Reply:
+        query = parse_qs(incoming.scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)
+        fields = {name: values[-1] for name, values in query.items() if name in ("k", "surface")}
+        if unknown := sorted(set(query) - set(fields)):
+            errors = tuple((name, "Unknown parameter; expected 'k' or 'surface'") for name in unknown)
+            raise HttpProblem("invalid-request", f"{len(unknown)} parameter(s) cannot be used; see errors", errors)
+        body = RecommendationsBody.model_validate({"user_id": incoming.tail, **fields})
+        answer = await self._service.recommend(body, incoming.request_id, incoming.budget_s)
+        reply = _slate(answer)
+        etag = answer.etag.encode()
+        reply.headers += [(b"etag", etag), (b"cache-control", b"private, max-age=0, must-revalidate")]
+        wanted = incoming.headers.get(b"if-none-match", b"")
+        if wanted == b"*" or etag in [tag.strip().removeprefix(b"W/") for tag in wanted.split(b",")]:
+            reply.status, reply.body = 304, b""
+        return reply
+
+    async def _similar(self, incoming: "_Incoming") -> _Reply:
+        body = SimilarItemsBody.model_validate_json(await incoming.body(), strict=True)
+        return _slate(await self._service.similar(body, incoming.request_id, incoming.budget_s))
+
+    async def _releases(self, incoming: "_Incoming") -> _Reply:
+        return _model(200, self._service.releases())
+
+    async def _healthz(self, incoming: "_Incoming") -> _Reply:
+        return _model(200, Health())
+
+    async def _readyz(self, incoming: "_Incoming") -> _Reply:
+        found = await self._service.readiness()
+        return _model(200 if found.ready else 503, found)
+
+    async def _openapi(self, incoming: "_Incoming") -> _Reply:
+        return _Reply(200, openapi.document(), [])
+
+    async def _docs(self, incoming: "_Incoming") -> _Reply:
+        host = incoming.headers.get(b"host", b"localhost").decode("latin-1")
+        return _Reply(200, openapi.page(f"{incoming.scope.get('scheme', 'http')}://{host}"), [], b"text/html; charset=utf-8")
+
+
+@dataclass(slots=True)
+class _Incoming:
+    """A request on its way in."""
+
+    scope: Scope
+    headers: Mapping[bytes, bytes]
+    request_id: str
+    tail: str
+    receive: Receive
+    budget_s: float
+
+    async def body(self) -> bytes:
+        """Read the body, at most the limit.
+
+        Raises: HttpProblem: too large; the rest is not read.
+        """
+        declared = self.headers.get(b"content-length", b"")
+        if declared.isdigit() and int(declared) > MAX_BODY_BYTES:
+            raise problems.too_large()
+        chunks: list[bytes] = []
+        size = 0
+        while True:
+            message = await self.receive()
+            if message["type"] == "http.disconnect":
+                raise HttpProblem("invalid-json", "the connection ended before the body did")
+            chunk = message.get("body", b"")
+            size += len(chunk)
+            if size > MAX_BODY_BYTES:
+                raise problems.too_large()
+            chunks.append(chunk)
+            if not message.get("more_body", False):
+                return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _slate(answer: Answer) -> _Reply:
+    headers = [(b"server-timing", server_timing(answer.timings))]
+    return _Reply(200, answer.body(), headers, degraded=tuple(answer.degraded), ms=answer.timings.get("total", 0.0))
+
+
+def _model(status: int, model: BaseModel) -> _Reply:
+    return _Reply(status, model.model_dump_json().encode(), [(b"cache-control", b"no-store")])
+
+
+def _problem(problem: HttpProblem, request_id: str) -> _Reply:
+    headers = [(name.encode(), value.encode()) for name, value in problem.headers.items()]
+    return _Reply(problem.status, problem.body(request_id), headers, b"application/problem+json")
+
+
+def _request_id(headers: Mapping[bytes, bytes]) -> str:
+    given = headers.get(b"x-request-id")
+    return given.decode() if given is not None and _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return

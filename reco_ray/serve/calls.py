@@ -1,0 +1,84 @@
+"""The calls that the gateway answers: what `asgi.py` dispatches, and what `openapi.py` describes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pydantic import BaseModel
+
+from reco_ray.serve.contract import (
+    Health,
+    ReadinessAnswer,
+    RecommendationsAnswer,
+    RecommendationsBody,
+    ReleasesAnswer,
+    SimilarItemsBody,
+)
+
+__all__ = ["CALLS", "Call"]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One method of one path.
+
+    Attributes:
+        name: of its handler, of its metric label, and in OpenAPI.
+        body: model of the JSON body, if there is one.
+        answer: model of the JSON answer; None for other media.
+        path_field, query_fields: where a field of `RecommendationsBody` stands instead of in a body.
+        problems: kinds of `problems.KINDS` it may answer with, beside "unexpected".
+        example: a body for the docs page.
+    """
+
+    name: str
+    method: str
+    path: str
+    summary: str
+    body: type[BaseModel] | None = None
+    answer: type[BaseModel] | None = None
+    media: str = "application/json"
+    path_field: str = ""
+    query_fields: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+    example: Mapping[str, object] = field(default_factory=dict)
+
+
+_SLATE_PROBLEMS = ("invalid-header", "invalid-request", "not-ready", "stage-unavailable")
+
+CALLS = (
+    Call(
+        "recommend",
+        "POST",
+        "/v1/recommendations",
+        "A slate for a user; without a user_id, for an anonymous one.",
+        body=RecommendationsBody,
+        answer=RecommendationsAnswer,
+        problems=("invalid-json", "too-large", *_SLATE_PROBLEMS),
+        example={"user_id": "42", "k": 5, "filters": {"category": ["Comedy"]}},
+    ),
+    Call(
+        "recommend_user",
+        "GET",
+        "/v1/recommendations/{user_id}",
+        "The same for a user by id, with an ETag.",
+        answer=RecommendationsAnswer,
+        path_field="user_id",
+        query_fields=("k", "surface"),
+        problems=_SLATE_PROBLEMS,
+    ),
+    Call(
+        "similar_items",
+        "POST",
+        "/v1/similar-items",
+        "The nearest items of an item.",
+        body=SimilarItemsBody,
+        answer=RecommendationsAnswer,
+        problems=("invalid-json", "too-large", "unknown-item", *_SLATE_PROBLEMS),
+        example={"item_id": "1", "k": 5},
+    ),
+    Call("releases", "GET", "/v1/releases", "What runs, and with which share of the users.", answer=ReleasesAnswer),
+    Call("healthz", "GET", "/healthz", "Whether the process is alive.", answer=Health),
+    Call("readyz", "GET", "/readyz", "Whether requests can be answered; 503 says what is missing.", answer=ReadinessAnswer),
+    Call("openapi", "GET", "/openapi.json", "This document.", media="application/json"),
+    Call("docs", "GET", "/docs", "The page for people.", media="text/html"),
+)

@@ -1,0 +1,191 @@
+"""The Serve deployments: shells that load a pure class, hand batches to it, and talk to Ray.
+
+Recall, Ranker and Reranker make up one release's application; Reranker is its root only because an application needs one,
+and the gateway calls all three directly. Gateway is an application of its own and owns HTTP.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from reco_ray.errors import NotReadyError
+from reco_ray.monitoring.metrics import GatewayMetrics
+from reco_ray.serve import wire
+from reco_ray.serve.args import GatewayArgs
+from reco_ray.serve.asgi import HttpApp
+from reco_ray.serve.fleet import Fleet
+from reco_ray.serve.loading import Loader, find_loader, warm_rank, warm_recall, warm_rerank
+from reco_ray.serve.pipeline import Deadline, LoggingObserver, Stages, run_stages
+from reco_ray.serve.render import application_name
+from reco_ray.serve.service import GatewayService
+from reco_ray.serve.stages import Blocks, InProcess, Remote
+from reco_ray.slate import Pipeline
+from reco_ray.store import OnlineStore
+from reco_ray.types import Request
+
+__all__ = ["Gateway", "Ranker", "Recall", "Reranker"]
+
+log = logging.getLogger(__name__)
+
+_CONNECT_TIMEOUT_S = 60.0
+_FIRST_LOAD_TIMEOUT_S = 60.0
+
+
+@serve.deployment(name="Recall")
+class Recall:
+    """Finds candidates for batches of packed requests."""
+
+    def __init__(self, root: str, release_id: str, loader: str) -> None:
+        self._stage = _load(root, release_id, loader).recall()
+        warm_recall(self._stage)
+
+    async def recall(self, requests: Blocks) -> Blocks:
+        """Return packed candidates per packed request."""
+        return [wire.pack_candidates(found) for found in self._stage.recall([wire.unpack_request(r) for r in requests])]
+
+    def check_health(self) -> None:
+        """Raise when the stage cannot answer."""
+        warm_recall(self._stage)
+
+
+@serve.deployment(name="Ranker")
+class Ranker:
+    """Scores candidates."""
+
+    def __init__(self, root: str, release_id: str, loader: str) -> None:
+        self._stage = _load(root, release_id, loader).rank()
+        warm_rank(self._stage)
+
+    async def score(self, requests: Blocks, candidates: Blocks) -> Blocks:
+        """Return packed scores per packed request and its candidates."""
+        found = [wire.unpack_candidates(c) for c in candidates]
+        return [wire.pack_scores(s) for s in self._stage.score([wire.unpack_request(r) for r in requests], found)]
+
+    def check_health(self) -> None:
+        """Raise when the stage cannot answer."""
+        warm_rank(self._stage)
+
+
+@serve.deployment(name="Reranker")
+class Reranker:
+    """Arranges slates.
+
+    Args:
+        stages: the other deployments of the release, held so that they belong to its application.
+    """
+
+    def __init__(self, root: str, release_id: str, loader: str, stages: list[DeploymentHandle]) -> None:
+        self._stage = _load(root, release_id, loader).rerank()
+        warm_rerank(self._stage)
+
+    async def arrange(self, requests: Blocks, candidates: Blocks, scores: Blocks) -> Blocks:
+        """Return a packed slate per packed request, its candidates and their scores."""
+        slates = self._stage.arrange(
+            [wire.unpack_request(r) for r in requests],
+            [wire.unpack_candidates(c) for c in candidates],
+            [wire.unpack_scores(s) for s in scores],
+        )
+        return [wire.pack_slate(slate) for slate in slates]
+
+    def check_health(self) -> None:
+        """Raise when the stage cannot answer."""
+        warm_rerank(self._stage)
+
+
+@serve.deployment(name="Gateway")
+@serve.ingress()
+class Gateway:
+    """Owns HTTP, users and traffic: the shell around `service.GatewayService`."""
+
+    async def __init__(self, args: GatewayArgs) -> None:  # type: ignore[misc]
+        self._store = OnlineStore(args.store_url, args.namespace, timeout_s=args.store_timeout_ms / 1e3)
+        metrics = GatewayMetrics()
+        connect = _connect_fused(args) if args.topology == "fused" else _connect_staged(args)
+        fleet = Fleet(self._store.poll_traffic, connect)
+        replica = serve.get_replica_context().replica_id.unique_id
+        service = GatewayService(self._store, fleet, LoggingObserver(metrics), topology=args.topology, replica=replica)
+        self._http = HttpApp(service, metrics, deadline_ms=args.deadline_ms, max_deadline_ms=args.max_deadline_ms)
+        if args.auth == "off":
+            log.warning("API keys are off: whoever reaches the HTTP port may call; keep it on the loopback interface")
+        await fleet.load_now(_FIRST_LOAD_TIMEOUT_S)  # a replica that joins a running system is ready when it is warm
+        self._following = asyncio.get_running_loop().create_task(fleet.run())
+
+    def __serve_build_asgi_app__(self) -> HttpApp:
+        return self._http
+
+    def check_health(self) -> None:
+        """Raise when the traffic record is not followed any more."""
+        if self._following.done():
+            raise NotReadyError("the task that follows the traffic record has ended; the replica must be replaced")
+
+
+def _load(root: str, release_id: str, loader: str) -> Loader:
+    started = time.monotonic()
+    found = find_loader(loader)(root, release_id)
+    log.info("opened release %s in %.1f s", release_id, time.monotonic() - started)
+    return found
+
+
+def _connect_staged(args: GatewayArgs) -> Callable[[str], Awaitable[Stages[Any, Any, Any]]]:
+    async def connect(release_id: str) -> Stages[Any, Any, Any]:
+        app = application_name(release_id)
+        # in a thread: getting a handle asks the controller and blocks
+        handles = [await asyncio.to_thread(_handle, name, app) for name in ("Recall", "Ranker", "Reranker")]
+        stages = Remote(
+            _caller(handles[0].recall),
+            _caller(handles[1].score),
+            _caller(handles[2].arrange),
+            batches_in_flight=args.batches_in_flight,
+            batch_rows=args.batch_rows,
+        )
+        await asyncio.wait_for(_warm(stages), _CONNECT_TIMEOUT_S)
+        return stages
+
+    return connect
+
+
+def _connect_fused(args: GatewayArgs) -> Callable[[str], Awaitable[Stages[Any, Any, Any]]]:
+    def load(release_id: str) -> InProcess:
+        loader = _load(args.root, release_id, args.loader)
+        pipeline = Pipeline(loader.recall(), loader.rank(), loader.rerank())
+        warm_recall(pipeline.recall)
+        warm_rank(pipeline.rank)
+        warm_rerank(pipeline.rerank)
+        return InProcess(pipeline)
+
+    async def connect(release_id: str) -> Stages[Any, Any, Any]:
+        stages = await asyncio.to_thread(load, release_id)
+        await _warm(stages)
+        return stages
+
+    return connect
+
+
+def _handle(deployment: str, app: str) -> DeploymentHandle:
+    handle = serve.get_deployment_handle(deployment, app_name=app)
+    # lists of bytes over gRPC: plain pickle writes them twice as fast as the default, cloudpickle
+    return handle.options(_by_reference=False, request_serialization="pickle", response_serialization="pickle")
+
+
+def _caller(method: Any) -> Callable[..., Awaitable[Blocks]]:
+    """Make a handle's method a coroutine function that cancels the remote call when it is cancelled itself."""
+
+    async def call(*blocks: Blocks) -> Blocks:
+        response = method.remote(*blocks)
+        try:
+            return await response
+        except asyncio.CancelledError:
+            response.cancel()
+            raise
+
+    return call
+
+
+async def _warm(stages: Stages[Any, Any, Any]) -> None:
+    """Send one request all the way: opens the connections to every stage."""
+    await run_stages(stages, Request(request_id="warm-up", k=1), Deadline(_CONNECT_TIMEOUT_S), LoggingObserver())

@@ -1,0 +1,171 @@
+"""The releases that one gateway replica can send requests to, and which user goes to which.
+
+The traffic record says what should run; this follows it. A release that appears is connected and warmed in the background
+before it gets a request; one that is named without being loaded yet lends its users to the release with most traffic.
+While the store is away, the last record stays in force.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from reco_ray.errors import NotReadyError
+from reco_ray.hashing import unit_interval
+from reco_ray.serve.pipeline import Stages
+from reco_ray.store import Traffic
+
+__all__ = ["Fleet", "Route", "choose"]
+
+log = logging.getLogger(__name__)
+
+_SALT = "traffic"
+_MAX_BACKOFF_S = 10.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Route:
+    """A loaded release: its stages, and the user view that its models were trained on."""
+
+    release: str
+    user_view: str
+    stages: Stages[Any, Any, Any]
+
+
+def choose(traffic: Traffic, key: str) -> str:
+    """Return the release that ``key`` (a user) belongs to.
+
+    Depends only on the key and the weights: a stable point in [0, 1) falls into one share. Shares lie in the order of release
+    ids, so that with two releases a change of weights moves only the users whose share changed hands.
+
+    Raises: ValueError: no release has any weight.
+    """
+    live = [(release, weight) for release, weight in sorted(traffic.weights.items()) if weight > 0]
+    if not live:
+        raise ValueError("no release has any traffic")
+    if len(live) > 1:
+        point, border = unit_interval(key, _SALT), 0.0
+        for release, weight in live:
+            border += weight
+            if point < border:
+                return release
+    return live[-1][0]
+
+
+class Fleet:
+    """Follows the traffic record.
+
+    Args:
+        poll: reads the record; whatever it raises means that the store is away.
+        connect: makes a release's stages and warms them; slow, and called once per release.
+        interval_s: between polls.
+    """
+
+    def __init__(
+        self,
+        poll: Callable[[], Awaitable[Traffic]],
+        connect: Callable[[str], Awaitable[Stages[Any, Any, Any]]],
+        interval_s: float = 1.0,
+    ) -> None:
+        self._poll, self._connect, self._interval_s = poll, connect, interval_s
+        self._routes: dict[str, Route] = {}
+        self._main: Route | None = None
+        self._retry_at: dict[str, tuple[float, float]] = {}  # release -> (time, pause) after a failed connect
+        self._loading: dict[str, asyncio.Task[None]] = {}
+        self.traffic = Traffic()
+        self.store_answers = False
+
+    @property
+    def loaded(self) -> list[str]:
+        """Releases that can answer now, sorted."""
+        return sorted(self._routes)
+
+    @property
+    def main(self) -> str:
+        """The loaded release with most traffic; empty when nothing is loaded."""
+        return self._main.release if self._main else ""
+
+    def missing(self) -> list[str]:
+        """Releases that should get traffic and are not loaded, sorted."""
+        return sorted(r for r, weight in self.traffic.weights.items() if weight > 0 and r not in self._routes)
+
+    def route(self, key: str) -> Route:
+        """Return the release that answers ``key``.
+
+        Raises: NotReadyError: none is loaded.
+        """
+        if self._main is None:
+            if not self.traffic.weights:
+                raise NotReadyError("no release gets traffic; deploy one with jobs/deploy_release.py")
+            raise NotReadyError(f"release {', '.join(self.missing())} is being loaded; try again")
+        if len(self._routes) == 1 or not self.traffic.weights:
+            return self._main
+        return self._routes.get(choose(self.traffic, key), self._main)
+
+    async def run(self) -> None:
+        """Follow the record until cancelled; no error ends it."""
+        while True:
+            try:
+                await self.refresh()
+            except Exception:
+                log.exception("following the traffic record failed; trying again")
+            await asyncio.sleep(self._interval_s)
+
+    async def refresh(self) -> None:
+        """Read the record once, load what is new, drop what has gone."""
+        try:
+            traffic = await self._poll()
+        except Exception as exc:
+            if self.store_answers:
+                log.warning("the online store does not answer (%s); the last traffic record stays", type(exc).__name__)
+            self.store_answers = False
+        else:
+            self.store_answers = True
+            if traffic.version != self.traffic.version:
+                log.info("traffic record %d: %s", traffic.version, dict(traffic.weights))
+                self.traffic = traffic
+        for release in self.traffic.weights:
+            due = time.monotonic() >= self._retry_at.get(release, (0.0, 0.0))[0]
+            if due and release not in self._routes and release not in self._loading:
+                # in a task of its own: a release that hangs must not hold up a rollback
+                self._loading[release] = asyncio.create_task(self._load(release))
+        self._settle()
+
+    async def load_now(self, timeout_s: float) -> None:
+        """Read the record and wait until what it names is loaded or has failed, at most ``timeout_s``."""
+        await self.refresh()
+        if self._loading:
+            await asyncio.wait(self._loading.values(), timeout=timeout_s)
+
+    async def _load(self, release: str) -> None:
+        started = time.monotonic()
+        try:
+            stages = await self._connect(release)
+        except Exception as exc:
+            pause = min(_MAX_BACKOFF_S, 2 * self._retry_at.get(release, (0.0, 0.25))[1])
+            self._retry_at[release] = (time.monotonic() + pause, pause)
+            log.warning("release %s cannot be loaded, next try in %.1f s: %s: %s", release, pause, type(exc).__name__, exc)
+            return
+        finally:
+            self._loading.pop(release, None)
+        self._retry_at.pop(release, None)
+        view = self.traffic.user_views.get(release)
+        if view is None:
+            return  # not named any more
+        self._routes[release] = Route(release, view, stages)
+        log.info("release %s is loaded and warm after %.1f s", release, time.monotonic() - started)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Choose the main release; let go of releases that are not named any more, once one that is named can answer."""
+        weights = self.traffic.weights
+        named = [release for release in self._routes if release in weights]
+        if not named:
+            return
+        self._main = self._routes[max(named, key=lambda release: (weights[release], release))]
+        if weights[self._main.release] > 0:
+            for release in set(self._routes) - set(weights):
+                del self._routes[release]
+                log.info("release %s was let go", release)

@@ -1,0 +1,69 @@
+"""The whole Serve config, rendered from ours: what `serve deploy` takes and what `deploy.py` puts."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from reco_ray.config import DeploymentConfig, PipelineConfig, Topology
+from reco_ray.serve.args import GatewayArgs, ReleaseArgs, Size
+
+__all__ = ["GATEWAY", "application_name", "render", "to_yaml"]
+
+GATEWAY = "gateway"
+
+
+def application_name(release_id: str) -> str:
+    """Name of a release's Serve application."""
+    return f"release-{release_id}"
+
+
+def render(config: PipelineConfig, release_ids: Sequence[str], store_url: str) -> dict[str, Any]:
+    """Render the whole Serve config: the gateway, and an application per release (none in the fused topology)."""
+    serve = config.serve
+    gateway = GatewayArgs(
+        root=config.root,
+        store_url=store_url,
+        namespace=config.store.namespace,
+        store_timeout_ms=config.store.timeout_ms,
+        topology=serve.topology.value,
+        deadline_ms=serve.deadline_ms,
+        gateway=_size(serve.gateway),
+        label_selector=dict(serve.label_selector),
+    )
+    apps = [_app(GATEWAY, "/", "serve_apps.gateway:build", gateway)]
+    if serve.topology is Topology.staged:
+        for release_id in release_ids:
+            args = ReleaseArgs(
+                root=config.root,
+                release_id=release_id,
+                recall=_size(serve.recall),
+                ranker=_size(serve.ranker),
+                reranker=_size(serve.reranker),
+                label_selector=dict(serve.label_selector),
+            )
+            apps.append(_app(application_name(release_id), None, "serve_apps.release:build", args))
+    return {
+        "proxy_location": "EveryNode",
+        "http_options": {"host": serve.host, "port": serve.port, "keep_alive_timeout_s": 90},
+        "logging_config": {"encoding": "JSON", "log_level": "INFO", "enable_access_log": False},
+        "applications": apps,
+    }
+
+
+def to_yaml(rendered: Mapping[str, Any]) -> str:
+    """Write a rendered config as `serve deploy` reads it."""
+    return yaml.safe_dump(dict(rendered), sort_keys=False, width=120)
+
+
+def _size(config: DeploymentConfig) -> Size:
+    return Size(
+        min_replicas=config.min_replicas,
+        max_replicas=config.max_replicas,
+        num_cpus=config.num_cpus,
+        max_ongoing_requests=config.max_ongoing_requests,
+    )
+
+
+def _app(name: str, route_prefix: str | None, import_path: str, args: GatewayArgs | ReleaseArgs) -> dict[str, Any]:
+    return {"name": name, "route_prefix": route_prefix, "import_path": import_path, "args": args.model_dump(exclude={"loader"})}

@@ -1,0 +1,104 @@
+"""A release of fakes: 500 items, each stage at work for about as long as a real one. Loaded by replicas by import path."""
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reco_ray.types import Candidates, Request, Slate
+
+ITEMS = 500
+SOURCES = 5
+KNOWN_ITEM = "item-7"
+
+
+class FakeLoader:
+    """``root`` is ``fake:`` and milliseconds of work per row in recall, rank, rerank, e.g. ``fake:0.3,1.3,0.5``."""
+
+    def __init__(self, root: str, release_id: str) -> None:
+        self._ms = [float(ms) for ms in root.partition(":")[2].split(",")]
+
+    def recall(self) -> "FakeRecall":
+        return FakeRecall(self._ms[0])
+
+    def rank(self) -> "FakeRank":
+        return FakeRank(self._ms[1])
+
+    def rerank(self) -> "FakeRerank":
+        return FakeRerank(self._ms[2])
+
+
+class BrokenLoader(FakeLoader):
+    """Its ranker cannot be loaded."""
+
+    def rank(self) -> "FakeRank":
+        raise RuntimeError("this ranker is broken on purpose")
+
+
+class FakeRecall:
+    """Finds items by the hash of nothing: the first 300, rotated by the length of the user's id."""
+
+    def __init__(self, ms: float) -> None:
+        self._ms = ms
+
+    def recall(self, requests: Sequence[Request]) -> list[Candidates]:
+        _work(self._ms * len(requests))
+        return [self._one(request) for request in requests]
+
+    def _one(self, request: Request) -> Candidates:
+        n = 0 if request.similar_to and request.similar_to != KNOWN_ITEM else 300
+        idx = ((np.arange(n) + len(request.user_id)) % ITEMS).astype(np.int32)
+        ranks = np.full((n, SOURCES), -1, np.int16)
+        ranks[:, 0] = np.arange(n)
+        scores = np.linspace(1, 0, n, dtype=np.float32)
+        source_scores = np.full((n, SOURCES), np.nan, np.float32)
+        return Candidates(idx, scores, np.ones(n, np.uint16), ranks, source_scores)
+
+
+class FakeRank:
+    """Likes high numbers."""
+
+    def __init__(self, ms: float) -> None:
+        self._ms = ms
+
+    def score(self, requests: Sequence[Request], candidates: Sequence[Candidates]) -> list[NDArray[np.float32]]:
+        _work(self._ms * len(requests))
+        return [found.item_idx.astype(np.float32) for found in candidates]
+
+
+class FakeRerank:
+    """Sorts, and says what it does not know."""
+
+    def __init__(self, ms: float) -> None:
+        self._ms = ms
+
+    def arrange(
+        self, requests: Sequence[Request], candidates: Sequence[Candidates], scores: Sequence[NDArray[np.float32]]
+    ) -> list[Slate]:
+        _work(self._ms * len(requests))
+        return [_slate(request, found, score) for request, found, score in zip(requests, candidates, scores, strict=True)]
+
+
+def _slate(request: Request, found: Candidates, scores: NDArray[np.float32]) -> Slate:
+    excluded = {int(item.removeprefix("item-")) for item in request.exclude}
+    order = [at for at in np.argsort(-scores, kind="stable") if int(found.item_idx[at]) not in excluded][: request.k]
+    items = found.item_idx[order]
+    degraded = () if request.user.as_of or request.similar_to else ("unknown_user",)
+    if request.similar_to and len(found) == 0:
+        degraded = ("unknown_item",)
+    return Slate(
+        request_id=request.request_id,
+        item_ids=tuple(f"item-{i}" for i in items),
+        titles=tuple(f"Title {i}" for i in items),
+        scores=scores[order].astype(np.float32),
+        propensities=np.ones(len(items), np.float32),
+        reasons=tuple(("popular",) for _ in items),
+        degraded=degraded,
+    )
+
+
+def _work(ms: float) -> None:
+    until = time.perf_counter() + ms / 1e3
+    while time.perf_counter() < until:
+        pass

@@ -1,0 +1,104 @@
+"""A small world with a known answer: a checkerboard of two tastes, as raw frames and as an assembled release folder."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from reco_ray.config import FeaturesConfig, RecallConfig, RerankConfig, SourceConfig, SourceKind, SourceName, TwoTowerConfig
+from reco_ray.features import Catalogue, transform
+from reco_ray.lake import sources
+from reco_ray.recall.tower import TwoTower
+from reco_ray.recall.two_tower import item_inputs, save_weights
+from reco_ray.release import assemble
+
+USERS, ITEMS = 24, 40
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def taste(number: int) -> str:
+    return "even" if number % 2 == 0 else "odd"
+
+
+@pytest.fixture(scope="session")
+def raw_events() -> pl.DataFrame:
+    """User u likes the items of u's parity: each had eight of the twenty, in an order of its own."""
+    rng = np.random.default_rng(1)
+    rows = []
+    for user in range(USERS):
+        own = [item for item in range(ITEMS) if item % 2 == user % 2]
+        for place, item in enumerate(rng.permutation(own)[:8]):
+            ts = START + timedelta(hours=24 * user / USERS + place)
+            rows.append({"user_id": f"user-{user}", "item_id": f"item-{item}", "ts": ts, "type": "like"})
+    return pl.DataFrame(rows)
+
+
+@pytest.fixture(scope="session")
+def raw_items() -> pl.DataFrame:
+    rows = [
+        {"item_id": f"item-{i}", "title": f"Title {i}", "categories": f"{taste(i)}|all", "year": 1990 + i} for i in range(ITEMS)
+    ]
+    return pl.DataFrame(rows)
+
+
+@pytest.fixture(scope="session")
+def source() -> SourceConfig:
+    config = SourceConfig(kind=SourceKind.files, events="events.csv", permute_ids=False)
+    config.columns.type = "type"
+    return config
+
+
+@pytest.fixture(scope="session")
+def events(raw_events: pl.DataFrame, source: SourceConfig) -> pl.DataFrame:
+    """Prepared events, with their strength."""
+    return transform.prepare(pl.DataFrame(sources.events_table(raw_events, source, 7, "world")), FeaturesConfig())
+
+
+@pytest.fixture(scope="session")
+def items(raw_items: pl.DataFrame, source: SourceConfig) -> pl.DataFrame:
+    return pl.DataFrame(sources.items_table(raw_items, source, 7, "world"))
+
+
+@pytest.fixture(scope="session")
+def as_of(events: pl.DataFrame) -> int:
+    return int(events["ts"].dt.epoch("us").max())
+
+
+@pytest.fixture(scope="session")
+def catalogue(events: pl.DataFrame, items: pl.DataFrame, as_of: int) -> Catalogue:
+    return Catalogue.build(items, transform.item_rows(transform.item_partials(events, as_of, FeaturesConfig()), items, as_of))
+
+
+@pytest.fixture(scope="session")
+def users(events: pl.DataFrame, items: pl.DataFrame, catalogue: Catalogue, as_of: int) -> pl.DataFrame:
+    return transform.user_rows(
+        events, items.select("item_id", "year", "categories"), catalogue.categories, as_of, FeaturesConfig()
+    )
+
+
+@pytest.fixture(scope="session")
+def folder(
+    events: pl.DataFrame, items: pl.DataFrame, catalogue: Catalogue, as_of: int, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Stages of a release with all sources; its towers are not trained."""
+    import torch
+
+    towers, target = tmp_path_factory.mktemp("towers"), tmp_path_factory.mktemp("release")
+    torch.manual_seed(0)
+    id_rows, content = item_inputs(catalogue, catalogue.keys)
+    model = TwoTower(TwoTowerConfig(embedding_size=16, hidden_size=16), int(id_rows.max()), content.shape[1], 50)
+    save_weights(towers, {name: tensor.numpy() for name, tensor in model.state_dict().items()}, catalogue.keys)
+    config = FeaturesConfig()
+    assemble(
+        target,
+        items,
+        transform.item_rows(transform.item_partials(events, as_of, config), items, as_of),
+        transform.covisit_rows(transform.covisit_partials(events, config), config),
+        RecallConfig(quotas=dict.fromkeys(SourceName, 20), candidates=40),
+        RerankConfig(),
+        towers,
+        None,
+    )
+    return target

@@ -1,0 +1,190 @@
+"""Recall: one contract for every source, the laws of merging, and two forms of one model."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reco_ray.config import SourceName, TwoTowerConfig
+from reco_ray.features import Catalogue
+from reco_ray.hashing import item_keys
+from reco_ray.rank.flow import user_row
+from reco_ray.recall import load
+from reco_ray.recall.examples import cut_examples, gather_history
+from reco_ray.recall.merge import merge
+from reco_ray.recall.query import Query, make_query
+from reco_ray.recall.scann import VectorIndex
+from reco_ray.recall.stage import Recall
+from reco_ray.recall.tower import TwoTower, sampled_softmax_loss
+from reco_ray.recall.two_tower import embed_items, embed_users, item_inputs
+from reco_ray.types import Request, UserRow
+
+NOTHING = np.empty(0, np.int64)
+
+
+@pytest.fixture(scope="module")
+def stage(folder: Path) -> Recall:
+    return load(folder)
+
+
+@pytest.fixture(scope="module")
+def row(users: pl.DataFrame) -> UserRow:
+    return user_row(users.filter(user_id="user-4").row(0, named=True))
+
+
+@pytest.mark.parametrize("name", [name.value for name in SourceName])
+class TestSourceContract:
+    """What every source keeps, whatever it is made of."""
+
+    def query(self, stage: Recall, row: UserRow, **request: object) -> Query:
+        made = Request(request_id="r", user_id="user-4", user=row, **request)  # type: ignore[arg-type]
+        return make_query(made, stage.catalogue, False, NOTHING)
+
+    def test_hits_are_distinct_visible_and_best_first(self, stage: Recall, row: UserRow, name: str) -> None:
+        (item_idx, scores) = stage.sources[name].recall([self.query(stage, row)], 15)[0]
+        assert 0 < item_idx.size <= 15
+        assert len(set(item_idx.tolist())) == item_idx.size
+        assert not set(stage.catalogue.keys[item_idx].tolist()) & set(row.seen.tolist())
+        assert (np.diff(scores) <= 1e-6).all()
+
+    def test_a_batch_answers_as_each_alone(self, stage: Recall, row: UserRow, name: str) -> None:
+        queries = [self.query(stage, row), self.query(stage, row, filters={"category": ("odd",)}), self.query(stage, UserRow())]
+        together = stage.sources[name].recall(queries, 10)
+        for query, (item_idx, scores) in zip(queries, together, strict=True):
+            alone_idx, alone_scores = stage.sources[name].recall([query], 10)[0]
+            assert item_idx.tolist() == alone_idx.tolist()
+            np.testing.assert_allclose(scores, alone_scores, rtol=1e-5)
+
+    def test_filters_and_exclusions_hold(self, stage: Recall, row: UserRow, name: str) -> None:
+        query = self.query(stage, row, filters={"category": ("even",), "year": ("2000", "2002", "2004")}, exclude=("item-10",))
+        (item_idx, _) = stage.sources[name].recall([query], 40)[0]
+        assert {stage.catalogue.item_ids[i] for i in item_idx} <= {"item-12", "item-14"}
+
+    def test_more_than_there_are_is_no_error(self, stage: Recall, row: UserRow, name: str) -> None:
+        (item_idx, _) = stage.sources[name].recall([self.query(stage, row)], 10_000)[0]
+        assert item_idx.size <= len(stage.catalogue)
+
+    def test_an_unknown_user_is_no_error(self, stage: Recall, name: str) -> None:
+        (item_idx, _) = stage.sources[name].recall([self.query(stage, UserRow())], 10)[0]
+        assert item_idx.size == (0 if name in ("two_tower", "covisit") else 10)
+
+
+hits = st.lists(st.lists(st.integers(0, 30), unique=True, max_size=20), min_size=1, max_size=5)
+
+
+@given(hits, st.integers(1, 40))
+def test_merging_keeps_distinct_items_and_at_most_k(lists: list[list[int]], k: int) -> None:
+    keys = item_keys([str(i) for i in range(31)])
+    given_ = [(np.array(x, np.int64), np.arange(len(x), 0, -1).astype(np.float32)) for x in lists]
+    merged = merge(given_, keys, k)
+    union = set().union(*lists)
+    assert len(merged) == min(k, len(union))
+    assert len(set(merged.item_idx.tolist())) == len(merged)
+    assert (np.diff(merged.scores) <= 0).all()
+    for place, item in enumerate(merged.item_idx.tolist()):
+        for column, items in enumerate(lists):
+            expected = items.index(item) if item in items else -1
+            assert merged.source_ranks[place, column] == expected
+            assert bool(merged.sources[place] >> column & 1) == (expected >= 0)
+
+
+def test_a_source_that_fails_is_named_and_passed_over(stage: Recall, row: UserRow) -> None:
+    class Broken:
+        def recall(self, queries: list[Query], k: int) -> list[object]:
+            raise OSError("gone")
+
+    sources = {**stage.sources, "covisit": Broken()}
+    broken = Recall(stage.catalogue, sources, dict.fromkeys(sources, 20), 40, False)  # type: ignore[arg-type]
+    (found,) = broken.recall([Request(request_id="r", user=row)])
+    assert found.missing == ("covisit",)
+    assert len(found) > 0
+
+
+def test_neighbours_of_an_item_are_of_its_taste(stage: Recall) -> None:
+    (found,) = stage.recall([Request(request_id="r", similar_to="item-8")])
+    by_covisit = [stage.catalogue.item_ids[i] for i, r in zip(found.item_idx, found.source_ranks[:, 1], strict=True) if r >= 0]
+    assert by_covisit
+    assert all(int(item[5:]) % 2 == 0 for item in by_covisit)
+    assert "item-8" not in by_covisit
+
+
+def test_withdrawn_items_are_not_recalled(catalogue: Catalogue, row: UserRow) -> None:
+    withdrawn = catalogue.find(["item-2", "item-6"])
+    query = make_query(Request(request_id="r", user=row), catalogue, False, np.sort(withdrawn))
+    assert not query.visible(withdrawn).any()
+
+
+def test_numpy_and_torch_towers_give_the_same_vectors(catalogue: Catalogue) -> None:
+    torch.manual_seed(3)
+    id_rows, content = item_inputs(catalogue, catalogue.keys[:30])
+    assert (id_rows == 0).sum() == len(catalogue) - 30
+    model = TwoTower(TwoTowerConfig(embedding_size=8, hidden_size=12), 30, content.shape[1], 6).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape))
+        weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+        ours = embed_items(weights, id_rows, content)
+        theirs = model.items(torch.from_numpy(id_rows), torch.from_numpy(content))
+        np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-5)
+        histories = [np.array([3]), np.array([5, 1, 9]), np.arange(10)]
+        strengths = [np.linspace(0.2, 1, h.size).astype(np.float32) for h in histories]
+        users = embed_users(weights, [ours[h] for h in histories], strengths)
+        for history, strength, user in zip(histories, strengths, users, strict=True):
+            newest = history[::-1][:6].copy()
+            vectors = theirs[torch.from_numpy(newest)][None]
+            mask = torch.ones(1, newest.size, dtype=torch.bool)
+            expected = model.users(vectors, torch.from_numpy(strength[::-1][:6].copy())[None], mask)
+            np.testing.assert_allclose(user, expected[0].numpy(), atol=1e-5)
+
+
+def test_equal_targets_in_a_batch_are_no_negatives_of_each_other() -> None:
+    users, items = torch.eye(4)[:3], torch.eye(4)[[0, 1, 1]]
+    alone = sampled_softmax_loss(users, items, torch.tensor([0, 1, 1]), torch.zeros(3), 1.0)
+    as_negatives = sampled_softmax_loss(users, items, torch.tensor([0, 1, 2]), torch.zeros(3), 1.0)
+    assert alone < as_negatives
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=6))
+def test_a_training_history_never_holds_its_target_or_another_user(lengths: list[int]) -> None:
+    first = np.cumsum([0, *lengths])
+    sequences = [(np.arange(start, start + n), np.ones(n, np.float32)) for start, n in zip(first[:-1], lengths, strict=True)]
+    examples = cut_examples(sequences)
+    if not examples.train.size:
+        return
+    rows, _, mask = gather_history(examples, examples.train, 5)
+    owner = np.searchsorted(first, examples.train, side="right")
+    for place, position in enumerate(examples.train):
+        history = rows[place][mask[place]]
+        assert (history < position).all()
+        assert (np.searchsorted(first, history, side="right") == owner[place]).all()
+        assert history[0] == position - 1
+    for at, targets in examples.held_out:
+        assert (targets >= at).all()
+        assert not set(targets.tolist()) & set(examples.rows[examples.train].tolist())
+
+
+def test_the_index_finds_what_exact_search_finds() -> None:
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((6000, 16)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    queries = vectors[:50] + 0.1 * rng.standard_normal((50, 16)).astype(np.float32)
+    exact, _ = VectorIndex.build(vectors, 10_000).search(queries, 20)
+    rows, scores = VectorIndex.build(vectors, 1_000).search(queries, 20)
+    shared = np.mean([len(set(a) & set(b)) / 20 for a, b in zip(exact.tolist(), rows.tolist(), strict=True)])
+    assert shared > 0.7
+    assert (np.diff(scores, axis=1) <= 1e-5).all()
+
+
+def test_an_index_loads_from_another_place(tmp_path: Path) -> None:
+    vectors = np.random.default_rng(0).standard_normal((2000, 16)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    (tmp_path / "a").mkdir()
+    index = VectorIndex.build(vectors, 100)
+    index.save(tmp_path / "a")
+    (tmp_path / "a").rename(tmp_path / "b")
+    moved = VectorIndex.load(tmp_path / "b")
+    np.testing.assert_array_equal(moved.search(vectors[:9], 5)[0], index.search(vectors[:9], 5)[0])

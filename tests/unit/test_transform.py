@@ -1,0 +1,109 @@
+"""Features: defined once, blind to the future, the same in parts and as a whole."""
+
+from datetime import timedelta
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reco_ray.config import FeaturesConfig
+from reco_ray.features import ITEM_COLUMNS, USER_COLUMNS, Catalogue, transform, user_view_version
+
+CONFIG = FeaturesConfig(history=5)
+DAY = 86_400_000_000
+
+
+def test_a_user_row_holds_the_newest_events_in_order(
+    events: pl.DataFrame, items: pl.DataFrame, catalogue: Catalogue, as_of: int
+) -> None:
+    rows = transform.user_rows(events, items, catalogue.categories, as_of, CONFIG)
+    mine = events.filter(user_id="user-3").sort("ts")
+    row = rows.filter(user_id="user-3").row(0, named=True)
+    assert row["history"] == mine["item_id"].tail(5).to_list()
+    assert row["seen"] == mine["item_id"].to_list()
+    assert row["as_of"] == mine["ts"].dt.epoch("us").max()
+    assert len(row["features"]) == len(USER_COLUMNS) + 2 * len(catalogue.categories)
+    assert row["features"][0] == pytest.approx(np.log1p(8), abs=1e-5)
+    taste = dict(zip(catalogue.categories, row["features"][len(USER_COLUMNS) :], strict=False))
+    assert taste == pytest.approx({"all": 0.5, "odd": 0.5, "even": 0.0})
+
+
+@given(cut=st.integers(1, 9))
+def test_features_as_of_a_time_never_see_an_event_at_or_after_it(
+    events: pl.DataFrame, items: pl.DataFrame, catalogue: Catalogue, cut: int
+) -> None:
+    until = events["ts"].min() + timedelta(days=cut)  # type: ignore[operator]
+    before = events.filter(pl.col("ts") < until)
+    poisoned = pl.concat([before, events.filter(pl.col("ts") >= until).with_columns(item_id=pl.lit("item-0"))])
+    as_of = int(until.timestamp() * 1e6)
+    kept = poisoned.filter(pl.col("ts") < until)
+    one, other = (transform.user_rows(e, items, catalogue.categories, as_of, CONFIG) for e in (before, kept))
+    assert one.equals(other)
+
+
+@given(st.integers(1, 23))
+def test_sums_over_parts_of_the_users_equal_the_whole(events: pl.DataFrame, items: pl.DataFrame, as_of: int, cut: int) -> None:
+    first = events.filter(pl.col("user_id").str.slice(5).cast(int) < cut)
+    rest = events.filter(pl.col("user_id").str.slice(5).cast(int) >= cut)
+    parts = pl.concat([transform.item_partials(e, as_of, CONFIG) for e in (first, rest)])
+    whole = transform.item_rows(transform.item_partials(events, as_of, CONFIG), items, as_of)
+    names = [c.name for c in ITEM_COLUMNS]
+    np.testing.assert_allclose(
+        transform.item_rows(parts, items, as_of).select(names).to_numpy(), whole.select(names).to_numpy(), atol=2e-5
+    )
+    pairs = pl.concat([transform.covisit_partials(e, CONFIG) for e in (first, rest)])
+    together = transform.covisit_rows(transform.covisit_partials(events, CONFIG), CONFIG)
+    apart = transform.covisit_rows(pairs, CONFIG)
+    assert apart.sort("a", "b").select("a", "b").equals(together.sort("a", "b").select("a", "b"))
+
+
+def test_a_counter_halves_after_its_half_life(events: pl.DataFrame, items: pl.DataFrame, as_of: int) -> None:
+    config = FeaturesConfig(half_life_days=10)
+    one = events.head(1)
+    now = int(one["ts"].dt.epoch("us")[0])
+    fresh, old = (transform.item_partials(one, at, config)["decayed"][0] for at in (now, now + 10 * DAY))
+    assert old == pytest.approx(fresh / 2)
+
+
+def test_neighbours_in_a_checkerboard_are_of_the_same_taste(events: pl.DataFrame) -> None:
+    pairs = transform.covisit_rows(transform.covisit_partials(events, CONFIG), CONFIG)
+    assert pairs.height > 100
+    parity = [(int(a[5:]) - int(b[5:])) % 2 for a, b in pairs.select("a", "b").rows()]
+    assert set(parity) == {0}
+    assert pairs.group_by("a", maintain_order=True).agg(pl.col("score").is_sorted(descending=True))["score"].all()
+
+
+def test_what_says_nothing_for_an_item_or_has_no_consent_is_left_out(events: pl.DataFrame) -> None:
+    raw = events.drop("strength", "positive").head(6)
+    raw = raw.with_columns(
+        type=pl.Series(["impression", "dismiss", "refund", "rating", "rating", "purchase"]),
+        value=pl.Series([None, None, None, 2.0, 4.5, None], dtype=pl.Float32),
+        consent=pl.Series([True, True, True, True, True, False]),
+    )
+    kept = transform.prepare(raw, FeaturesConfig()).sort("strength")
+    assert kept["strength"].to_list() == [0.25, 1.0]
+    assert kept["positive"].to_list() == [False, True]
+
+
+def test_labels_hold_discoveries_only(events: pl.DataFrame) -> None:
+    later = events.filter(user_id="user-0")
+    already = later.head(3).select("user_id", "item_id")
+    labels = transform.label_rows(later, already)
+    assert sorted(labels["item_ids"][0]) == sorted(later["item_id"].tail(-3))
+
+
+def test_the_catalogue_finds_items_by_id_and_survives_saving(catalogue: Catalogue, tmp_path: object) -> None:
+    catalogue.save(tmp_path)  # type: ignore[arg-type]
+    back = Catalogue.load(tmp_path)  # type: ignore[arg-type]
+    assert back.find(["item-7", "nobody"]).tolist() == [catalogue.item_ids.index("item-7"), -1]
+    np.testing.assert_array_equal(back.features, catalogue.features)
+    np.testing.assert_array_equal(back.in_category, catalogue.in_category)
+    assert back.titles == catalogue.titles
+
+
+def test_the_user_views_version_changes_with_its_meaning() -> None:
+    assert user_view_version(FeaturesConfig(), ["a"]) == user_view_version(FeaturesConfig(), ["a"])
+    assert user_view_version(FeaturesConfig(), ["a"]) != user_view_version(FeaturesConfig(history=9), ["a"])
+    assert user_view_version(FeaturesConfig(), ["a"]) != user_view_version(FeaturesConfig(), ["b"])
