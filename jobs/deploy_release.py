@@ -3,15 +3,14 @@
 from reco_ray.cluster import embedded_store, ray_session
 from reco_ray.compose import job
 from reco_ray.config import PipelineConfig
-from reco_ray.release import newest
-from reco_ray.serve.deploy import DeployReport, deploy
+from reco_ray.workflow.deploy import deploy_release
 
 
 @job("deploy_release")
-def main(config: PipelineConfig) -> DeployReport:
+def main(config: PipelineConfig) -> None:
     """Run a release behind the gateway and send all traffic to it."""
     with embedded_store(config) as store, ray_session(config.cluster) as dashboard:
-        return deploy(config, config.release or newest(config.root), store, dashboard)
+        deploy_release(config, store, dashboard)
 
 
 if __name__ == "__main__":

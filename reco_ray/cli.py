@@ -31,15 +31,14 @@ _Overrides = typer.Argument(None, help="Hydra overrides, e.g. root=/data/reco pr
 @app.command()
 def demo(overrides: list[str] | None = _Overrides) -> None:
     """Run everything once on MovieLens: import to evaluation, a release behind HTTP, five films for one user."""
-    from reco_ray.serve.deploy import deploy
     from reco_ray.workflow import STEPS, run_all
+    from reco_ray.workflow.deploy import deploy_release
 
     config = _config(overrides)
     with embedded_store(config) as store, ray_session(config.cluster) as dashboard:
         outputs = run_all(STEPS, config)
-        release = str(outputs["publish_release"].facts["release"])
-        deploy(config, release, store, dashboard)
-        url = f"http://{config.serve.host}:{config.serve.port}"
+        config.release = str(outputs["publish_release"].facts["release"])
+        url = deploy_release(config, store, dashboard).url
         user_id = _somebody(config)
         answer = (
             httpx.post(f"{url}/v1/recommendations", json={"user_id": user_id, "k": 5}, timeout=30).raise_for_status().json()
@@ -54,19 +53,17 @@ def demo(overrides: list[str] | None = _Overrides) -> None:
 @app.command()
 def serve(overrides: list[str] | None = _Overrides) -> None:
     """Serve the newest release until Ctrl-C; jobs can be submitted to the same cluster meanwhile."""
-    from reco_ray.release import newest
-    from reco_ray.serve.deploy import deploy
+    from reco_ray.workflow.deploy import deploy_release
 
     config = _config(overrides)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    release = config.release or newest(config.root)
     with embedded_store(config) as store, ray_session(config.cluster) as dashboard:
-        deploy(config, release, store, dashboard)
-        url = f"http://{config.serve.host}:{config.serve.port}"
+        report = deploy_release(config, store, dashboard)
+        url = report.url
         example = json.dumps({"user_id": _somebody(config), "k": 5})
-        _console.print(f"serving {release} on {url} (API page: {url}/docs; Ray: {dashboard})")
+        _console.print(f"serving release {report.release} on {url} (API page: {url}/docs; Ray: {dashboard})")
         _console.print("no API keys in the local profile: it listens on the loopback interface only")
         _console.print(f"  curl -s {url}/v1/recommendations -H 'content-type: application/json' -d '{example}'", soft_wrap=True)
         _console.print("Ctrl-C ends it")

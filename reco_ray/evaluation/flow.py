@@ -38,7 +38,7 @@ def run_stages(folder: str, users: pl.DataFrame, labels: pl.DataFrame, seed: int
         fn_constructor_kwargs={"folder": folder, "seed": seed, "k": k},
         batch_size=64,
         batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(size=2),
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=2),
         num_cpus=0.5,
     )
     frame = pl.concat([pl.DataFrame(b) for b in answered.iter_batches(batch_size=None, batch_format="pyarrow") if b.num_rows])

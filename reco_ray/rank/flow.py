@@ -35,7 +35,7 @@ def build_training_set(folder: str, users: pl.DataFrame, labels: pl.DataFrame) -
         fn_constructor_kwargs={"folder": folder},
         batch_size=_USERS_PER_BATCH,
         batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(size=2),
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=2),
         num_cpus=0.5,
     )
     frame = pl.concat([pl.DataFrame(b) for b in rows.iter_batches(batch_size=None, batch_format="pyarrow") if b.num_rows])

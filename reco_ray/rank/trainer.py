@@ -60,7 +60,8 @@ def train_ranker(
         train_loop_config={
             "params": {
                 "objective": "rank:ndcg",
-                "eval_metric": "ndcg@10",
+                # the last one stops the training: over a long list it is far less noisy than over ten places
+                "eval_metric": ["ndcg@10", "ndcg@100"],
                 "lambdarank_pair_method": "topk",
                 "lambdarank_num_pair_per_sample": 20,
                 "tree_method": "hist",

@@ -72,16 +72,17 @@ def allowed(request: Request, catalogue: Catalogue) -> NDArray[np.bool_] | None:
 
     Attributes are ``category`` and ``year``; the gateway refuses others.
     """
-    mask: NDArray[np.bool_] | None = None
+    if not request.filters:
+        return None
+    mask = np.ones(len(catalogue), np.bool_)
     for attribute, values in request.filters.items():
         if attribute == "category":
             columns = [catalogue.categories.index(v) for v in values if v in catalogue.categories]
-            passes: NDArray[np.bool_] = (catalogue.in_category[:, columns] > 0).any(axis=1)
+            mask &= (catalogue.in_category[:, columns] > 0).any(axis=1)
         elif attribute == "year":
-            passes = np.asarray(np.isin(catalogue.years, [int(v) for v in values]))
+            mask &= np.isin(catalogue.years, [int(v) for v in values])
         else:
             raise ValueError(f"filter attribute is {attribute!r}, expected 'category' or 'year'")
-        mask = passes if mask is None else mask & passes
     return mask
 
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 
 import httpx
 
-from reco_ray.config import PipelineConfig
+from reco_ray.config import PipelineConfig, Topology
 from reco_ray.errors import ConfigError, NotReadyError
 from reco_ray.release import open_release, verify
 from reco_ray.serve.render import GATEWAY, application_name, render
@@ -84,7 +84,7 @@ def deploy(
     _check_http(details, config)
     with OnlineStore(store_url, config.store.namespace) as store:
         before = store.traffic()
-        keep = _to_keep(release_id, before, config.serve.keep_releases)
+        keep = _to_keep(release_id, before, details, config)
         wanted = render(config, keep, store_url)
         staying = [app for app in _deployed(details) if app["name"] not in {each["name"] for each in wanted["applications"]}]
         removed = tuple(sorted(app["name"] for app in staying))
@@ -123,10 +123,12 @@ def _check_http(details: Mapping[str, Any], config: PipelineConfig) -> None:
         )
 
 
-def _to_keep(release_id: str, before: Traffic, n: int) -> list[str]:
-    """The new release, and the newest before it: those with traffic first, then those kept warm."""
+def _to_keep(release_id: str, before: Traffic, details: Mapping[str, Any], config: PipelineConfig) -> list[str]:
+    """The new release, and the newest before it that run: those with traffic first, then those kept warm."""
     others = sorted((r for r in before.weights if r != release_id), key=lambda r: (-before.weights[r], r))
-    return [release_id, *others[: max(0, n - 1)]]
+    if config.serve.topology is Topology.staged:  # a record may be older than this Serve, and name what is not there
+        others = [r for r in others if _status(details, application_name(r)) != "absent"]
+    return [release_id, *others[: max(0, config.serve.keep_releases - 1)]]
 
 
 def _deployed(details: Mapping[str, Any]) -> list[dict[str, Any]]:

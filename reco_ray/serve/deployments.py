@@ -103,6 +103,7 @@ class Gateway:
     """Owns HTTP, users and traffic: the shell around `service.GatewayService`."""
 
     async def __init__(self, args: GatewayArgs) -> None:  # type: ignore[misc]
+        _share_serve_log()
         self._store = OnlineStore(args.store_url, args.namespace, timeout_s=args.store_timeout_ms / 1e3)
         metrics = GatewayMetrics()
         connect = _connect_fused(args) if args.topology == "fused" else _connect_staged(args)
@@ -124,7 +125,21 @@ class Gateway:
             raise NotReadyError("the task that follows the traffic record has ended; the replica must be replaced")
 
 
+def _share_serve_log() -> None:
+    """Send this package's log to the replica's own file.
+
+    Past Serve's buffer, which throughput mode fills with 1,000 lines before it writes one.
+    """
+    package = logging.getLogger("reco_ray")
+    if not package.handlers:
+        package.setLevel(logging.INFO)
+        package.propagate = False
+        for handler in logging.getLogger("ray.serve").handlers:
+            package.addHandler(getattr(handler, "target", None) or handler)
+
+
 def _load(root: str, release_id: str, loader: str) -> Loader:
+    _share_serve_log()
     started = time.monotonic()
     found = find_loader(loader)(root, release_id)
     log.info("opened release %s in %.1f s", release_id, time.monotonic() - started)
@@ -134,8 +149,13 @@ def _load(root: str, release_id: str, loader: str) -> Loader:
 def _connect_staged(args: GatewayArgs) -> Callable[[str], Awaitable[Stages[Any, Any, Any]]]:
     async def connect(release_id: str) -> Stages[Any, Any, Any]:
         app = application_name(release_id)
-        # in a thread: getting a handle asks the controller and blocks
-        handles = [await asyncio.to_thread(_handle, name, app) for name in ("Recall", "Ranker", "Reranker")]
+        # getting a handle asks the controller and blocks, so in a thread; using it needs this loop
+        found = [await asyncio.to_thread(serve.get_deployment_handle, name, app) for name in ("Recall", "Ranker", "Reranker")]
+        # lists of bytes over gRPC: plain pickle, which writes them faster than the default, cloudpickle
+        handles = [
+            handle.options(_by_reference=False, request_serialization="pickle", response_serialization="pickle")
+            for handle in found
+        ]
         stages = Remote(
             _caller(handles[0].recall),
             _caller(handles[1].score),
@@ -164,12 +184,6 @@ def _connect_fused(args: GatewayArgs) -> Callable[[str], Awaitable[Stages[Any, A
         return stages
 
     return connect
-
-
-def _handle(deployment: str, app: str) -> DeploymentHandle:
-    handle = serve.get_deployment_handle(deployment, app_name=app)
-    # lists of bytes over gRPC: plain pickle writes them twice as fast as the default, cloudpickle
-    return handle.options(_by_reference=False, request_serialization="pickle", response_serialization="pickle")
 
 
 def _caller(method: Any) -> Callable[..., Awaitable[Blocks]]:

@@ -68,8 +68,9 @@ class Fleet:
         poll: Callable[[], Awaitable[Traffic]],
         connect: Callable[[str], Awaitable[Stages[Any, Any, Any]]],
         interval_s: float = 1.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._poll, self._connect, self._interval_s = poll, connect, interval_s
+        self._poll, self._connect, self._interval_s, self._clock = poll, connect, interval_s, clock
         self._routes: dict[str, Route] = {}
         self._main: Route | None = None
         self._retry_at: dict[str, tuple[float, float]] = {}  # release -> (time, pause) after a failed connect
@@ -126,8 +127,9 @@ class Fleet:
             if traffic.version != self.traffic.version:
                 log.info("traffic record %d: %s", traffic.version, dict(traffic.weights))
                 self.traffic = traffic
+                self._retry_at.clear()  # whoever wrote it may have mended what failed
         for release in self.traffic.weights:
-            due = time.monotonic() >= self._retry_at.get(release, (0.0, 0.0))[0]
+            due = self._clock() >= self._retry_at.get(release, (0.0, 0.0))[0]
             if due and release not in self._routes and release not in self._loading:
                 # in a task of its own: a release that hangs must not hold up a rollback
                 self._loading[release] = asyncio.create_task(self._load(release))
@@ -145,7 +147,7 @@ class Fleet:
             stages = await self._connect(release)
         except Exception as exc:
             pause = min(_MAX_BACKOFF_S, 2 * self._retry_at.get(release, (0.0, 0.25))[1])
-            self._retry_at[release] = (time.monotonic() + pause, pause)
+            self._retry_at[release] = (self._clock() + pause, pause)
             log.warning("release %s cannot be loaded, next try in %.1f s: %s: %s", release, pause, type(exc).__name__, exc)
             return
         finally:

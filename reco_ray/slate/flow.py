@@ -28,7 +28,7 @@ def write_slates(folder: str, users: pl.DataFrame, release: str, k: int, users_p
         fn_constructor_kwargs={"folder": folder, "release": release, "k": k, "made_ts": datetime.now(UTC)},
         batch_size=users_per_task,
         batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(size=2),
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=2),
         num_cpus=0.5,
     )
     slates.write_parquet(target)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from reco_ray import __version__
 from reco_ray.config import PipelineConfig
 from reco_ray.errors import ArtifactError
 from reco_ray.hashing import digest
@@ -147,7 +148,8 @@ def _ancestors(steps: Sequence[Step], name: str) -> set[str]:
 
 
 def _key(step: Step, config: PipelineConfig, inputs: Mapping[str, Output]) -> str:
-    return digest(step.name, repr(step.settings(config)), *(f"{n}={o.content}" for n, o in sorted(inputs.items())))
+    # another version of the code may mean something else by the same settings
+    return digest(step.name, __version__, repr(step.settings(config)), *(f"{n}={o.content}" for n, o in sorted(inputs.items())))
 
 
 def _uri(step: Step, config: PipelineConfig, key: str) -> str:

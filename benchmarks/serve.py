@@ -1,0 +1,149 @@
+"""What serving costs: the pipeline in one process, behind FastAPI + uvicorn, and behind Ray Serve, staged and fused.
+
+``python benchmarks/serve.py --out FILE`` measures all in one run and writes requests/s and latencies at 1, 8 and 32 closed-loop
+clients, and the ratios to uvicorn at 32 clients. Absolute numbers drift with the machine; the ratios are the result.
+"""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import httpx
+import synthetic
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from reco_ray.cluster import embedded_store, ray_session
+from reco_ray.compose import compose_config
+from reco_ray.config import PipelineConfig, Topology
+from reco_ray.serve.deploy import deploy
+from reco_ray.slate import Pipeline
+from reco_ray.store import OnlineStore
+from reco_ray.types import Request
+
+CLIENTS = (1, 8, 32)
+RELEASE = "bench"
+USERS = 1_000
+HERE = Path(__file__).parent
+
+
+def main(out: Annotated[Path, typer.Option()], seconds: float = 8.0, items: int = 100_000, candidates: int = 500) -> None:
+    """Measure and write the result; exits with 1 when something could not be measured."""
+    with tempfile.TemporaryDirectory(prefix="reco-bench-", ignore_cleanup_errors=True) as root:
+        config = compose_config([f"root={root}", "store.port=6395", "store.namespace=bench", "serve.port=8010"])
+        folder = synthetic.publish(root, RELEASE, items, candidates)
+        bodies = Path(root) / "bodies.jsonl"
+        bodies.write_text("\n".join(json.dumps({"user_id": f"user-{i}", "k": 20}) for i in range(USERS)))
+        measured: dict[str, dict[str, dict[str, float]]] = {"in-process, 1 core": {"1": _in_process(folder, items, seconds)}}
+        with embedded_store(config) as store_url:
+            with OnlineStore(store_url, config.store.namespace) as store:
+                store.write_users(synthetic.users(USERS, items), synthetic.USER_VIEW)
+            with _uvicorn(folder, store_url) as url:
+                measured["uvicorn, 2 workers"] = _load(url, bodies, seconds)
+            with ray_session(config.cluster) as dashboard:
+                for topology in (Topology.staged, Topology.fused):
+                    config.serve.topology = topology
+                    _roomy(config)
+                    url = deploy(config, RELEASE, store_url, dashboard, user_view=synthetic.USER_VIEW).url
+                    measured[f"Serve, {topology.value}"] = _load(url, bodies, seconds)
+            with _uvicorn(folder, store_url) as url:
+                measured["uvicorn, again"] = _load(url, bodies, seconds)
+    base = (measured["uvicorn, 2 workers"]["32"]["per_s"] + measured["uvicorn, again"]["32"]["per_s"]) / 2
+    checks = [
+        {
+            "name": f"{t.value}_vs_uvicorn",
+            "value": round(measured[f"Serve, {t.value}"]["32"]["per_s"] / base, 3),
+            "unit": "ratio",
+        }
+        for t in (Topology.fused, Topology.staged)
+    ]
+    case = {"items": items, "candidates": candidates, "trees": 200, "depth": 6, "k": 20, "seconds": seconds}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps({"checks": checks, "case": case, "measured": measured}, indent=1))
+    _show(measured, checks)
+    failed = sum(int(m.get("errors", 0)) for by_clients in measured.values() for m in by_clients.values())
+    if failed:
+        Console(stderr=True).print(f"{failed} requests failed: nothing was measured that counts")
+        raise typer.Exit(1)
+
+
+def _roomy(config: PipelineConfig) -> None:
+    """Two replicas at most of anything: the two cores are the limit, not the configuration."""
+    for size in (config.serve.recall, config.serve.ranker, config.serve.reranker):
+        size.min_replicas, size.max_replicas = 1, 1
+
+
+def _in_process(folder: Path, items: int, seconds: float) -> dict[str, float]:
+    pipeline = Pipeline.load(folder)
+    requests = [Request(request_id="r", user_id=u, k=20, user=row) for u, row in synthetic.users(200, items)]
+    latencies: list[float] = []
+    end = time.perf_counter() + seconds
+    while (started := time.perf_counter()) < end:
+        pipeline.run([requests[len(latencies) % len(requests)]])
+        latencies.append(time.perf_counter() - started)
+    latencies.sort()
+    p50, p95, p99 = (1e3 * latencies[int(q * len(latencies))] for q in (0.5, 0.95, 0.99))
+    return {"per_s": len(latencies) / seconds, "p50_ms": p50, "p95_ms": p95, "p99_ms": p99}
+
+
+@contextlib.contextmanager
+def _uvicorn(folder: Path, store_url: str) -> Iterator[str]:
+    command = [sys.executable, "-m", "uvicorn", "baseline:app", "--port", "8011", "--workers", "2", "--no-access-log"]
+    command += ["--loop", "uvloop", "--log-level", "warning"]
+    env = os.environ | {"BENCH_RELEASE": str(folder), "BENCH_STORE": store_url, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, cwd=HERE, env=env)
+    url = "http://127.0.0.1:8011"
+    try:
+        _await(f"{url}/openapi.json")
+        yield url
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+
+
+def _await(url: str) -> None:
+    pause = threading.Event()
+    for _ in range(300):
+        with contextlib.suppress(httpx.HTTPError):
+            if httpx.get(url).status_code == 200:
+                return
+        pause.wait(0.2)
+    raise typer.Exit(1)
+
+
+def _load(url: str, bodies: Path, seconds: float) -> dict[str, dict[str, float]]:
+    found = {}
+    _client(url, bodies, 8, 2.0)  # warm-up
+    for clients in CLIENTS:
+        found[str(clients)] = _client(url, bodies, clients, seconds)
+    return found
+
+
+def _client(url: str, bodies: Path, clients: int, seconds: float) -> dict[str, float]:
+    command = [sys.executable, str(HERE / "client.py"), f"{url}/v1/recommendations", str(bodies)]
+    command += ["--connections", str(clients), "--seconds", str(seconds)]
+    result: dict[str, float] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return result
+
+
+def _show(measured: dict[str, dict[str, dict[str, float]]], checks: list[dict[str, object]]) -> None:
+    table = Table("", "clients", "requests/s", "p50 ms", "p95 ms", "p99 ms", title="serving, closed loop")
+    for name, by_clients in measured.items():
+        for clients, m in by_clients.items():
+            table.add_row(name, clients, f"{m['per_s']:.0f}", *(f"{m[p]:.1f}" for p in ("p50_ms", "p95_ms", "p99_ms")))
+    Console().print(table)
+    for check in checks:
+        Console().print(f"{check['name']} = {check['value']}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,76 @@
+"""The synthetic case of the benchmarks: a release and users of a given size, without training data.
+
+100,000 items with vectors of 64 dimensions, 500 candidates with 28 features, 200 trees of depth 6: the weights are random, the
+formats, stages and costs are those of any release.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+import xgboost
+
+from reco_ray.config import RecallConfig, RerankConfig, SourceName, TwoTowerConfig
+from reco_ray.features import ITEM_COLUMNS, USER_COLUMNS, Catalogue
+from reco_ray.hashing import item_keys
+from reco_ray.rank.stage import COLUMNS_FILE, MODEL_FILE, rank_features
+from reco_ray.recall.tower import TwoTower
+from reco_ray.recall.two_tower import item_inputs, save_weights
+from reco_ray.release import assemble, release_uri, seal
+from reco_ray.types import UserRow
+
+__all__ = ["USER_VIEW", "publish", "users"]
+
+USER_VIEW = "bench"
+_CATEGORIES = 10
+
+
+def publish(root: str, release_id: str, items: int = 100_000, candidates: int = 500, trees: int = 200, depth: int = 6) -> Path:
+    """Publish a release of this size under ``root``."""
+    rng = np.random.default_rng(0)
+    ids = [f"item-{i}" for i in range(items)]
+    table = pl.DataFrame(
+        {
+            "item_id": ids,
+            "title": [f"Title {i}" for i in range(items)],
+            "categories": [[f"c{j}" for j in row] for row in rng.integers(0, _CATEGORIES, (items, 2)).tolist()],
+            "year": rng.integers(1980, 2026, items).astype(np.int32),
+            "available": np.ones(items, bool),
+        }
+    )
+    counts = rng.zipf(1.3, items).clip(1, 10_000)
+    rows = pl.DataFrame({"item_id": ids, "n": counts, "n_positive": counts}).with_columns(
+        pl.Series(c.name, rng.random(items, np.float32)) for c in ITEM_COLUMNS
+    )
+    target = Path(release_uri(root, release_id))
+    parts = target.parent.parent / "parts"
+    for folder in (target, parts):
+        folder.mkdir(parents=True)
+    catalogue = Catalogue.build(table, rows)
+    torch.manual_seed(0)
+    id_rows, content = item_inputs(catalogue, catalogue.keys)
+    towers = TwoTower(TwoTowerConfig(), int(id_rows.max()), content.shape[1], 50)
+    save_weights(parts, {name: tensor.numpy() for name, tensor in towers.state_dict().items()}, catalogue.keys)
+    recall = RecallConfig(quotas={SourceName.two_tower: candidates}, candidates=candidates)
+    pairs = pl.DataFrame(schema={"a": pl.String, "b": pl.String, "score": pl.Float32})
+    assemble(target, table, rows, pairs, recall, RerankConfig(), parts, None)
+    columns = rank_features(target).columns
+    x = rng.random((20_000, len(columns)), np.float32)
+    matrix = xgboost.DMatrix(x, label=rng.integers(0, 4, len(x)), qid=np.repeat(np.arange(len(x) // 100), 100))
+    model = xgboost.train({"objective": "rank:ndcg", "max_depth": depth, "min_child_weight": 0, "seed": 0}, matrix, trees)
+    model.save_model(str(target / MODEL_FILE))
+    (target / COLUMNS_FILE).write_text(json.dumps(columns))
+    seal(target, release_id, USER_VIEW, {"made_ts": "2026-01-01", "synthetic": True})
+    return target
+
+
+def users(n: int, items: int, history: int = 50) -> Iterator[tuple[str, UserRow]]:
+    """Users with random histories, and the features that belong to them."""
+    rng = np.random.default_rng(1)
+    for i in range(n):
+        keys = item_keys([f"item-{j}" for j in rng.integers(0, items, history)])
+        features = rng.random(len(USER_COLUMNS) + 2 * _CATEGORIES, np.float32)
+        yield f"user-{i}", UserRow(keys, np.ones(history, np.float32), np.sort(keys), features, 1)

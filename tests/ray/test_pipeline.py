@@ -1,0 +1,173 @@
+"""The whole workflow on files of a user's own, on the shared cluster: every step, a kill, and what runs again."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from reco_ray.compose import compose_config
+from reco_ray.config import PipelineConfig
+from reco_ray.lake import tables
+from reco_ray.release import open_release
+from reco_ray.slate import Pipeline
+from reco_ray.types import Request
+from reco_ray.workflow import STEPS, Output, run_all, run_one
+
+USERS, ITEMS, EVENTS = 90, 120, 24
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """People of two tastes who come back over a hundred days: a global cut in time is possible."""
+    folder = tmp_path_factory.mktemp("files")
+    rng = np.random.default_rng(5)
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    rows = []
+    for user in range(USERS):
+        own = [item for item in range(ITEMS) if item % 2 == user % 2]
+        days = np.sort(rng.uniform(0, 100, EVENTS))
+        for day, item in zip(days, rng.permutation(own)[:EVENTS], strict=True):
+            rows.append({"who": f"w{user}", "what": f"a{item}", "when": (start + timedelta(days=float(day))).isoformat()})
+    pl.DataFrame(rows).write_csv(folder / "events.csv")
+    items = [{"what": f"a{i}", "title": f"Article {i}", "categories": "even" if i % 2 == 0 else "odd"} for i in range(ITEMS)]
+    pl.DataFrame(items).write_ndjson(folder / "items.jsonl")
+    return folder
+
+
+def overrides(root: Path, files: Path) -> list[str]:
+    return [
+        f"root={root}",
+        "source=files",
+        f"source.events={files}/events.csv",
+        f"source.items={files}/items.jsonl",
+        "source.columns.user_id=who",
+        "source.columns.item_id=what",
+        "source.columns.ts=when",
+        "split.min_test_users=50",
+        "recall.two_tower.epochs=4",
+        "recall.two_tower.batch_size=64",
+        "recall.exact_below=50",
+        "rank.rounds=20",
+        "batch.k=5",
+    ]
+
+
+@pytest.fixture(scope="module")
+def config(files: Path, tmp_path_factory: pytest.TempPathFactory) -> PipelineConfig:
+    return compose_config(overrides(tmp_path_factory.mktemp("root"), files))
+
+
+@pytest.fixture(scope="module")
+def outputs(ray_cluster: str, config: PipelineConfig) -> dict[str, Output]:
+    return run_all(STEPS, config)
+
+
+def test_every_step_leaves_its_output(outputs: dict[str, Output], config: PipelineConfig) -> None:
+    assert list(outputs) == [step.name for step in STEPS]
+    assert outputs["import_dataset"].facts["events_new"] == USERS * EVENTS
+    assert outputs["build_features"].facts["split"]["kind"] == "global_time"  # type: ignore[index]
+    slates = pl.read_parquet(f"{outputs['recommend_batch'].uri}/slates/*.parquet")
+    assert slates.height == USERS
+    assert slates["item_ids"].list.len().to_list() == [5] * USERS
+    assert slates["item_ids"].list.n_unique().to_list() == [5] * USERS
+    assert (Path(config.root) / "mlflow.db").is_file()
+
+
+def test_the_report_holds_every_stage_and_personal_ones_beat_the_popular_list(outputs: dict[str, Output]) -> None:
+    report = json.loads((outputs["evaluate"].folder() / "report.json").read_text())
+    ndcg = {stage["stage"]: stage["metrics"]["ndcg"]["mean"] for stage in report["stages"]}
+    assert list(ndcg) == ["random", "popular", "two_tower", "covisit", "recall", "recall+rank", "+rerank"]
+    assert ndcg["recall+rank"] > ndcg["popular"]
+    assert {c["name"] for c in report["checks"]} == {f"{n}_ndcg10" for n in ("popular", "recall", "ranked", "reranked")}
+    assert "<html" in (outputs["evaluate"].folder() / "report.html").read_text()
+
+
+def test_nothing_after_the_cut_feeds_the_snapshot_that_is_tested(outputs: dict[str, Output], config: PipelineConfig) -> None:
+    features = outputs["build_features"]
+    labels = tables.read(config.root, "labels", where=pl.col("part") == f"{features.key}-test")
+    users = tables.read(config.root, "features_users", where=pl.col("snapshot") == f"{features.key}-eval")
+    joined = users.join(labels, on="user_id")
+    assert joined.height > 50
+    for row in joined.iter_rows(named=True):
+        assert not set(row["seen"]) & set(row["item_ids"])
+        assert row["as_of"] <= features.facts["as_of"]["eval"]  # type: ignore[index]
+
+
+def test_the_release_recommends_a_users_own_taste(outputs: dict[str, Output], config: PipelineConfig) -> None:
+    from reco_ray.rank.flow import user_row
+
+    release = str(outputs["publish_release"].facts["release"])
+    pipeline = Pipeline.load(open_release(config.root, release))
+    snapshot = f"{outputs['build_features'].key}-live"
+    rows = tables.read(config.root, "features_users", where=pl.col("snapshot") == snapshot).sort("user_id")
+    slates = pipeline.run([Request(request_id="r", user_id=r["user_id"], k=5, user=user_row(r)) for r in rows.to_dicts()])
+    own = [
+        int(item[1:]) % 2 == int(user[1:]) % 2
+        for user, slate in zip(rows["user_id"], slates, strict=True)
+        for item in slate.item_ids
+    ]
+    assert np.mean(own) > 0.9
+    assert all(not slate.degraded for slate in slates)
+
+
+def test_a_second_run_does_nothing_and_one_deleted_output_runs_what_follows(
+    outputs: dict[str, Output], config: PipelineConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    def ran() -> list[str]:
+        caplog.clear()
+        with caplog.at_level("INFO", logger="reco_ray.workflow.graph"):
+            run_all(STEPS, config)
+        return [r.getMessage().split()[1].rstrip(":") for r in caplog.records if r.getMessage().endswith(": running")]
+
+    assert ran() == []
+    shutil.rmtree(outputs["evaluate"].uri)
+    assert ran() == ["evaluate", "publish_release", "recommend_batch"]
+
+
+def test_a_killed_training_ends_as_an_undisturbed_one(
+    ray_cluster: str, outputs: dict[str, Output], files: Path, tmp_path: Path
+) -> None:
+    import ray
+
+    environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    command = [sys.executable, str(REPOSITORY / "jobs/run_pipeline.py"), *overrides(tmp_path, files), "only=train_embeddings"]
+    log = tmp_path / "log"
+    with log.open("wb") as sink:
+        process = subprocess.Popen(command, env=environment, stdout=sink, stderr=sink)
+    pause, checkpoints = threading.Event(), 0
+    while process.poll() is None and checkpoints < 2:
+        checkpoints = len(list(tmp_path.glob("train/*/checkpoint_*")))
+        pause.wait(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert checkpoints >= 2, log.read_text()[-2000:]
+    assert not (tmp_path / "steps/train_embeddings").exists(), "killed before its output was published"
+    again = run_all(STEPS, compose_config(overrides(tmp_path, files)), upto="train_embeddings")
+    assert again["train_embeddings"].content == outputs["train_embeddings"].content
+
+
+def test_the_starter_rung_publishes_lists_and_rules_without_training(
+    ray_cluster: str, outputs: dict[str, Output], files: Path, tmp_path: Path
+) -> None:
+    config = compose_config([*overrides(tmp_path, files), "profile=starter"])
+    found = run_all(STEPS, config, upto="publish_release")
+    assert "train_embeddings" not in found
+    assert "train_ranker" not in found
+    pipeline = Pipeline.load(open_release(config.root, str(found["publish_release"].facts["release"])))
+    (slate,) = pipeline.run([Request(request_id="r", user_id="stranger", k=5)])
+    assert len(slate.item_ids) == 5
+    assert slate.degraded == ("unknown_user",)
+
+
+def test_one_job_alone_runs_on_the_outputs_before_it(outputs: dict[str, Output], config: PipelineConfig) -> None:
+    assert run_one(STEPS, config, "train_ranker").content == outputs["train_ranker"].content

@@ -1,0 +1,310 @@
+"""HTTP without a cluster: what is accepted, what an answer holds, what a problem says, and that OpenAPI tells the same."""
+
+import asyncio
+import json
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from reco_ray.serve.asgi import HttpApp
+from reco_ray.serve.calls import CALLS
+from reco_ray.serve.contract import ReadinessAnswer
+from reco_ray.serve.fleet import Fleet
+from reco_ray.serve.openapi import schema
+from reco_ray.serve.pipeline import LoggingObserver
+from reco_ray.serve.service import GatewayService
+from reco_ray.store import Traffic
+from reco_ray.types import EMPTY_USER, Request, Slate, UserRow
+
+KNOWN = UserRow(as_of=1)
+
+
+class Echo:
+    """Stages whose slate shows the request: one item per place; item "gone" is unknown."""
+
+    def __init__(self) -> None:
+        self.seen: list[Request] = []
+
+    def prepare(self, request: Request) -> Request:
+        self.seen.append(request)
+        return request
+
+    async def recall(self, query: Request) -> int:
+        return query.k
+
+    async def score(self, query: Request, found: int) -> int:
+        return found
+
+    async def arrange(self, query: Request, found: int, scored: int) -> Slate:
+        ids = tuple(f"i{i}" for i in range(found))
+        scores = np.arange(found, 0, -1, dtype=np.float32)
+        if found > 1:
+            scores[-1] = np.nan
+        degraded = ("unknown_item",) if query.similar_to == "gone" else () if query.user.as_of else ("unknown_user",)
+        ones = np.ones(found, np.float32)
+        return Slate(query.request_id, ids, ids, scores, ones, tuple(("popular",) for _ in ids), degraded)
+
+    def recall_order(self, found: int) -> int:
+        return found
+
+
+class Store:
+    """Knows one user; may be away."""
+
+    def __init__(self) -> None:
+        self.away = False
+
+    async def user(self, user_id: str, view: str) -> UserRow:
+        if self.away:
+            raise OSError("away")
+        return KNOWN if user_id == "known" else EMPTY_USER
+
+    async def alive(self) -> bool:
+        return not self.away
+
+
+class World:
+    """A gateway over fakes."""
+
+    def __init__(self, *, release: str = "rel") -> None:
+        self.stages, self.store = Echo(), Store()
+        self.traffic = Traffic(1, {release: 1.0}, {release: "v1"}) if release else Traffic()
+
+        async def poll() -> Traffic:
+            return self.traffic
+
+        async def connect(release_id: str) -> Echo:
+            return self.stages
+
+        self.fleet = Fleet(poll, connect)
+        service = GatewayService(self.store, self.fleet, LoggingObserver(), topology="fused", replica="r0")
+        self.app = HttpApp(service, deadline_ms=1000, max_deadline_ms=2000)
+
+    def ask(self, method: str, path: str, **more: Any) -> httpx.Response:
+        async def ask() -> httpx.Response:
+            await self.fleet.load_now(5)
+            transport = httpx.ASGITransport(self.app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://reco") as client:
+                return await client.request(method, path, **more)
+
+        return asyncio.run(ask())
+
+    def post(self, body: object, path: str = "/v1/recommendations", **more: Any) -> httpx.Response:
+        return self.ask("POST", path, json=body, **more)
+
+
+def problem(response: httpx.Response) -> dict[str, Any]:
+    assert response.headers["content-type"] == "application/problem+json"
+    found: dict[str, Any] = response.json()
+    assert set(found) == {"type", "title", "status", "detail", "instance", "errors"}
+    assert found["status"] == response.status_code
+    return found
+
+
+def test_a_slate_counts_positions_from_one_and_names_release_and_variant() -> None:
+    response = World().post({"user_id": "known", "k": 3}, headers={"x-request-id": "abc-1"})
+    answer = response.json()
+    assert response.status_code == 200
+    assert {name: answer[name] for name in ("request_id", "release", "variant", "degraded")} == {
+        "request_id": "abc-1",
+        "release": "rel",
+        "variant": "main",
+        "degraded": [],
+    }
+    assert [item["position"] for item in answer["items"]] == [1, 2, 3]
+    assert answer["items"][0] == {"item_id": "i0", "title": "i0", "score": 3.0, "position": 1, "reasons": ["popular"]}
+    assert answer["items"][2]["score"] is None, "a score that is not finite is null"
+    for stage in ("user", "recall", "rank", "rerank", "total"):
+        assert f"{stage};dur=" in response.headers["server-timing"]
+
+
+def test_every_field_reaches_the_stages() -> None:
+    world = World()
+    body = {
+        "user_id": "known",
+        "k": 7,
+        "surface": "email",
+        "context": {"device": "tv", "locale": "de"},
+        "session": ["a", "b"],
+        "filters": {"category": ["Comedy", "Drama"], "year": ["1999"]},
+        "exclude": ["c"],
+        "explain": True,
+    }
+    answer = world.post(body).json()
+    request = world.stages.seen[-1]
+    assert (request.user_id, request.k, request.surface, request.session) == ("known", 7, "email", ("a", "b"))
+    assert request.context == {"device": "tv", "locale": "de"}
+    assert request.filters == {"category": ("Comedy", "Drama"), "year": ("1999",)}
+    assert (request.exclude, request.user) == (("c",), KNOWN)
+    assert answer["items"][0]["propensity"] == 1.0
+
+
+@pytest.mark.parametrize("user_id", ["", "nobody"])
+def test_an_unknown_or_anonymous_user_gets_a_slate_that_says_so(user_id: str) -> None:
+    answer = World().post({"user_id": user_id}).json()
+    assert len(answer["items"]) == 10
+    assert answer["degraded"] == ["unknown_user"]
+    assert len(answer["request_id"]) == 32
+
+
+def test_without_the_store_a_slate_still_comes_and_says_so() -> None:
+    world = World()
+    world.store.away = True
+    assert world.post({"user_id": "known"}).json()["degraded"] == ["store_unavailable", "unknown_user"]
+
+
+@pytest.mark.parametrize(
+    ("body", "field", "said"),
+    [
+        ({"k": 0}, "k", "greater than or equal to 1"),
+        ({"k": 201}, "k", "less than or equal to 200"),
+        ({"k": "10"}, "k", "valid integer"),
+        ({"user_id": "ü" * 129}, "user_id", "258 bytes, expected at most 256"),
+        ({"user_id": 7}, "user_id", "valid string"),
+        ({"usr": "a"}, "usr", "not permitted"),
+        ({"surface": "No Such"}, "surface", "match pattern"),
+        ({"context": {"ip": "1.2.3.4"}}, "context.ip", "not permitted"),
+        ({"session": ["a"] * 201}, "session", "at most 200"),
+        ({"session": [""]}, "session.0", "at least 1 character"),
+        ({"filters": {"genre": ["x"]}}, "filters.genre.[key]", "'category' or 'year'"),
+        ({"filters": {"year": []}}, "filters.year", "at least 1 item"),
+        ({"exclude": [None]}, "exclude.0", "valid string"),
+    ],
+)
+def test_a_body_that_does_not_fit_is_a_422_that_names_the_field(body: object, field: str, said: str) -> None:
+    response = World().post(body)
+    assert response.status_code == 422
+    errors = problem(response)["errors"]
+    assert [each["field"] for each in errors] == [field]
+    assert said in errors[0]["detail"]
+
+
+def test_ids_of_256_bytes_are_accepted() -> None:
+    assert World().post({"user_id": "ü" * 128, "exclude": ["x" * 256]}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "more", "status", "kind"),
+    [
+        ("POST", "/v1/recommendations", {"content": b"{"}, 400, "invalid-json"),
+        ("POST", "/v1/recommendations", {"content": b"[]"}, 422, "invalid-request"),
+        ("POST", "/v1/recommendations", {"content": b'"' + b"x" * 2**20 + b'"'}, 413, "too-large"),
+        ("POST", "/v1/recommendations", {"json": {}, "headers": {"x-request-timeout-ms": "soon"}}, 400, "invalid-header"),
+        ("POST", "/v1/recommendations", {"json": {}, "headers": {"x-request-timeout-ms": "0"}}, 400, "invalid-header"),
+        ("POST", "/v1/similar-items", {"json": {"item_id": "gone"}}, 404, "unknown-item"),
+        ("POST", "/v1/similar-items", {"json": {}}, 422, "invalid-request"),
+        ("GET", "/v1/recommendations/u?k=x", {}, 422, "invalid-request"),
+        ("GET", "/v1/recommendations/u?kk=1", {}, 422, "invalid-request"),
+        ("GET", "/v1/recommendations", {}, 405, "method-not-allowed"),
+        ("DELETE", "/v1/recommendations/u", {}, 405, "method-not-allowed"),
+        ("GET", "/v1/nothing", {}, 404, "not-found"),
+        ("GET", "/v1/recommendations/a/b", {}, 404, "not-found"),
+    ],
+)
+def test_problems_have_their_kind(method: str, path: str, more: dict[str, Any], status: int, kind: str) -> None:
+    response = World().ask(method, path, **more)
+    assert response.status_code == status
+    assert problem(response)["type"] == f"/docs#{kind}"
+
+
+def test_a_body_without_a_length_is_cut_off_at_the_limit() -> None:
+    async def chunks() -> Any:
+        for _ in range(40):
+            yield b" " * 2**15
+
+    assert World().ask("POST", "/v1/recommendations", content=chunks()).status_code == 413
+
+
+def test_an_invalid_request_id_is_replaced_and_a_problem_carries_the_id() -> None:
+    assert len(World().post({}, headers={"x-request-id": "no spaces allowed"}).json()["request_id"]) == 32
+    assert problem(World().post({"k": 0}, headers={"x-request-id": "q7"}))["instance"] == "urn:request:q7"
+
+
+def test_get_has_an_etag_that_does_not_depend_on_the_request() -> None:
+    world = World()
+    first = world.ask("GET", "/v1/recommendations/known?k=2")
+    assert first.headers["cache-control"].startswith("private")
+    assert [item["item_id"] for item in first.json()["items"]] == ["i0", "i1"]
+    again = world.ask("GET", "/v1/recommendations/known?k=2", headers={"if-none-match": f'"x", {first.headers["etag"]}'})
+    assert (again.status_code, again.content) == (304, b"")
+    assert world.ask("GET", "/v1/recommendations/known?k=3").headers["etag"] != first.headers["etag"]
+
+
+def test_an_id_in_the_path_may_hold_anything_that_is_escaped() -> None:
+    world = World()
+    world.ask("GET", "/v1/recommendations/a%2Fb%20%C3%BC?surface=email")
+    assert (world.stages.seen[-1].user_id, world.stages.seen[-1].surface) == ("a/b ü", "email")
+
+
+def test_similar_items_reach_the_stages_as_similar_to() -> None:
+    world = World()
+    response = world.post({"item_id": "i9", "k": 4, "exclude": ["i1"]}, "/v1/similar-items")
+    assert len(response.json()["items"]) == 4
+    request = world.stages.seen[-1]
+    assert (request.similar_to, request.exclude, request.user_id) == ("i9", ("i1",), "")
+
+
+def test_before_a_release_is_loaded_answers_are_503_and_readyz_says_what_is_missing() -> None:
+    world = World(release="")
+    response = world.post({})
+    assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+    assert "deploy" in problem(response)["detail"]
+    ready = world.ask("GET", "/readyz")
+    assert ready.status_code == 503
+    assert ReadinessAnswer.model_validate(ready.json()).missing == ["a release with traffic"]
+    assert world.ask("GET", "/healthz").json() == {"status": "ok"}
+
+
+def test_readyz_needs_the_store() -> None:
+    world = World()
+    assert world.ask("GET", "/readyz").json() == {"ready": True, "replica": "r0", "releases": ["rel"], "missing": []}
+    world.store.away = True
+    response = world.ask("GET", "/readyz")
+    assert (response.status_code, response.json()["missing"]) == (503, ["online store"])
+
+
+def test_releases_show_weights() -> None:
+    found = World().ask("GET", "/v1/releases").json()
+    assert found == {"version": 1, "topology": "fused", "releases": [{"release": "rel", "weight": 1.0, "loaded": True}]}
+
+
+def test_openapi_describes_every_call_and_resolves_its_references() -> None:
+    document = World().ask("GET", "/openapi.json").json()
+    assert {(method.upper(), path) for path, each in document["paths"].items() for method in each} == {
+        (call.method, call.path) for call in CALLS
+    }
+    references = [part.split('"')[0] for part in json.dumps(document).split("#/components/schemas/")[1:]]
+    assert set(references) <= set(document["components"]["schemas"])
+    assert document["components"]["schemas"]["RecommendationsBody"]["additionalProperties"] is False
+    assert schema()["paths"]["/v1/recommendations/{user_id}"]["get"]["parameters"][0]["required"] is True
+
+
+def test_the_docs_page_needs_nothing_from_elsewhere() -> None:
+    response = World().ask("GET", "/docs")
+    assert response.headers["content-type"].startswith("text/html")
+    assert "curl http://reco/v1/similar-items" in response.text
+    assert "<script" not in response.text
+    assert "src=" not in response.text
+    for call in CALLS:
+        assert call.path in response.text
+
+
+def _spoilt(body: bytes) -> Callable[[], Coroutine[Any, Any, dict[str, Any]]]:
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.disconnect"}
+
+    return receive
+
+
+def test_a_caller_that_hangs_up_within_its_body_is_answered_and_no_error() -> None:
+    sent: list[dict[str, Any]] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/v1/recommendations", "headers": []}
+    asyncio.run(World().app(scope, _spoilt(b""), send))
+    assert sent[0]["status"] == 400

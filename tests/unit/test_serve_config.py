@@ -1,0 +1,222 @@
+"""The Serve config: what is rendered, that the committed copy is it, what the builders wire, and how a deployment proceeds.
+
+Regenerate the committed copy: ``RECO_REGENERATE=1 pytest tests/unit/test_serve_config.py``.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import BaseModel, ValidationError
+from ray.serve.schema import DeploymentSchema, HTTPOptionsSchema, LoggingConfig, ServeApplicationSchema, ServeDeploySchema
+
+from reco_ray.cluster import embedded_store
+from reco_ray.compose import compose_config
+from reco_ray.config import PipelineConfig
+from reco_ray.errors import ConfigError, NotReadyError
+from reco_ray.serve.app import GatewayArgs, ReleaseArgs, build_gateway, build_release
+from reco_ray.serve.deploy import deploy
+from reco_ray.serve.render import render, to_yaml
+from reco_ray.store import OnlineStore
+
+COMMITTED = Path(__file__).parents[2] / "serve_apps" / "serve.yaml"
+HEADER = """\
+# What `serve deploy` takes, rendered from conf/ with profile=local. Put your root, store and a published release's id in.
+# Regenerate: RECO_REGENERATE=1 pytest tests/unit/test_serve_config.py
+"""
+
+
+def committed() -> str:
+    config = compose_config(["profile=local", "root=/var/lib/reco_ray"])
+    return HEADER + to_yaml(render(config, ["RELEASE_ID"], "redis://127.0.0.1:6390"))
+
+
+def test_the_committed_config_is_what_is_rendered() -> None:
+    if os.environ.get("RECO_REGENERATE"):
+        COMMITTED.write_text(committed())
+    assert COMMITTED.read_text() == committed(), "conf/ and serve_apps/serve.yaml differ; regenerate it as its head says"
+
+
+def test_the_committed_config_is_valid_and_holds_no_key_that_serve_would_ignore() -> None:
+    rendered = yaml.safe_load(COMMITTED.read_text())
+    ServeDeploySchema.model_validate(rendered)
+    unknown(rendered, ServeDeploySchema)
+    unknown(rendered["http_options"], HTTPOptionsSchema)
+    unknown(rendered["logging_config"], LoggingConfig)
+    for app in rendered["applications"]:
+        unknown(app, ServeApplicationSchema)
+        for deployment in app.get("deployments", []):
+            unknown(deployment, DeploymentSchema)
+        (GatewayArgs if app["name"] == "gateway" else ReleaseArgs).model_validate(app["args"])
+
+
+def unknown(found: Mapping[str, Any], model: type[BaseModel]) -> None:
+    assert set(found) <= set(model.model_fields), f"{model.__name__} ignores {set(found) - set(model.model_fields)}"
+
+
+def test_the_local_profile_binds_the_loopback_interface() -> None:
+    assert yaml.safe_load(COMMITTED.read_text())["http_options"]["host"] == "127.0.0.1"
+
+
+def test_the_fused_topology_has_no_release_applications() -> None:
+    config = compose_config(["root=/data", "serve.topology=fused"])
+    assert [app["name"] for app in render(config, ["r1", "r2"], "redis://h:1")["applications"]] == ["gateway"]
+
+
+def test_arguments_with_an_unknown_key_or_turned_around_sizes_are_refused() -> None:
+    with pytest.raises(ValidationError, match="deadline"):
+        GatewayArgs.model_validate({"root": "/r", "store_url": "redis://h:1", "deadline": 3})
+    with pytest.raises(ValidationError, match="below min_replicas"):
+        ReleaseArgs.model_validate({"root": "/r", "release_id": "a", "recall": {"min_replicas": 3, "max_replicas": 2}})
+
+
+def test_a_release_is_three_deployments_with_the_reranker_as_root() -> None:
+    args = ReleaseArgs.model_validate(
+        {
+            "root": "/r",
+            "release_id": "rel",
+            "recall": {"min_replicas": 2, "max_replicas": 5},
+            "ranker": {"num_cpus": 0.5, "max_ongoing_requests": 9},
+            "label_selector": {"tier": "serve"},
+        }
+    )
+    root = build_release(args)._bound_deployment
+    recall, ranker = (bound._bound_deployment for bound in root.init_args[3])
+    assert [each.name for each in (recall, ranker, root)] == ["Recall", "Ranker", "Reranker"]
+    assert root.init_args[:3] == recall.init_args == ("/r", "rel", "reco_ray.serve.loading:ReleaseLoader")
+    scaling = recall._deployment_config.autoscaling_config
+    assert (scaling.min_replicas, scaling.max_replicas) == (2, 5)
+    assert ranker.max_ongoing_requests == 9
+    for each in (recall, ranker, root):
+        assert each._deployment_config.max_surge_percent == 100
+        assert each.ray_actor_options["label_selector"] == {"tier": "serve"}
+        assert each.logging_config["enable_access_log"] is False
+    assert ranker.ray_actor_options["num_cpus"] == 0.5
+
+
+def test_the_gateway_has_two_replicas_and_no_label_unless_one_is_given() -> None:
+    gateway = build_gateway(GatewayArgs(root="/r", store_url="redis://h:1"))._bound_deployment
+    assert (gateway.name, gateway.num_replicas, gateway.max_ongoing_requests) == ("Gateway", 2, 256)
+    assert "label_selector" not in gateway.ray_actor_options
+
+
+class FakeServe:
+    """Serve's REST API: an application runs at once, or fails, or never comes up."""
+
+    def __init__(self) -> None:
+        self.puts: list[list[str]] = []
+        self.apps: dict[str, dict[str, Any]] = {}
+        self.failing: set[str] = set()
+        self.hanging: set[str] = set()
+        self.http: dict[str, Any] = {}
+
+    def deploy_applications(self, config: dict[str, Any]) -> None:
+        ServeDeploySchema.model_validate(config)
+        self.puts.append(sorted(app["name"] for app in config["applications"]))
+        self.http = config["http_options"]
+        self.apps = {app["name"]: app for app in config["applications"]}
+
+    def get_serve_details(self) -> dict[str, Any]:
+        return {"http_options": self.http, "applications": {name: self._app(name) for name in self.apps}}
+
+    def _app(self, name: str) -> dict[str, Any]:
+        status = "DEPLOY_FAILED" if name in self.failing else "DEPLOYING" if name in self.hanging else "RUNNING"
+        said = "RuntimeError: no such index" if status == "DEPLOY_FAILED" else ""
+        replicas = [{"state": "RUNNING"}, {"state": "RUNNING"}]
+        deployment = {"Gateway" if name == "gateway" else "Ranker": {"message": said, "replicas": replicas}}
+        return {"status": status, "message": "", "deployed_app_config": self.apps[name], "deployments": deployment}
+
+
+@pytest.fixture(scope="module")
+def store_config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[PipelineConfig, str]]:
+    overrides = [f"root={tmp_path_factory.mktemp('root')}", "store.port=6397", "serve.ready_timeout_s=1"]
+    config = compose_config(overrides)
+    with embedded_store(config) as url:
+        yield config, url
+
+
+class World:
+    """A Serve of fakes, a real store, and two gateway replicas that load what the record names."""
+
+    def __init__(self, config: PipelineConfig, url: str) -> None:
+        self.config, self.url, self.api = config, url, FakeServe()
+        self.store = OnlineStore(url, config.store.namespace)
+        self.store.set_traffic({}, {})
+        self._asked = 0
+
+    def ready(self, url: str) -> dict[str, Any]:
+        self._asked += 1
+        return {"ready": True, "replica": f"r{self._asked % 2}", "releases": sorted(self.store.traffic().weights)}
+
+    def deploy(self, release: str) -> Any:
+        return deploy(self.config, release, self.url, "", user_view=f"view-{release}", api=self.api, ready=self.ready)
+
+
+@pytest.fixture
+def world(store_config: tuple[PipelineConfig, str]) -> World:
+    return World(*store_config)
+
+
+def test_deploying_moves_all_traffic_and_doing_it_again_changes_nothing(world: World) -> None:
+    report = world.deploy("a")
+    assert (report.changed, report.kept, report.removed, report.url) == (True, (), (), "http://127.0.0.1:8000")
+    assert world.api.puts == [["gateway", "release-a"]]
+    again = world.deploy("a")
+    assert (again.changed, again.traffic_version) == (False, report.traffic_version)
+    assert len(world.api.puts) == 1
+
+
+def test_the_release_before_stays_and_older_ones_go_only_after_the_traffic_has_moved(world: World) -> None:
+    for release in ("a", "b", "c"):
+        report = world.deploy(release)
+    assert world.api.puts == [
+        ["gateway", "release-a"],
+        ["gateway", "release-a", "release-b"],
+        ["gateway", "release-a", "release-b", "release-c"],
+        ["gateway", "release-b", "release-c"],
+    ]
+    assert (report.kept, report.removed) == (("b",), ("release-a",))
+    traffic = world.store.traffic()
+    assert traffic.weights == {"c": 1.0, "b": 0.0}
+    assert traffic.user_views == {"c": "view-c", "b": "view-b"}
+
+
+def test_a_release_that_fails_is_withdrawn_with_serves_own_message_and_traffic_stays(world: World) -> None:
+    world.deploy("a")
+    before = world.store.traffic()
+    world.api.failing = {"release-b"}
+    with pytest.raises(NotReadyError, match=r"release-b: found DEPLOY_FAILED.*no such index"):
+        world.deploy("b")
+    assert world.store.traffic() == before
+    assert sorted(world.api.apps) == ["gateway", "release-a"]
+
+
+def test_a_release_that_never_comes_up_is_withdrawn_after_the_time_out(world: World) -> None:
+    world.deploy("a")
+    world.api.hanging = {"release-b"}
+    with pytest.raises(NotReadyError, match=r"release-b is DEPLOYING.*serve\.ready_timeout_s"):
+        world.deploy("b")
+    assert sorted(world.api.apps) == ["gateway", "release-a"]
+
+
+def test_a_gateway_replica_that_does_not_load_the_release_fails_the_deployment(world: World) -> None:
+    world.ready = lambda url: {"ready": True, "replica": "r0", "releases": ["a"]}  # type: ignore[method-assign]
+    with pytest.raises(NotReadyError, match=r"2 gateway replica\(s\).*found \['r0'\]"):
+        world.deploy("a")
+
+
+def test_a_record_that_is_older_than_serve_does_not_bring_its_releases_back(world: World) -> None:
+    world.store.set_traffic({"gone": 1.0}, {"gone": "view-gone"})
+    assert world.deploy("a").kept == ()
+    assert world.api.puts == [["gateway", "release-a"]]
+    assert world.store.traffic().weights == {"a": 1.0}
+
+
+def test_another_port_than_serve_runs_on_is_an_error_and_not_ignored(world: World) -> None:
+    world.deploy("a")
+    world.api.http = {"host": "127.0.0.1", "port": 9999}
+    with pytest.raises(ConfigError, match=r"runs on \('127.0.0.1', 9999\)"):
+        world.deploy("b")
