@@ -131,22 +131,28 @@ def _evaluation_table(uri: str) -> Table:
 
     report = json.loads(storage.read_bytes(f"{uri}/report.json"))
     table = Table(title=f"test part of the split ({report['split']['kind']}), {report['n_users']} users")
-    columns = {"ndcg": "NDCG", "recall": "Recall", "mrr": "MRR", "coverage": "Coverage", "diversity": "Diversity"}
-    table.add_column("stage")
-    for label in columns.values():
-        table.add_column(f"{label}@{report['k']}", justify="right")
+    columns = {
+        "ndcg": "NDCG",
+        "recall": "Recall",
+        "mrr": "MRR",
+        "coverage": "Coverage",
+        "diversity": "Diversity",
+        "gini": "Gini",
+    }
+    table.add_column("stage", no_wrap=True)
+    for name, label in columns.items():
+        table.add_column(label if name in ("coverage", "gini") else f"{label}@{report['k']}", justify="right", no_wrap=True)
     for stage in report["stages"]:
-        table.add_row(stage["stage"], *(_interval(stage["metrics"][name]) for name in columns))
+        table.add_row(stage["stage"], *(_metric(stage["metrics"][name], name == "ndcg") for name in columns))
     return table
 
 
-def _interval(metric: dict[str, float | None]) -> str:
-    mean, low, high = (metric[name] for name in ("mean", "low", "high"))
-    return f"{mean:.3f}" if low is None or low == high else f"{mean:.3f} ({low:.3f}-{high:.3f})"
+def _metric(found: dict[str, float], with_interval: bool) -> str:
+    return f"{found['mean']:.3f} ({found['low']:.3f}-{found['high']:.3f})" if with_interval else f"{found['mean']:.3f}"
 
 
 def _slate_table(user_id: str, answer: dict[str, object]) -> Table:
-    table = Table("", "film", "score", "because", title=f"for user {user_id}")
+    table = Table("", "title", "score", "because", title=f"for user {user_id}")
     items = answer["items"]
     frame = pl.DataFrame(items) if isinstance(items, list) else pl.DataFrame()
     for row in frame.iter_rows(named=True):

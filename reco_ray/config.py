@@ -51,7 +51,7 @@ class SplitKind(Enum):
 
 
 class SourceName(Enum):
-    """Recall sources. The order fixes the columns of `types.Candidates.source_ranks` and must only grow."""
+    """Recall sources. Those that a release has a quota for are the columns of `types.Candidates`, in this order."""
 
     two_tower = "two_tower"
     covisit = "covisit"

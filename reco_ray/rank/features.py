@@ -31,7 +31,7 @@ class RankFeatures:
     """
 
     def __init__(self, catalogue: Catalogue, sources: Sequence[str], vectors: NDArray[np.float32] | None) -> None:
-        self._catalogue, self._vectors = catalogue, vectors
+        self._catalogue, self._vectors, self.n_sources = catalogue, vectors, len(sources)
         per_item = np.maximum(catalogue.in_category.sum(axis=1, keepdims=True), 1)
         self._share = catalogue.in_category / per_item
         self.columns: list[str] = [

@@ -22,6 +22,8 @@ MODEL_FILE, COLUMNS_FILE = "ranker.ubj", "ranker_columns.json"
 class RecallOrder:
     """Keeps recall's order; the rank stage of the starter rung, and what is left when the ranker fails."""
 
+    n_sources = 0
+
     def score(self, requests: Sequence[Request], candidates: Sequence[Candidates]) -> list[NDArray[np.float32]]:
         """Return recall's merged scores; contract of `slate.RankStage`."""
         return [c.scores for c in candidates]
@@ -36,7 +38,7 @@ class XGBoostRanker:
 
     def __init__(self, model: xgboost.Booster, features: RankFeatures) -> None:
         model.set_param({"nthread": 1})  # replicas are the parallelism; threads of many replicas would fight
-        self._model, self.features = model, features
+        self._model, self.features, self.n_sources = model, features, features.n_sources
 
     def score(self, requests: Sequence[Request], candidates: Sequence[Candidates]) -> list[NDArray[np.float32]]:
         """Score all candidates of the batch in one call; neighbours of an item keep recall's order."""

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 import ray.train
 import xgboost
-from ray.train import Checkpoint, CheckpointConfig, DataConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import Checkpoint, CheckpointConfig, DataConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.xgboost import XGBoostTrainer
 
 from reco_ray.config import ClusterConfig, RankConfig
@@ -90,6 +90,7 @@ def train_ranker(
         run_config=RunConfig(
             name=f"train_ranker-{uuid.uuid4().hex[:8]}",
             storage_path=storage,
+            logging_config=LoggingConfig(log_level="WARNING"),
             failure_config=FailureConfig(max_failures=2),
             checkpoint_config=CheckpointConfig(num_to_keep=1),
         ),

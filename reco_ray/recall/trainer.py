@@ -14,7 +14,7 @@ import polars as pl
 import ray.train
 import torch
 from numpy.typing import NDArray
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from reco_ray.arrays import lookup
@@ -82,6 +82,7 @@ def train_embeddings(
         run_config=RunConfig(
             name=run_name,
             storage_path=storage,
+            logging_config=LoggingConfig(log_level="WARNING"),
             failure_config=FailureConfig(max_failures=2),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
         ),
@@ -140,7 +141,7 @@ def _report(state: dict[str, Any]) -> None:
             (Path(folder) / "state.pt").write_bytes(buffer.getvalue())
             checkpoint = Checkpoint.from_directory(folder)
         last = state["epochs"][-1]
-        if checkpoint is not None:
+        if checkpoint is not None:  # workers show warnings only, and this is the progress that one can watch
             log.warning("epoch %d: loss %.4f, valid recall@%d %.4f", last["epoch"], last["loss"], _VALIDATE_AT, state["best"])
         ray.train.report(last, checkpoint=checkpoint)
 

@@ -5,7 +5,6 @@ from typing import Protocol
 
 import numpy as np
 
-from reco_ray.config import SourceName
 from reco_ray.errors import ConfigError
 from reco_ray.slate import RankStage, RecallStage, RerankStage, load_rank, load_recall, load_rerank
 from reco_ray.types import Candidates, Request
@@ -71,16 +70,16 @@ def warm_recall(stage: RecallStage) -> None:
 
 def warm_rank(stage: RankStage) -> None:
     """Score one candidate."""
-    stage.score([_PROBE], [_one_candidate()])
+    stage.score([_PROBE], [_one_candidate(stage.n_sources)])
 
 
 def warm_rerank(stage: RerankStage) -> None:
     """Arrange one candidate."""
-    stage.arrange([_PROBE], [_one_candidate()], [np.zeros(1, np.float32)])
+    stage.arrange([_PROBE], [_one_candidate(0)], [np.zeros(1, np.float32)])
 
 
-def _one_candidate() -> Candidates:
-    shape = (1, len(SourceName))
+def _one_candidate(n_sources: int) -> Candidates:
+    shape = (1, n_sources)
     return Candidates(
         item_idx=np.zeros(1, np.int32),
         scores=np.zeros(1, np.float32),

@@ -24,7 +24,14 @@ class RecallStage(Protocol):
 
 
 class RankStage(Protocol):
-    """Scores candidates."""
+    """Scores candidates.
+
+    Attributes:
+        n_sources: columns of ``source_ranks`` that it expects: the sources of the recall stage of its release.
+    """
+
+    @property
+    def n_sources(self) -> int: ...
 
     def score(self, requests: Sequence[Request], candidates: Sequence[Candidates]) -> list[NDArray[np.float32]]:
         """Return a score per candidate, in the order of ``item_idx``; larger is better."""
