@@ -234,7 +234,7 @@ class TwoTowerConfig:
 class RecallConfig:
     """Sources and how many items each may bring; ``candidates`` caps their union.
 
-    A catalogue below ``exact_below`` items is searched exactly, without an index.
+    A catalogue below ``exact_below`` items is searched by brute force, which is exact; above, by a quantized tree.
     """
 
     quotas: dict[SourceName, int] = field(
@@ -242,7 +242,7 @@ class RecallConfig:
     )
     candidates: int = 300
     two_tower: TwoTowerConfig = field(default_factory=TwoTowerConfig)
-    exact_below: int = 5_000
+    exact_below: int = 20_000
 
     def __post_init__(self) -> None:
         if not self.quotas:

@@ -10,8 +10,8 @@ import ray
 from numpy.typing import NDArray
 
 from reco_ray.evaluation.lists import StageLists
+from reco_ray.features import user_row
 from reco_ray.hashing import hash64
-from reco_ray.rank.flow import user_row
 from reco_ray.recall import load as load_recall
 from reco_ray.slate import load_rank, load_rerank
 from reco_ray.types import Request

@@ -4,6 +4,7 @@
 """
 
 from reco_ray.features.catalogue import Catalogue
+from reco_ray.features.rows import user_row
 from reco_ray.features.views import ITEM_COLUMNS, SNAPSHOTS, USER_COLUMNS, user_view_version
 
-__all__ = ["ITEM_COLUMNS", "SNAPSHOTS", "USER_COLUMNS", "Catalogue", "user_view_version"]
+__all__ = ["ITEM_COLUMNS", "SNAPSHOTS", "USER_COLUMNS", "Catalogue", "user_row", "user_view_version"]

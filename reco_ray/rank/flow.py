@@ -10,12 +10,12 @@ import polars as pl
 import pyarrow as pa
 import ray
 
-from reco_ray.hashing import item_keys
+from reco_ray.features import user_row
 from reco_ray.rank.stage import rank_features
 from reco_ray.recall import load as load_recall
-from reco_ray.types import Request, UserRow
+from reco_ray.types import Request
 
-__all__ = ["build_training_set", "user_row"]
+__all__ = ["build_training_set"]
 
 _USERS_PER_BATCH = 64
 
@@ -40,13 +40,6 @@ def build_training_set(folder: str, users: pl.DataFrame, labels: pl.DataFrame) -
     )
     frame = pl.concat([pl.DataFrame(b) for b in rows.iter_batches(batch_size=None, batch_format="pyarrow") if b.num_rows])
     return frame.sort("user_id", "place"), rank_features(Path(folder)).columns
-
-
-def user_row(row: dict[str, object]) -> UserRow:
-    """Turn a row of the table ``features_users`` into the packed row that serving reads."""
-    history, seen = item_keys(row["history"]), np.sort(item_keys(row["seen"]))  # type: ignore[arg-type]
-    weights, features = np.asarray(row["weights"], np.float32), np.asarray(row["features"], np.float32)
-    return UserRow(history, weights, seen, features, int(row["as_of"]))  # type: ignore[call-overload]
 
 
 class _Candidates:

@@ -1,4 +1,4 @@
-"""Nearest vectors by inner product: a ScaNN index for large catalogues, exact search for small ones.
+"""Nearest vectors by inner product with ScaNN: a quantized tree for large catalogues, brute force for small ones.
 
 ScaNN's searcher holds rows in our order and we never delete from it here, so its row number is the item_idx.
 """
@@ -21,39 +21,37 @@ class VectorIndex:
 
     Args:
         vectors: unit length, float32.
-        searcher: ScaNN's, or None for exact search.
+        searcher: ScaNN's over these vectors.
     """
 
-    def __init__(self, vectors: NDArray[np.float32], searcher: Any = None) -> None:
+    def __init__(self, vectors: NDArray[np.float32], searcher: Any) -> None:
         self._vectors, self._searcher = vectors, searcher
 
     @classmethod
     def build(cls, vectors: NDArray[np.float32], exact_below: int) -> "VectorIndex":
-        """Index the vectors; below ``exact_below`` of them search is exact.
+        """Index the vectors; below ``exact_below`` of them by brute force, which is exact and the same in every build.
 
-        About sqrt(n) leaves of which one in four is searched, 2 dimensions per block with anisotropic quantization, and the
-        best 4 k rescored exactly.
+        Above: about sqrt(n) leaves of which one in four is searched, 2 dimensions per block with anisotropic quantization, and
+        twice the wanted number rescored exactly.
         Reference: Guo et al. 2020, Accelerating Large-Scale Inference with Anisotropic Vector Quantization.
         """
         n = vectors.shape[0]
+        builder = _scann().builder(vectors, min(100, n), "dot_product")
         if n < exact_below:
-            return cls(vectors)
+            return cls(vectors, builder.score_brute_force().build())
         leaves = int(np.sqrt(n))
-        builder = _scann().builder(vectors, 100, "dot_product")
         builder = builder.tree(
             num_leaves=leaves, num_leaves_to_search=max(1, leaves // 4), training_sample_size=min(n, 250_000)
         )
-        searcher = builder.score_ah(2, anisotropic_quantization_threshold=0.2).reorder(400).build()
-        return cls(vectors, searcher)
+        return cls(vectors, builder.score_ah(2, anisotropic_quantization_threshold=0.2).reorder(400).build())
 
     def save(self, folder: Path) -> None:
         """Write the vectors and the index into a release's folder."""
         np.save(folder / "item_vectors.npy", self._vectors)
-        if self._searcher is not None:
-            target = folder / _FOLDER
-            target.mkdir()
-            # absolute here, relative inside: otherwise the index would not load from another place
-            self._searcher.serialize(str(target.absolute()), relative_path=True)
+        target = folder / _FOLDER
+        target.mkdir()
+        # absolute here, relative inside: otherwise the index would not load from another place
+        self._searcher.serialize(str(target.absolute()), relative_path=True)
 
     @classmethod
     def load(cls, folder: Path) -> "VectorIndex":
@@ -62,8 +60,7 @@ class VectorIndex:
         Raises: NotReadyError: this CPU cannot run ScaNN.
         """
         vectors = np.load(folder / "item_vectors.npy", allow_pickle=False)
-        target = folder / _FOLDER
-        return cls(vectors, _scann().load_searcher(str(target.absolute())) if target.is_dir() else None)
+        return cls(vectors, _scann().load_searcher(str((folder / _FOLDER).absolute())))
 
     @property
     def vectors(self) -> NDArray[np.float32]:
@@ -73,13 +70,7 @@ class VectorIndex:
     def search(self, queries: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Return the best ``k`` rows and inner products per query, shapes (q, k); -1 pads short answers."""
         k = min(k, self._vectors.shape[0])
-        if self._searcher is None:
-            products = queries @ self._vectors.T
-            top = np.argpartition(-products, k - 1, axis=1)[:, :k]
-            scores = np.take_along_axis(products, top, axis=1)
-            order = np.argsort(-scores, axis=1, kind="stable")
-            return np.take_along_axis(top, order, axis=1), np.take_along_axis(scores, order, axis=1)
-        rows, scores = self._searcher.search_batched(queries, final_num_neighbors=k, pre_reorder_num_neighbors=max(400, 2 * k))
+        rows, scores = self._searcher.search_batched(queries, final_num_neighbors=k, pre_reorder_num_neighbors=2 * k)
         found = rows.astype(np.int64)
         return np.where(np.isfinite(scores), found, -1), scores
 
@@ -90,6 +81,6 @@ def _scann() -> Any:
     except ImportError as exc:
         raise NotReadyError(
             f"scann cannot be imported ({exc}); expected Linux with an x86-64 CPU with AVX or an ARM64 one; "
-            "use such a machine, or set recall.exact_below above the catalogue's size"
+            "use such a machine, or leave the two_tower source out (recall.quotas.two_tower=0)"
         ) from exc
     return scann_ops_pybind

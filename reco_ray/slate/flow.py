@@ -7,7 +7,7 @@ import polars as pl
 import pyarrow as pa
 import ray
 
-from reco_ray.rank.flow import user_row
+from reco_ray.features import user_row
 from reco_ray.schema import SLATES
 from reco_ray.slate.pipeline import Pipeline
 from reco_ray.types import Request

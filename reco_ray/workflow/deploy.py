@@ -6,8 +6,8 @@ import polars as pl
 
 from reco_ray.config import PipelineConfig
 from reco_ray.errors import ArtifactError
+from reco_ray.features import user_row
 from reco_ray.lake import tables
-from reco_ray.rank.flow import user_row
 from reco_ray.release import newest, open_release, verify
 from reco_ray.serve.deploy import DeployReport, deploy
 from reco_ray.store import OnlineStore

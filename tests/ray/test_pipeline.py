@@ -104,7 +104,7 @@ def test_nothing_after_the_cut_feeds_the_snapshot_that_is_tested(outputs: dict[s
 
 
 def test_the_release_recommends_a_users_own_taste(outputs: dict[str, Output], config: PipelineConfig) -> None:
-    from reco_ray.rank.flow import user_row
+    from reco_ray.features import user_row
 
     release = str(outputs["publish_release"].facts["release"])
     pipeline = Pipeline.load(open_release(config.root, release))

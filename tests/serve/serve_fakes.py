@@ -59,6 +59,8 @@ class FakeRecall:
 class FakeRank:
     """Likes high numbers."""
 
+    n_sources = SOURCES
+
     def __init__(self, ms: float) -> None:
         self._ms = ms
 

@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 
 from reco_ray.config import RerankConfig
 from reco_ray.errors import ArtifactError
-from reco_ray.features import Catalogue
+from reco_ray.features import Catalogue, user_row
 from reco_ray.rank import RecallOrder, XGBoostRanker
 from reco_ray.rank import load as load_rank
-from reco_ray.rank.flow import user_row
 from reco_ray.rank.stage import rank_features
 from reco_ray.recall import load as load_recall
 from reco_ray.rerank import Rerank

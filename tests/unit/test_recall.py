@@ -10,9 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reco_ray.config import SourceName, TwoTowerConfig
-from reco_ray.features import Catalogue
+from reco_ray.features import Catalogue, user_row
 from reco_ray.hashing import item_keys
-from reco_ray.rank.flow import user_row
 from reco_ray.recall import load
 from reco_ray.recall.examples import cut_examples, gather_history
 from reco_ray.recall.merge import merge
