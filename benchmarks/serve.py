@@ -40,6 +40,7 @@ def main(out: Annotated[Path, typer.Option()], seconds: float = 8.0, items: int 
     """Measure and write the result; exits with 1 when something could not be measured."""
     with tempfile.TemporaryDirectory(prefix="reco-bench-", ignore_cleanup_errors=True) as root:
         config = compose_config([f"root={root}", "store.port=6395", "store.namespace=bench", "serve.port=8010"])
+        config.serve.deadline_ms = 5_000  # nothing may degrade: every answer is the whole computation
         folder = synthetic.publish(root, RELEASE, items, candidates)
         bodies = Path(root) / "bodies.jsonl"
         bodies.write_text("\n".join(json.dumps({"user_id": f"user-{i}", "k": 20}) for i in range(USERS)))

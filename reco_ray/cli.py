@@ -131,24 +131,15 @@ def _evaluation_table(uri: str) -> Table:
 
     report = json.loads(storage.read_bytes(f"{uri}/report.json"))
     table = Table(title=f"test part of the split ({report['split']['kind']}), {report['n_users']} users")
-    columns = {
-        "ndcg": "NDCG",
-        "recall": "Recall",
-        "mrr": "MRR",
-        "coverage": "Coverage",
-        "diversity": "Diversity",
-        "gini": "Gini",
-    }
+    columns = {"recall": f"Recall@{report['k']}", "mrr": f"MRR@{report['k']}", "coverage": "Coverage"}
     table.add_column("stage", no_wrap=True)
-    for name, label in columns.items():
-        table.add_column(label if name in ("coverage", "gini") else f"{label}@{report['k']}", justify="right", no_wrap=True)
+    for label in (f"NDCG@{report['k']}", f"{report['confidence']:.0%} interval", *columns.values()):
+        table.add_column(label, justify="right", no_wrap=True)
     for stage in report["stages"]:
-        table.add_row(stage["stage"], *(_metric(stage["metrics"][name], name == "ndcg") for name in columns))
+        ndcg = stage["metrics"]["ndcg"]
+        others = (f"{stage['metrics'][name]['mean']:.3f}" for name in columns)
+        table.add_row(stage["stage"], f"{ndcg['mean']:.3f}", f"{ndcg['low']:.3f}-{ndcg['high']:.3f}", *others)
     return table
-
-
-def _metric(found: dict[str, float], with_interval: bool) -> str:
-    return f"{found['mean']:.3f} ({found['low']:.3f}-{found['high']:.3f})" if with_interval else f"{found['mean']:.3f}"
 
 
 def _slate_table(user_id: str, answer: dict[str, object]) -> Table:

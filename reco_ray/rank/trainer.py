@@ -1,7 +1,6 @@
 """Fit the ranker with Ray Train's XGBoostTrainer: LambdaMART on whole groups, each group on one worker."""
 
 import json
-import logging
 import tempfile
 import uuid
 from dataclasses import dataclass
@@ -21,8 +20,6 @@ from reco_ray.hashing import hash64, unit_interval
 from reco_ray.rank.stage import COLUMNS_FILE, MODEL_FILE
 
 __all__ = ["RankerResult", "train_ranker"]
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

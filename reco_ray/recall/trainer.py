@@ -1,8 +1,8 @@
 """Fit the two towers with Ray Train: checkpoint each epoch, resume under the same run name, stop when recall stops growing."""
 
 import io
-import logging
 import math
+import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -27,9 +27,8 @@ from reco_ray.recall.two_tower import item_inputs
 
 __all__ = ["EmbeddingsResult", "train_embeddings"]
 
-log = logging.getLogger(__name__)
-
 _VALIDATE_AT = 50
+_METRIC = f"valid_recall{_VALIDATE_AT}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,13 +120,13 @@ def _loop(loop_config: dict[str, Any]) -> None:
         if recall > state["best"]:
             state["best"] = recall
             state["best_model"] = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        state["epochs"].append({"epoch": epoch, "loss": loss, f"valid_recall{_VALIDATE_AT}": recall})
+        state["epochs"].append({"epoch": epoch, "loss": loss, _METRIC: recall})
         state |= {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
         _report(state)
 
 
 def _finished(epochs: list[dict[str, float]], config: TwoTowerConfig) -> bool:
-    recalls = [e[f"valid_recall{_VALIDATE_AT}"] for e in epochs]
+    recalls = [e[_METRIC] for e in epochs]
     stale = len(recalls) - 1 - int(np.argmax(recalls)) if recalls else 0
     return len(epochs) >= config.epochs or stale >= config.patience
 
@@ -141,8 +140,8 @@ def _report(state: dict[str, Any]) -> None:
             (Path(folder) / "state.pt").write_bytes(buffer.getvalue())
             checkpoint = Checkpoint.from_directory(folder)
         last = state["epochs"][-1]
-        if checkpoint is not None:  # workers show warnings only, and this is the progress that one can watch
-            log.warning("epoch %d: loss %.4f, valid recall@%d %.4f", last["epoch"], last["loss"], _VALIDATE_AT, state["best"])
+        if checkpoint is not None:  # Ray Train keeps workers' logs in files; their stderr reaches the one who watches
+            sys.stderr.write(f"epoch {last['epoch']}: loss {last['loss']:.4f}, recall@{_VALIDATE_AT} {last[_METRIC]:.4f}\n")
         ray.train.report(last, checkpoint=checkpoint)
 
 

@@ -4,23 +4,31 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import httpx
 import numpy as np
 import polars as pl
 import pytest
+from ray import serve
 
+from reco_ray.cluster import embedded_store
 from reco_ray.compose import compose_config
-from reco_ray.config import PipelineConfig
+from reco_ray.config import PipelineConfig, Topology
+from reco_ray.features import user_row
 from reco_ray.lake import tables
 from reco_ray.release import open_release
 from reco_ray.slate import Pipeline
 from reco_ray.types import Request
 from reco_ray.workflow import STEPS, Output, run_all, run_one
+from reco_ray.workflow.deploy import deploy_release
+from reco_ray.workflow.steps import user_rows
 
 USERS, ITEMS, EVENTS = 90, 120, 24
 REPOSITORY = Path(__file__).parents[2]
@@ -104,8 +112,6 @@ def test_nothing_after_the_cut_feeds_the_snapshot_that_is_tested(outputs: dict[s
 
 
 def test_the_release_recommends_a_users_own_taste(outputs: dict[str, Output], config: PipelineConfig) -> None:
-    from reco_ray.features import user_row
-
     release = str(outputs["publish_release"].facts["release"])
     pipeline = Pipeline.load(open_release(config.root, release))
     snapshot = f"{outputs['build_features'].key}-live"
@@ -171,3 +177,58 @@ def test_the_starter_rung_publishes_lists_and_rules_without_training(
 
 def test_one_job_alone_runs_on_the_outputs_before_it(outputs: dict[str, Output], config: PipelineConfig) -> None:
     assert run_one(STEPS, config, "train_ranker").content == outputs["train_ranker"].content
+
+
+@pytest.fixture(scope="module")
+def store_url(config: PipelineConfig, outputs: dict[str, Output]) -> Iterator[str]:
+    config.store.port, config.serve.port = free_port(), free_port()
+    with embedded_store(config) as url:
+        yield url
+    serve.shutdown()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.mark.parametrize("topology", Topology)
+def test_the_release_answers_over_http_as_it_does_in_process(
+    ray_cluster: str, store_url: str, outputs: dict[str, Output], config: PipelineConfig, topology: Topology
+) -> None:
+    config.serve.topology, config.serve.deadline_ms = topology, 5_000  # a busy test machine is no reason to degrade
+    report = deploy_release(config, store_url, ray_cluster)
+    assert report.release == outputs["publish_release"].facts["release"]
+    assert not deploy_release(config, store_url, ray_cluster).changed, "deploying what is deployed changes nothing"
+    pipeline = Pipeline.load(open_release(config.root, report.release))
+    users = user_rows(config, outputs["build_features"], "live").sort("user_id")
+    with httpx.Client(base_url=report.url, timeout=30) as client:
+        for row in users.head(30).iter_rows(named=True):
+            request = Request(request_id="r", user_id=row["user_id"], k=5, user=user_row(row))
+            answer = client.post("/v1/recommendations", json={"user_id": row["user_id"], "k": 5}).json()
+            assert (answer["release"], answer["degraded"]) == (report.release, [])
+            assert [item["item_id"] for item in answer["items"]] == list(pipeline.run([request])[0].item_ids)
+            assert all(item["title"].startswith("Article") for item in answer["items"])
+
+
+def test_filters_exclusions_strangers_and_neighbours_are_honoured_over_http(
+    ray_cluster: str, store_url: str, config: PipelineConfig
+) -> None:
+    url = deploy_release(config, store_url, ray_cluster).url
+    with httpx.Client(base_url=url, timeout=30) as client:
+        body = {"user_id": "w3", "k": 9, "filters": {"category": ["even"]}, "exclude": ["a10"]}
+        items = [item["item_id"] for item in client.post("/v1/recommendations", json=body).json()["items"]]
+        assert items
+        assert "a10" not in items
+        assert all(int(item[1:]) % 2 == 0 for item in items)
+        stranger = client.post("/v1/recommendations", json={"user_id": "nobody", "k": 4}).json()
+        assert len(stranger["items"]) == 4
+        assert stranger["degraded"] == ["unknown_user"]
+        near = client.post("/v1/similar-items", json={"item_id": "a7", "k": 3}).json()
+        assert len(near["items"]) == 3
+        assert client.post("/v1/similar-items", json={"item_id": "none"}).status_code == 404
+        assert client.post("/v1/recommendations", json={"kk": 3}).headers["content-type"] == "application/problem+json"
+        first = client.get("/v1/recommendations/w3?k=4")
+        again = client.get("/v1/recommendations/w3?k=4", headers={"if-none-match": first.headers["etag"]})
+        assert again.status_code == 304
