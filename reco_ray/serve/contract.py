@@ -4,6 +4,7 @@ Bodies are checked strictly (``"10"`` is no number, an unknown field is an error
 by the same models with text turned into numbers. Answers are written by `answers.py`; these models describe them in OpenAPI.
 """
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -34,6 +35,12 @@ def _fits(value: str) -> str:
     return value
 
 
+def _years(filters: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    if strange := [value for value in filters.get("year", ()) if not re.fullmatch(r"\d{1,4}", value)]:
+        raise ValueError(f"filters.year: found {strange[:3]}, expected years such as '1999'")
+    return filters
+
+
 UserId = Annotated[str, Field(max_length=MAX_ID_BYTES), AfterValidator(_fits)]
 ItemId = Annotated[str, Field(min_length=1, max_length=MAX_ID_BYTES), AfterValidator(_fits)]
 K = Annotated[int, Field(ge=1, le=200, description="Number of items wanted.")]
@@ -42,6 +49,7 @@ Label = Annotated[str, Field(max_length=64)]
 FilterValue = Annotated[str, Field(min_length=1, max_length=MAX_ID_BYTES)]
 Filters = Annotated[
     dict[Literal["category", "year"], Annotated[tuple[FilterValue, ...], Field(min_length=1, max_length=100)]],
+    AfterValidator(_years),
     Field(description="Attribute to values; an item passes when it has one of the values of each attribute."),
 ]
 Exclude = Annotated[tuple[ItemId, ...], Field(max_length=1000, description="Ids that must not come back.")]

@@ -64,8 +64,8 @@ class Step:
     Attributes:
         after: steps whose outputs it reads.
         settings: the values of the configuration that decide its result.
-        body: does the work, writes files into ``work.folder``, returns facts. A fact ``content`` stands for data that lie
-            elsewhere (tables of the lake) and becomes part of the output's content hash.
+        body: does the work, writes files into ``work.folder``, returns facts. A fact ``content`` is the hash of what was
+            made, where that lies elsewhere (tables of the lake) or the files hold more than the result (times).
         needed: whether the configuration has a use for it.
         stands: whether the data that lie elsewhere are still there.
     """
@@ -179,7 +179,7 @@ def _run(step: Step, config: PipelineConfig, key: str, inputs: Mapping[str, Outp
         folder.mkdir()
         facts = dict(step.body(Work(config, inputs, key, folder)))
         files = file_hashes(folder)
-        content = digest(json.dumps(files, sort_keys=True), str(facts.get("content", "")))
+        content = str(facts.get("content") or digest(json.dumps(files, sort_keys=True)))
         seconds = round(time.monotonic() - started, 2)
         manifest = {
             "step": step.name,

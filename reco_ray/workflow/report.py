@@ -23,6 +23,7 @@ from reco_ray.workflow.graph import Output
 
 __all__ = ["write_report"]
 
+_OF_THE_RUN = ("seconds", "made_ts", "commit", "config_hash", "lake_versions")  # not of the result
 Lists = list[NDArray[np.int32]]
 
 
@@ -42,7 +43,13 @@ def write_report(
     (folder / "report.json").write_text(json.dumps(content, indent=1))
     (folder / "report.html").write_text(ev.render_html(report))
     checks: list[dict[str, Any]] = content["checks"]  # type: ignore[assignment]
-    return {check["name"]: check["value"] for check in checks} | {"users": report.n_users, "split": report.split_kind}
+    result = {name: value for name, value in content.items() if name not in _OF_THE_RUN}
+    return {
+        "content": digest(json.dumps(result, sort_keys=True)),
+        **{check["name"]: check["value"] for check in checks},
+        "users": report.n_users,
+        "split": report.split_kind,
+    }
 
 
 def _report(

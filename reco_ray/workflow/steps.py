@@ -105,7 +105,9 @@ def _build_features(work: Work) -> Mapping[str, object]:
         keyed = frame.with_columns(pl.concat_str(pl.lit(f"{work.key}-"), pl.col(column)).alias(column))
         values = ", ".join(f"'{v}'" for v in sorted(keyed[column].unique()))
         tables.replace(root, name, keyed.to_arrow(), f"{column} IN ({values})")
-    flow.build_sequences(plan).write_parquet(work.folder / "sequences.parquet")
+    sequences = flow.build_sequences(plan)
+    sequences.write_parquet(work.folder / "sequences.parquet")
+    hashes.append(tables.content_hash(sequences, ["user_id"]))
     counts = dict(parts.group_by("part").len().sort("part").iter_rows())
     return {
         "content": digest(*hashes),
@@ -261,7 +263,7 @@ def _recommend_batch(work: Work) -> Mapping[str, object]:
     folder = open_release(config.root, release)
     target = work.folder / "slates"
     rows = write_slates(str(folder), users, release, config.batch.k, config.batch.users_per_task, str(target))
-    return {"release": release, "users": rows}
+    return {"content": digest(release, repr(config.batch)), "release": release, "users": rows}
 
 
 def _uses_towers(config: PipelineConfig) -> bool:

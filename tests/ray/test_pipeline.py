@@ -64,7 +64,6 @@ def overrides(root: Path, files: Path) -> list[str]:
         "split.min_test_users=50",
         "recall.two_tower.epochs=4",
         "recall.two_tower.batch_size=64",
-        "recall.exact_below=50",
         "rank.rounds=20",
         "batch.k=5",
     ]

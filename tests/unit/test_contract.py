@@ -308,3 +308,8 @@ def test_a_caller_that_hangs_up_within_its_body_is_answered_and_no_error() -> No
     scope = {"type": "http", "method": "POST", "path": "/v1/recommendations", "headers": []}
     asyncio.run(World().app(scope, _spoilt(b""), send))
     assert sent[0]["status"] == 400
+
+
+def test_a_year_that_is_none_is_refused_by_name() -> None:
+    with pytest.raises(ValidationError, match=r"filters.year: found \['abc'\], expected years"):
+        RecommendationsBody.model_validate({"filters": {"year": ["1999", "abc"]}})
