@@ -8,10 +8,11 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from reco_ray.serve.asgi import HttpApp
 from reco_ray.serve.calls import CALLS
-from reco_ray.serve.contract import ReadinessAnswer
+from reco_ray.serve.contract import ReadinessAnswer, RecommendationsBody
 from reco_ray.serve.fleet import Fleet
 from reco_ray.serve.openapi import schema
 from reco_ray.serve.pipeline import LoggingObserver
