@@ -9,6 +9,7 @@ import logging
 import os
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,6 +70,8 @@ def ray_session(config: ClusterConfig) -> Iterator[str]:
                 f"cluster.address={address}: found no cluster there; start one with `ray start --head`"
             ) from exc
     else:
+        # `python` in the entrypoint of a job that is submitted here is the one that runs this
+        os.environ["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
         ray.init(
             num_cpus=config.num_cpus,
             object_store_memory=config.object_store_mb * 2**20,

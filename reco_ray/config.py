@@ -238,7 +238,12 @@ class RecallConfig:
     """
 
     quotas: dict[SourceName, int] = field(
-        default_factory=lambda: {SourceName.two_tower: 200, SourceName.covisit: 200, SourceName.popular: 100}
+        default_factory=lambda: {
+            SourceName.two_tower: 200,
+            SourceName.covisit: 200,
+            SourceName.popular: 100,
+            SourceName.fresh: 20,
+        }
     )
     candidates: int = 300
     two_tower: TwoTowerConfig = field(default_factory=TwoTowerConfig)

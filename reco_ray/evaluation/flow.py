@@ -47,6 +47,8 @@ def run_stages(folder: str, users: pl.DataFrame, labels: pl.DataFrame, seed: int
     def column(name: str) -> list[NDArray[np.int32]]:
         return [np.asarray(rows, np.int32) for rows in frame[name].to_list()]
 
+    # a source that answers strangers only has nothing to show for users with a history
+    frame = frame.select(name for name in frame.columns if name == "user_id" or frame[name].list.len().sum() > 0)
     lists = {name.removeprefix("list:"): column(name) for name in frame.columns if name.startswith("list:")}
     candidates = {name.removeprefix("candidates:"): column(name) for name in frame.columns if name.startswith("candidates:")}
     return StageLists(column("relevant"), lists, candidates)

@@ -41,8 +41,11 @@ class XGBoostRanker:
         self._model, self.features, self.n_sources = model, features, features.n_sources
 
     def score(self, requests: Sequence[Request], candidates: Sequence[Candidates]) -> list[NDArray[np.float32]]:
-        """Score all candidates of the batch in one call; neighbours of an item keep recall's order."""
-        personal = [i for i, request in enumerate(requests) if not request.similar_to and len(candidates[i])]
+        """Score all candidates of the batch in one call.
+
+        Neighbours of an item, and lists for users without a history, keep recall's order: the model was trained on neither.
+        """
+        personal = [i for i, request in enumerate(requests) if _has_history(request) and len(candidates[i])]
         scores = [c.scores for c in candidates]
         if not personal:
             return scores
@@ -61,6 +64,10 @@ class XGBoostRanker:
             (self.features.columns[int(k[1:])] if k not in self.features.columns else k, g / whole) for k, g in gains.items()
         ]
         return sorted(named, key=lambda pair: -pair[1])[:top]
+
+
+def _has_history(request: Request) -> bool:
+    return not request.similar_to and bool(request.user.history.size or request.session)
 
 
 def build(folder: Path, ranker: Path | None) -> None:

@@ -16,11 +16,12 @@ class ListSource:
 
     Args:
         scores: of every item, larger is better, shape (n_items,). tie_keys: `hashing.item_keys`, shape (n_items,).
+        strangers_only: answer only for users without a history; others are served by what they did.
     """
 
-    def __init__(self, scores: NDArray[np.float32], tie_keys: NDArray[np.uint64]) -> None:
+    def __init__(self, scores: NDArray[np.float32], tie_keys: NDArray[np.uint64], strangers_only: bool = False) -> None:
         self._order = best_first(scores, tie_keys)
-        self._scores = scores
+        self._scores, self._strangers_only = scores, strangers_only
 
     @classmethod
     def of(cls, name: SourceName, catalogue: Catalogue) -> "ListSource":
@@ -30,14 +31,14 @@ class ListSource:
             scores = catalogue.years + np.float32(0.1) * catalogue.column("item_events")
         else:
             scores = catalogue.column("item_decayed" if name is SourceName.popular else "item_trending")
-        return cls(scores.astype(np.float32), catalogue.keys)
+        return cls(scores.astype(np.float32), catalogue.keys, strangers_only=name is SourceName.fresh)
 
     def recall(self, queries: list[Query], k: int) -> list[Hits]:
         """Walk down the list past what is hidden; contract of `query.Source`."""
         return [self._walk(query, k) for query in queries]
 
     def _walk(self, query: Query, k: int) -> Hits:
-        if query.similar_to is not None:
+        if query.similar_to is not None or (self._strangers_only and query.history.size):
             return np.empty(0, np.int64), np.empty(0, np.float32)
         if query.allowed is not None:
             head = self._order[query.allowed[self._order]]

@@ -11,7 +11,7 @@ from reco_ray.types import Candidates, Request
 
 __all__ = ["Loader", "ReleaseLoader", "find_loader", "warm_rank", "warm_recall", "warm_rerank"]
 
-_PROBE = Request(request_id="warm-up", k=10)
+_PROBE = Request(request_id="warm-up", k=10, session=("warm-up",))  # with a history, so that the ranker has work
 
 
 class Loader(Protocol):
