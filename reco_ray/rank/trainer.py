@@ -57,8 +57,7 @@ def train_ranker(
         train_loop_config={
             "params": {
                 "objective": "rank:ndcg",
-                # the last one stops the training: over a long list it is far less noisy than over ten places
-                "eval_metric": ["ndcg@10", "ndcg@100"],
+                "eval_metric": "ndcg@10",
                 "lambdarank_pair_method": "topk",
                 "lambdarank_num_pair_per_sample": 20,
                 "tree_method": "hist",
@@ -71,7 +70,6 @@ def train_ranker(
                 "seed": seed,
             },
             "rounds": config.rounds,
-            "patience": config.patience,
         },
         datasets={
             "train": ray.data.from_arrow(useful.filter(~pl.col("user_id").is_in(list(validation))).to_arrow()),
@@ -109,16 +107,14 @@ def _loop(loop_config: dict[str, Any]) -> None:
         train,
         num_boost_round=loop_config["rounds"],
         evals=[(valid, "valid")],
-        early_stopping_rounds=loop_config["patience"],
         evals_result=history,
         verbose_eval=False,
     )
-    best = model.best_iteration + 1
-    metrics = {"rounds": best, "valid_ndcg10": float(history["valid"]["ndcg@10"][best - 1])}
+    metrics = {"rounds": model.num_boosted_rounds(), "valid_ndcg10": float(history["valid"]["ndcg@10"][-1])}
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = None
         if rank == 0:
-            model[:best].save_model(str(Path(folder) / MODEL_FILE))
+            model.save_model(str(Path(folder) / MODEL_FILE))
             checkpoint = Checkpoint.from_directory(folder)
         ray.train.report(metrics, checkpoint=checkpoint)
 
