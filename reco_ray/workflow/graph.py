@@ -98,6 +98,7 @@ def run_all(steps: Sequence[Step], config: PipelineConfig, upto: str = "") -> di
             found = _run(step, config, key, inputs)
             ran.add(step.name)
             log.info("[%d/%d] %s: done in %.1f s: %s", number, len(steps), step.name, found.seconds, _line(found))
+            log.info("[%d/%d] %s: report in %s/%s", number, len(steps), step.name, found.uri, MANIFEST)
         else:
             log.info("[%d/%d] %s: fresh, skipped (%s)", number, len(steps), step.name, found.uri)
         outputs[step.name] = found
@@ -126,7 +127,7 @@ def run_one(steps: Sequence[Step], config: PipelineConfig, name: str, again: boo
                 log.info("%s: fresh, nothing to do (%s)", name, found.uri)
                 return found
             output = _run(step, config, key, inputs)
-            log.info("%s: done in %.1f s: %s", name, output.seconds, _line(output))
+            log.info("%s: done in %.1f s: %s; report in %s/%s", name, output.seconds, _line(output), output.uri, MANIFEST)
             return output
         if found is None:
             raise ArtifactError(

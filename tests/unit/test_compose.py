@@ -20,6 +20,8 @@ JOBS = sorted(p.stem for p in (Path(__file__).parents[2] / "jobs").glob("*.py"))
         ("rank.max_depth=deep", "rank.max_depth: found 'deep'"),
         ("rank.max_depth=99", "rank.max_depth: found 99, expected 1 to 16"),
         ("rank.kind=xgb", "rank.kind: found 'xgb', expected one of .*did you mean 'xgboost'"),
+        ("rank=xgb", "rank: found 'xgb', expected one of .*did you mean 'xgboost'"),
+        ("rank=", "rank: found ''"),
         ("profile=lcal", "profile: found 'lcal', expected one of .*did you mean 'local'"),
         ("sorce=files", "sorce: found no key 'sorce' in the top level.*did you mean 'source'"),
         ("recall.quotas.popuar=3", "recall.quotas.popuar.*popular"),
@@ -49,6 +51,14 @@ def test_the_starter_profile_trains_nothing() -> None:
 
 def test_the_resolved_configuration_can_be_written_out() -> None:
     assert "max_depth: 9" in to_yaml(compose_config(["rank.max_depth=9"]))
+
+
+GROUPS = sorted(p for p in Path(CONF_DIR).glob("*/*.yaml") if p.parent.name != "profile" and p.stem != "files")
+
+
+@pytest.mark.parametrize("path", GROUPS, ids=lambda p: f"{p.parent.name}={p.stem}")
+def test_every_option_of_every_group_composes(path: Path) -> None:
+    compose_config([f"{path.parent.name}={path.stem}"])
 
 
 @pytest.mark.parametrize("name", JOBS)
