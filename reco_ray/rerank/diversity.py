@@ -23,7 +23,7 @@ def mmr(scores: NDArray[np.float32], vectors: NDArray[np.float32], k: int, diver
         return np.arange(min(k, n))
     near = np.zeros(n, np.float32)
     open_ = np.ones(n, bool)
-    main = np.where(vectors.any(axis=1), vectors.argmax(axis=1), -1)
+    main = np.where(vectors.any(axis=1), vectors.argmax(axis=1), -1) if vectors.shape[1] else np.full(n, -1)
     counts: dict[int, int] = {}
     picked: list[int] = []
     while len(picked) < min(k, n):

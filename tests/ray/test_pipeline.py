@@ -164,7 +164,8 @@ def test_a_killed_training_ends_as_an_undisturbed_one(
 def test_the_starter_rung_publishes_lists_and_rules_without_training(
     ray_cluster: str, outputs: dict[str, Output], files: Path, tmp_path: Path
 ) -> None:
-    config = compose_config([*overrides(tmp_path, files), "profile=starter"])
+    events_only = [o for o in overrides(tmp_path, files) if not o.startswith("source.items")]
+    config = compose_config([*events_only, "profile=starter"])
     found = run_all(STEPS, config, upto="publish_release")
     assert "train_embeddings" not in found
     assert "train_ranker" not in found

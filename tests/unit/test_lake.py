@@ -97,6 +97,13 @@ def test_a_published_folder_is_whole_or_not_there(tmp_path: Path) -> None:
         storage.fetch(str(tmp_path / "none"), tmp_path)
 
 
+def test_items_that_nobody_described_are_items_too() -> None:
+    (row,) = sources.bare_items(["a"]).to_pylist()
+    assert row["item_id"] == "a"
+    assert row["available"]
+    assert row["title"] is None
+
+
 def test_the_assessment_keeps_a_small_catalogue_on_lists(events: pl.DataFrame) -> None:
     small = assess(events)
     assert small.rung == "starter"

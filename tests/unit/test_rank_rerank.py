@@ -132,6 +132,10 @@ def test_seen_items_return_only_where_the_data_set_says_so(catalogue: Catalogue,
 scores_lists = st.lists(st.floats(-3, 3, width=32), min_size=1, max_size=25)
 
 
+def test_a_catalogue_without_categories_keeps_its_order() -> None:
+    assert mmr(np.array([3, 2, 1], np.float32), np.empty((3, 0), np.float32), 3, 0.5, cap=1).tolist() == [0, 1, 2]
+
+
 @given(scores_lists, st.integers(1, 30), st.floats(0, 1), st.integers(0, 3))
 def test_mmr_picks_distinct_positions_and_starts_with_the_best(values: list[float], k: int, diversity: float, cap: int) -> None:
     scores = np.sort(np.array(values, np.float32))[::-1]
