@@ -112,10 +112,11 @@ class Catalogue:
         frame = pl.DataFrame(table)
         n = frame.height
         in_category = np.zeros((n, len(names)), np.float32)
-        flat = frame.select(pl.int_range(pl.len()).alias("row"), "categories").explode("categories").drop_nulls()
-        flat = flat.filter(pl.col("categories").is_in(names))
-        at = {name: i for i, name in enumerate(names)}
-        in_category[flat["row"].to_numpy(), flat["categories"].replace_strict(at, return_dtype=pl.Int64).to_numpy()] = 1
+        if names:
+            flat = frame.select(pl.int_range(pl.len()).alias("row"), "categories").explode("categories").drop_nulls()
+            flat = flat.filter(pl.col("categories").is_in(names))
+            at = {name: i for i, name in enumerate(names)}
+            in_category[flat["row"].to_numpy(), flat["categories"].replace_strict(at, return_dtype=pl.Int64).to_numpy()] = 1
         features = frame.select(c.name for c in ITEM_COLUMNS).to_numpy().astype(np.float32)
         return cls(
             keys=frame["key"].to_numpy(),

@@ -182,6 +182,8 @@ def _decay(as_of: int, half_life_days: float) -> pl.Expr:
 
 def _taste(events: pl.DataFrame, user_ids: pl.Series, categories: list[str]) -> np.ndarray:
     """Per user and category: share of decayed strength, and decayed mean lift of strength; shape (n_users, 2 C)."""
+    if not categories:
+        return np.zeros((len(user_ids), 0))
     per_category = (
         events.select("user_id", "categories", "decay", "strength")
         .with_columns(lift=pl.col("strength") - pl.col("strength").mean().over("user_id"))

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from reco_ray.config import FeaturesConfig
 from reco_ray.features import ITEM_COLUMNS, USER_COLUMNS, Catalogue, transform, user_view_version
+from reco_ray.lake import sources
 
 CONFIG = FeaturesConfig(history=5)
 DAY = 86_400_000_000
@@ -107,3 +108,12 @@ def test_the_user_views_version_changes_with_its_meaning() -> None:
     assert user_view_version(FeaturesConfig(), ["a"]) == user_view_version(FeaturesConfig(), ["a"])
     assert user_view_version(FeaturesConfig(), ["a"]) != user_view_version(FeaturesConfig(history=9), ["a"])
     assert user_view_version(FeaturesConfig(), ["a"]) != user_view_version(FeaturesConfig(), ["b"])
+
+
+def test_items_without_any_description_still_make_a_catalogue_and_user_rows(events: pl.DataFrame, as_of: int) -> None:
+    items = pl.DataFrame(sources.bare_items(sorted(events["item_id"].unique())))
+    rows = transform.user_rows(events, items.select("item_id", "year", "categories"), [], as_of, CONFIG)
+    assert rows["features"].list.len().unique().to_list() == [len(USER_COLUMNS)]
+    catalogue = Catalogue.build(items, transform.item_rows(transform.item_partials(events, as_of, CONFIG), items, as_of))
+    assert catalogue.in_category.shape == (items.height, 0)
+    assert catalogue.titles == [""] * items.height
