@@ -8,6 +8,7 @@ import pyarrow as pa
 import ray
 
 from reco_ray.config import PipelineConfig, SourceConfig, SourceKind
+from reco_ray.errors import DataError
 from reco_ray.hashing import digest
 from reco_ray.lake import sources, tables
 from reco_ray.schema import ITEMS
@@ -45,7 +46,8 @@ def import_dataset(config: PipelineConfig) -> ImportReport:
         events = ray.data.from_arrow(raw_events.to_arrow())
     else:
         where, items_where = f"events at {source.events}", f"items at {source.items}"
-        sources.read_file(source.events)  # a missing file is found before Ray looks for it
+        # a missing file, a wrong column or time is found on the first rows, before Ray reads all of them
+        sources.events_table(sources.read_file(source.events).head(1_000).collect(), source, config.seed, where)
         events = _dataset(source.events)
         raw_items = sources.read_file(source.items).collect() if source.items else None
     mapped = events.map_batches(
@@ -62,6 +64,8 @@ def import_dataset(config: PipelineConfig) -> ImportReport:
         # content decides what is new, and the id of a batch is its content: blocks may come in another order next time
         new += tables.append_events(root, batch, f"{writer}:{_batch_digest(batch)}", 0)
         log.info("%s: %d events read, %d new", where, read, new)
+    if not read:
+        raise DataError(f"{where}: found no rows, expected events; check the file")
     known = set(tables.read(root, "users", ["user_id"])["user_id"]) if tables.exists(root, "users") else set()
     if not users <= known:
         tables.replace(root, "users", sources.users_table(sorted(users | known)))
