@@ -85,7 +85,7 @@ def ray_session(config: ClusterConfig) -> Iterator[str]:
             dashboard_port=config.dashboard_port,
             logging_level="WARNING",
         )
-    _quiet_data()
+    _set_up_data(config)
     try:
         yield _dashboard()
     finally:
@@ -98,14 +98,15 @@ def _dashboard() -> str:
     return f"http://{get_dashboard_url()}"
 
 
-def _quiet_data() -> None:
-    """Fit Ray Data to small clusters: its defaults are for hundreds of cores."""
+def _set_up_data(config: ClusterConfig) -> None:
+    """Fit Ray Data to the cluster: quiet, few partitions (its defaults are for hundreds of cores), on nodes meant for it."""
     from ray.data import DataContext
 
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.default_hash_shuffle_parallelism = 4
+    context.execution_options.label_selector = config.data_label_selector or None
     logging.getLogger("ray.data").setLevel(logging.WARNING)
 
 

@@ -83,7 +83,8 @@ def _between(name: str, value: float, low: float, high: float) -> None:
 class ClusterConfig:
     """The Ray cluster a job runs on. A job submitted to a cluster, or given an address, attaches; otherwise it starts one.
 
-    ``num_cpus`` counts logical CPUs of a cluster started here; Serve replicas and training workers share them.
+    ``num_cpus`` counts logical CPUs of a cluster started here; Serve replicas and training workers share them. The label
+    selectors name the nodes that training workers and Ray Data's tasks ask for, so that the autoscaler adds the right kind.
     """
 
     address: str = ""
@@ -93,7 +94,8 @@ class ClusterConfig:
     auth_mode: str = "token"
     train_workers: int = 1
     train_cpus_per_worker: float = 0.5
-    label_selector: dict[str, str] = field(default_factory=dict)
+    train_label_selector: dict[str, str] = field(default_factory=dict)
+    data_label_selector: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.auth_mode not in ("token", "disabled"):

@@ -1,6 +1,5 @@
 """Run every stage over the test users by Ray Data: the same stage code that answers HTTP requests."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from reco_ray.evaluation.lists import StageLists
 from reco_ray.features import user_row
 from reco_ray.hashing import hash64
+from reco_ray.lake import storage
 from reco_ray.recall import load as load_recall
 from reco_ray.slate import load_rank, load_rerank
 from reco_ray.types import Request
@@ -26,7 +26,7 @@ def run_stages(folder: str, users: pl.DataFrame, labels: pl.DataFrame, seed: int
     """Answer for every user that has a positive in the test part.
 
     Args:
-        folder: stages assembled from the snapshot before the test part; every node must see it.
+        folder: stages assembled from the snapshot before the test part; a folder or URI that every node can read.
         users: rows of the user view of that snapshot. labels: rows of `schema.LABELS` of the test part.
     """
     positive = labels.explode("item_ids", "grades").filter(pl.col("grades") >= 0.5)
@@ -56,7 +56,7 @@ def run_stages(folder: str, users: pl.DataFrame, labels: pl.DataFrame, seed: int
 
 class _Stages:
     def __init__(self, folder: str, seed: int, k: int) -> None:
-        path = Path(folder)
+        path = storage.fetch(folder)
         self._recall, self._rank, self._rerank = load_recall(path), load_rank(path), load_rerank(path)
         self._seed, self._k = seed, k
 

@@ -1,6 +1,7 @@
 """Files under ``root``, wherever that is: a folder, ``s3://`` or ``gs://``, through pyarrow's filesystems."""
 
 import shutil
+import tempfile
 import uuid
 from pathlib import Path
 
@@ -87,8 +88,8 @@ def publish(folder: Path, uri: str, last: str) -> None:
     fs.copy_files(str(folder), path, source_filesystem=fs.LocalFileSystem(), destination_filesystem=system)
 
 
-def fetch(uri: str, cache: Path) -> Path:
-    """Return a local folder with the content of ``uri``: itself when local, else a copy under ``cache``.
+def fetch(uri: str) -> Path:
+    """Return a local folder with the content of ``uri``: itself when local, else a copy in this node's cache.
 
     Raises: ArtifactError: there is no such folder.
     """
@@ -96,7 +97,7 @@ def fetch(uri: str, cache: Path) -> Path:
         raise ArtifactError(f"{uri}: found nothing, expected a folder; run the job that writes it")
     if is_local(uri):
         return Path(uri)
-    target = cache / uri.split("://", 1)[1]
+    target = Path(tempfile.gettempdir()) / "reco_ray" / uri.split("://", 1)[1]
     if not target.exists():
         system, path = _open(uri)
         partial = target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}.partial")

@@ -3,14 +3,13 @@
 A group is one user at the cut between the fit and the rank part: features as of the cut, labels from after it.
 """
 
-from pathlib import Path
-
 import numpy as np
 import polars as pl
 import pyarrow as pa
 import ray
 
 from reco_ray.features import user_row
+from reco_ray.lake import storage
 from reco_ray.rank.stage import rank_features
 from reco_ray.recall import load as load_recall
 from reco_ray.types import Request
@@ -24,7 +23,7 @@ def build_training_set(folder: str, users: pl.DataFrame, labels: pl.DataFrame) -
     """Return rows (user_id, item_id, label, features) and the names of the features.
 
     Args:
-        folder: a local folder with the recall stage of the fit snapshot; every node must see it.
+        folder: with the recall stage of the fit snapshot; a folder or URI that every node can read.
         users: rows of the user view of that snapshot.
         labels: rows of `schema.LABELS` of the rank part.
     """
@@ -39,14 +38,15 @@ def build_training_set(folder: str, users: pl.DataFrame, labels: pl.DataFrame) -
         num_cpus=0.5,
     )
     frame = pl.concat([pl.DataFrame(b) for b in rows.iter_batches(batch_size=None, batch_format="pyarrow") if b.num_rows])
-    return frame.sort("user_id", "place"), rank_features(Path(folder)).columns
+    return frame.sort("user_id", "place"), rank_features(storage.fetch(folder)).columns
 
 
 class _Candidates:
     """Loaded once per actor: recalls for users and makes the ranker's features."""
 
     def __init__(self, folder: str) -> None:
-        self._recall, self._features = load_recall(Path(folder)), rank_features(Path(folder))
+        local = storage.fetch(folder)
+        self._recall, self._features = load_recall(local), rank_features(local)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         rows = batch.to_pylist()

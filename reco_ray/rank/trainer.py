@@ -80,7 +80,7 @@ def train_ranker(
         scaling_config=ScalingConfig(
             num_workers=cluster.train_workers,
             resources_per_worker={"CPU": cluster.train_cpus_per_worker},
-            label_selector=cluster.label_selector or None,
+            label_selector=cluster.train_label_selector or None,
         ),
         run_config=RunConfig(
             name=f"train_ranker-{uuid.uuid4().hex[:8]}",

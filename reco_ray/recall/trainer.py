@@ -76,7 +76,7 @@ def train_embeddings(
         scaling_config=ScalingConfig(
             num_workers=cluster.train_workers,
             resources_per_worker={"CPU": cluster.train_cpus_per_worker},
-            label_selector=cluster.label_selector or None,
+            label_selector=cluster.train_label_selector or None,
         ),
         run_config=RunConfig(
             name=run_name,

@@ -6,7 +6,6 @@ pickled; a file outside the manifest is refused above all because ScaNN would un
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,7 +110,7 @@ def open_release(root: str, release_id: str) -> Path:
     if not storage.exists(uri):
         known = release_ids(root)[-5:]
         raise ArtifactError(f"release {release_id!r}: found none under {root}, expected one of {known}; run publish_release")
-    folder = storage.fetch(uri, Path(tempfile.gettempdir()) / "reco_ray" / "releases")
+    folder = storage.fetch(uri)
     manifest = verify(folder)
     if manifest.release_id != release_id:
         raise ArtifactError(f"{folder}: the manifest names release {manifest.release_id}, expected {release_id}; publish again")

@@ -1,13 +1,13 @@
 """Slates for many users by Ray Data: the very stages of the request path, loaded once per actor."""
 
 from datetime import UTC, datetime
-from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
 import ray
 
 from reco_ray.features import user_row
+from reco_ray.release import open_release
 from reco_ray.schema import SLATES
 from reco_ray.slate.pipeline import Pipeline
 from reco_ray.types import Request
@@ -15,17 +15,16 @@ from reco_ray.types import Request
 __all__ = ["write_slates"]
 
 
-def write_slates(folder: str, users: pl.DataFrame, release: str, k: int, users_per_task: int, target: str) -> int:
-    """Write one Parquet row of `schema.SLATES` per user under ``target``; returns how many.
+def write_slates(root: str, release: str, users: pl.DataFrame, k: int, users_per_task: int, target: str) -> int:
+    """Write one Parquet row of `schema.SLATES` per user under ``target``, a folder or URI; returns how many.
 
     Args:
-        folder: the release's local folder; every node must see it.
         users: rows of the user view that the release expects.
     """
     dataset = ray.data.from_arrow(users.sort("user_id").to_arrow()).repartition(max(1, users.height // users_per_task))
     slates = dataset.map_batches(
         _Slates,
-        fn_constructor_kwargs={"folder": folder, "release": release, "k": k, "made_ts": datetime.now(UTC)},
+        fn_constructor_kwargs={"root": root, "release": release, "k": k, "made_ts": datetime.now(UTC)},
         batch_size=users_per_task,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=2),
@@ -36,8 +35,8 @@ def write_slates(folder: str, users: pl.DataFrame, release: str, k: int, users_p
 
 
 class _Slates:
-    def __init__(self, folder: str, release: str, k: int, made_ts: datetime) -> None:
-        self._pipeline = Pipeline.load(Path(folder))
+    def __init__(self, root: str, release: str, k: int, made_ts: datetime) -> None:
+        self._pipeline = Pipeline.load(open_release(root, release))
         self._release, self._k, self._made_ts = release, k, made_ts
 
     def __call__(self, batch: pa.Table) -> pa.Table:

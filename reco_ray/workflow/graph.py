@@ -44,7 +44,7 @@ class Output:
 
     def folder(self) -> Path:
         """A local folder with its files."""
-        return storage.fetch(self.uri, Path(tempfile.gettempdir()) / "reco_ray" / "steps")
+        return storage.fetch(self.uri)
 
 
 @dataclass(frozen=True, slots=True)

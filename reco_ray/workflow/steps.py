@@ -1,8 +1,9 @@
 """The bodies of the steps: each takes finished inputs, calls the rooms, and leaves files, tables and facts."""
 
+import contextlib
 import hashlib
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -155,6 +156,20 @@ def _assemble(work: Work, snapshot: str, folder: Path, with_ranker: bool = True)
     )
 
 
+@contextlib.contextmanager
+def _stages(work: Work, snapshot: str, with_ranker: bool = True) -> Iterator[str]:
+    """The stages of a snapshot at a URI that every node can read, for as long as the block lasts."""
+    uri = storage.join(work.config.root, "tmp", f"stages-{work.key}-{snapshot}")
+    folder = work.folder.with_name("stages")
+    folder.mkdir()
+    _assemble(work, snapshot, folder, with_ranker)
+    storage.publish(folder, uri, "recall.json")
+    try:
+        yield uri
+    finally:
+        storage.remove(uri)
+
+
 def _train_embeddings(work: Work) -> Mapping[str, object]:
     from reco_ray.recall.trainer import train_embeddings
 
@@ -184,12 +199,9 @@ def _train_ranker(work: Work) -> Mapping[str, object]:
     from reco_ray.rank.trainer import train_ranker
 
     config, features = work.config, work.inputs["build_features"]
-    stages = work.folder / "stages"
-    stages.mkdir()
-    _assemble(work, "fit", stages, with_ranker=False)
-    rows, columns = build_training_set(
-        str(stages), user_rows(config, features, "fit"), _rows(config, features, "labels", "rank")
-    )
+    with _stages(work, "fit", with_ranker=False) as stages:
+        labels = _rows(config, features, "labels", "rank")
+        rows, columns = build_training_set(stages, user_rows(config, features, "fit"), labels)
     keyed = rows.with_columns(snapshot=pl.lit(work.key))
     tables.replace(config.root, "training_rank", keyed.to_arrow(), f"snapshot = '{work.key}'")
     with tracked_run(config, "train_ranker", work.key, {**vars(config.rank), "columns": len(columns)}) as run:
@@ -197,7 +209,6 @@ def _train_ranker(work: Work) -> Mapping[str, object]:
             rows, columns, config.rank, config.cluster, config.seed, storage.join(config.root, "train"), work.folder
         )
         run.metrics({"valid_ndcg10": result.valid_ndcg10, "rounds": result.rounds, "rows": result.rows})
-    storage.remove(str(stages))
     return {
         "training_set": tables.content_hash(rows, ["user_id", "place"]),
         "rows": result.rows,
@@ -211,20 +222,13 @@ def _evaluate(work: Work) -> Mapping[str, object]:
     from reco_ray.evaluation.flow import run_stages
 
     config, features = work.config, work.inputs["build_features"]
-    stages = work.folder / "stages"
-    stages.mkdir()
-    _assemble(work, "eval", stages)
-    answered = run_stages(
-        str(stages),
-        user_rows(config, features, "eval"),
-        _rows(config, features, "labels", "test"),
-        config.seed,
-        config.evaluation.k,
-    )
-    with tracked_run(config, "evaluate", work.key, {"k": config.evaluation.k, "seed": config.seed}) as run:
-        facts = write_report(work.folder, answered, stages, config, features, commit(), lake_versions(config))
-        run.metrics({name: value for name, value in facts.items() if isinstance(value, float)})
-    storage.remove(str(stages))
+    with _stages(work, "eval") as stages:
+        labels = _rows(config, features, "labels", "test")
+        answered = run_stages(stages, user_rows(config, features, "eval"), labels, config.seed, config.evaluation.k)
+        with tracked_run(config, "evaluate", work.key, {"k": config.evaluation.k, "seed": config.seed}) as run:
+            local = storage.fetch(stages)
+            facts = write_report(work.folder, answered, local, config, features, commit(), lake_versions(config))
+            run.metrics({name: value for name, value in facts.items() if isinstance(value, float)})
     return facts
 
 
@@ -260,10 +264,10 @@ def _recommend_batch(work: Work) -> Mapping[str, object]:
     users = user_rows(config, work.inputs["build_features"], "live")
     if config.batch.users:
         users = users.filter(pl.col("user_id").is_in(config.batch.users))
-    folder = open_release(config.root, release)
-    target = work.folder / "slates"
-    rows = write_slates(str(folder), users, release, config.batch.k, config.batch.users_per_task, str(target))
-    return {"content": digest(release, repr(config.batch)), "release": release, "users": rows}
+    target = storage.join(config.root, "slates", work.key)
+    storage.remove(target)  # what a killed run left
+    rows = write_slates(config.root, release, users, config.batch.k, config.batch.users_per_task, target)
+    return {"content": digest(release, repr(config.batch)), "release": release, "users": rows, "slates": target}
 
 
 def _uses_towers(config: PipelineConfig) -> bool:
@@ -306,6 +310,12 @@ STEPS = (
         _publish_release,
         stands=_release_stands,
     ),
-    Step("recommend_batch", ("build_features", "publish_release"), lambda c: c.batch, _recommend_batch),
+    Step(
+        "recommend_batch",
+        ("build_features", "publish_release"),
+        lambda c: c.batch,
+        _recommend_batch,
+        stands=lambda _, output: storage.exists(str(output.facts["slates"])),
+    ),
 )
 """In order; `graph.run_all` walks them."""

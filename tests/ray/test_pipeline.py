@@ -83,7 +83,7 @@ def test_every_step_leaves_its_output(outputs: dict[str, Output], config: Pipeli
     assert list(outputs) == [step.name for step in STEPS]
     assert outputs["import_dataset"].facts["events_new"] == USERS * EVENTS
     assert outputs["build_features"].facts["split"]["kind"] == "global_time"  # type: ignore[index]
-    slates = pl.read_parquet(f"{outputs['recommend_batch'].uri}/slates/*.parquet")
+    slates = pl.read_parquet(f"{outputs['recommend_batch'].facts['slates']}/*.parquet")
     assert slates.height == USERS
     assert slates["item_ids"].list.len().to_list() == [5] * USERS
     assert slates["item_ids"].list.n_unique().to_list() == [5] * USERS

@@ -125,7 +125,7 @@ def test_labels_of_a_node_type_reach_ray_start(monkeypatch: pytest.MonkeyPatch) 
 def _selectors(node: object, where: str = "profile") -> Iterator[tuple[str, dict[str, str]]]:
     if isinstance(node, dict):
         for key, value in node.items():
-            if key == "label_selector":
+            if key.endswith("label_selector"):
                 yield f"{where}.{key}", value
             else:
                 yield from _selectors(value, f"{where}.{key}")

@@ -94,7 +94,7 @@ def test_a_published_folder_is_whole_or_not_there(tmp_path: Path) -> None:
     storage.publish(made, str(target), "last")
     assert storage.listing(str(target)) == ["data", "last"]
     with pytest.raises(ArtifactError, match="found nothing"):
-        storage.fetch(str(tmp_path / "none"), tmp_path)
+        storage.fetch(str(tmp_path / "none"))
 
 
 def test_items_that_nobody_described_are_items_too() -> None:
