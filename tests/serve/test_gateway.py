@@ -165,7 +165,7 @@ def test_no_request_fails_while_the_traffic_moves_to_a_new_release(world: World)
     finally:
         stop.set()
         thread.join()
-    assert len(statuses) > 10
+    assert statuses, "no request was sent while the traffic moved"
     assert set(statuses) == {200}
     found = httpx.get(f"{world.url}/v1/releases").json()
     assert [(r["release"], r["weight"]) for r in found["releases"] if r["loaded"]] == [("one", 0.0), ("two", 1.0)]
