@@ -34,7 +34,12 @@ class Query:
 
     def visible(self, item_idx: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Mask of the rows that may come back, shape (n,)."""
-        mask = ~np.isin(item_idx, self.hidden) if self.hidden.size else np.ones(item_idx.shape, bool)
+        if not self.hidden.size:
+            mask = np.ones(item_idx.shape, np.bool_)
+        else:  # np.isin would sort both sides each time
+            at = np.searchsorted(self.hidden, item_idx)
+            at[at == self.hidden.size] = 0
+            mask = self.hidden[at] != item_idx
         return mask if self.allowed is None else mask & self.allowed[item_idx]
 
 

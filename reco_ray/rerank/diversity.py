@@ -21,20 +21,25 @@ def mmr(scores: NDArray[np.float32], vectors: NDArray[np.float32], k: int, diver
     n = scores.shape[0]
     if diversity == 0 and cap == 0:
         return np.arange(min(k, n))
-    near = np.zeros(n, np.float32)
-    open_ = np.ones(n, bool)
+    k = min(k, n)
+    value = (1 - diversity) * scores
+    alike = diversity * (vectors @ vectors.T)
+    near = np.zeros(n, np.float32)  # likeness to what was picked, times its weight
+    picked = np.empty(k, np.int64)
+    if not cap:
+        for place in range(k):
+            picked[place] = best = int((value - near).argmax())
+            value[best] = -np.inf
+            np.maximum(near, alike[best], out=near)
+        return picked
     main = np.where(vectors.any(axis=1), vectors.argmax(axis=1), -1) if vectors.shape[1] else np.full(n, -1)
     counts: dict[int, int] = {}
-    picked: list[int] = []
-    while len(picked) < min(k, n):
-        value = np.where(open_, (1 - diversity) * scores - diversity * near, -np.inf)
-        if cap:
-            full = [category for category, count in counts.items() if count >= cap and category >= 0]
-            capped = np.where(np.isin(main, full), -np.inf, value)
-            value = capped if np.isfinite(capped).any() else value
-        best = int(value.argmax())
-        picked.append(best)
-        open_[best] = False
+    for place in range(k):
+        gain = value - near
+        full = [category for category, count in counts.items() if count >= cap and category >= 0]
+        capped = np.where(np.isin(main, full), -np.inf, gain)
+        picked[place] = best = int((capped if np.isfinite(capped).any() else gain).argmax())
+        value[best] = -np.inf
         counts[int(main[best])] = counts.get(int(main[best]), 0) + 1
-        near = np.maximum(near, vectors @ vectors[best])
-    return np.array(picked, np.int64)
+        np.maximum(near, alike[best], out=near)
+    return picked

@@ -84,10 +84,13 @@ class Rerank:
 
 def _standardise(scores: NDArray[np.float32]) -> NDArray[np.float32]:
     """Zero mean and unit deviation over the finite scores, so that boosts and diversity mean the same for every model."""
-    finite = scores[np.isfinite(scores)]
+    known = np.isfinite(scores)
+    finite = scores if known.all() else scores[known]
     if not finite.size:
         return scores
-    return np.asarray((scores - finite.mean()) / max(float(finite.std()), 1e-6), np.float32)
+    centred = finite - finite.sum(dtype=np.float64) / finite.size
+    deviation = max(float(np.sqrt(centred @ centred / finite.size)), 1e-6)
+    return np.asarray((centred if finite is scores else scores - (finite[0] - centred[0])) / deviation, np.float32)
 
 
 def build(folder: Path, config: RerankConfig) -> None:

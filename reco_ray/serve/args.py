@@ -40,8 +40,7 @@ class GatewayArgs(Args):
         root: where releases lie; only the fused topology reads it.
         auth: "off" is for a loopback interface.
         deadline_ms: budget of a request that names none; a caller may ask for up to ``max_deadline_ms``.
-        batches_in_flight: batches that one gateway replica has out per stage and release.
-        batch_rows: requests per batch.
+            batch_rows: requests per batch.
         loader: import path of what loads stages, ``module:Class``.
     """
 
@@ -53,8 +52,7 @@ class GatewayArgs(Args):
     deadline_ms: Annotated[int, Field(ge=1)] = 150
     max_deadline_ms: Annotated[int, Field(ge=1)] = 2000
     auth: Literal["off"] = "off"
-    batches_in_flight: Annotated[int, Field(ge=1)] = 2
-    batch_rows: Annotated[int, Field(ge=1, le=256)] = 16
+    batch_rows: Annotated[int, Field(ge=1, le=256)] = 32
     gateway: Size = Size(min_replicas=2, max_replicas=2, num_cpus=0.2, max_ongoing_requests=256)
     label_selector: dict[str, str] = {}
     loader: str = LOADER

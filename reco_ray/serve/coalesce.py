@@ -1,61 +1,69 @@
 """Coalescing: concurrent calls of one stage of one release leave together as one batch.
 
-A hop between deployments costs more than the work it carries (design section 14), so the gateway pays it once per batch. There
-is no waiting for company: while a slot is free, whatever has arrived by the event loop's next turn leaves at once; while all
-slots are taken arrivals queue, and the queue leaves when a batch returns. Load alone makes batches larger.
+A hop between deployments costs more than the work it carries (design section 14), and a stage works faster on many rows than on
+one; so the gateway pays both once per batch. There is no waiting for company: while a slot is free, whatever has arrived by the
+event loop's next turn leaves at once; while all slots are taken arrivals queue, and the queue leaves when a batch returns. Load
+alone makes batches larger.
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from reco_ray.errors import NotReadyError
 
 __all__ = ["Coalescer"]
 
-Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-class _Member(Generic[Item, Result]):
-    """One caller: what it sent, the future it waits on, and the batch it left with."""
+class _Member(Generic[Result]):
+    """One caller: what it sent, since when, the future it waits on, and the batch it left with."""
 
-    __slots__ = ("batch", "future", "item")
+    __slots__ = ("batch", "future", "items", "since")
 
-    def __init__(self, item: Item, future: asyncio.Future[Result]) -> None:
-        self.item, self.future = item, future
-        self.batch: _Batch[Item, Result] | None = None
+    def __init__(self, items: tuple[Any, ...], future: asyncio.Future[Result]) -> None:
+        self.items, self.future = items, future
+        self.since = time.monotonic()
+        self.batch: _Batch[Result] | None = None
 
 
-class _Batch(Generic[Item, Result]):
+class _Batch(Generic[Result]):
     """Members that left together; ``waiting`` counts those that still want their result."""
 
     __slots__ = ("members", "task", "waiting")
 
-    def __init__(self, members: list[_Member[Item, Result]]) -> None:
+    def __init__(self, members: list[_Member[Result]]) -> None:
         self.members, self.waiting = members, len(members)
         self.task: asyncio.Task[None] | None = None
 
 
-class Coalescer(Generic[Item, Result]):
+class Coalescer(Generic[Result]):
     """Turn concurrent calls into batches of one stage of one release.
 
     Args:
-        call: answers a batch in order, one result per item.
-        max_in_flight: batches out at a time, 2 per live replica: one at work, one on its way. May be changed while running.
+        call: answers a batch: takes a list for each argument of the calls, returns one result per row in order.
+        max_in_flight: batches out at a time; may be changed while running.
         max_rows: members per batch.
+        left: told the rows of each batch that leaves and how long its oldest member queued, in seconds.
     """
 
     def __init__(
-        self, call: Callable[[list[Item]], Awaitable[Sequence[Result]]], *, max_in_flight: int = 2, max_rows: int = 16
+        self,
+        call: Callable[..., Awaitable[Sequence[Result]]],
+        *,
+        max_in_flight: int = 2,
+        max_rows: int = 32,
+        left: Callable[[int, float], None] | None = None,
     ) -> None:
         if max_in_flight < 1 or max_rows < 1:
             raise ValueError(f"found max_in_flight={max_in_flight}, max_rows={max_rows}, expected both to be at least 1")
         self.max_in_flight, self.max_rows = max_in_flight, max_rows
-        self._call = call
-        self._queue: deque[_Member[Item, Result]] = deque()
-        self._out: set[_Batch[Item, Result]] = set()
+        self._call, self._left = call, left
+        self._queue: deque[_Member[Result]] = deque()
+        self._out: set[_Batch[Result]] = set()
         self._pump_due = False
 
     @property
@@ -68,15 +76,15 @@ class Coalescer(Generic[Item, Result]):
         """Batches out."""
         return len(self._out)
 
-    async def __call__(self, item: Item) -> Result:
-        """Send one item with the next batch and return its result.
+    async def __call__(self, *items: Any) -> Result:
+        """Send one row with the next batch and return its result.
 
-        Cancelling this call takes the item out of the queue; a batch that all members have left is cancelled.
+        Cancelling this call takes the row out of the queue; a batch that all members have left is cancelled.
 
         Raises: what ``call`` raised for the batch; NotReadyError: the batch was cancelled, or its answer has the wrong length.
         """
         loop = asyncio.get_running_loop()
-        member: _Member[Item, Result] = _Member(item, loop.create_future())
+        member: _Member[Result] = _Member(items, loop.create_future())
         self._queue.append(member)
         self._schedule(loop)
         try:
@@ -97,7 +105,7 @@ class Coalescer(Generic[Item, Result]):
     def _pump(self) -> None:
         self._pump_due = False
         while self._queue and len(self._out) < self.max_in_flight:
-            members: list[_Member[Item, Result]] = []
+            members: list[_Member[Result]] = []
             while self._queue and len(members) < self.max_rows:
                 member = self._queue.popleft()
                 if not member.future.done():
@@ -108,13 +116,15 @@ class Coalescer(Generic[Item, Result]):
             for member in members:
                 member.batch = batch
             self._out.add(batch)
+            if self._left is not None:
+                self._left(len(members), time.monotonic() - members[0].since)
             batch.task = asyncio.get_running_loop().create_task(self._run(batch))
             # in a callback and not inside the task: a task cancelled before its first step never runs its own finally
             batch.task.add_done_callback(lambda _, done=batch: self._settle(done))  # type: ignore[misc]
 
-    async def _run(self, batch: _Batch[Item, Result]) -> None:
+    async def _run(self, batch: _Batch[Result]) -> None:
         try:
-            results = await self._call([member.item for member in batch.members])
+            results = await self._call(*map(list, zip(*[member.items for member in batch.members], strict=True)))
         except Exception as exc:
             for member in batch.members:
                 if not member.future.done():
@@ -128,7 +138,7 @@ class Coalescer(Generic[Item, Result]):
             if not member.future.done():
                 member.future.set_result(result)
 
-    def _settle(self, batch: _Batch[Item, Result]) -> None:
+    def _settle(self, batch: _Batch[Result]) -> None:
         """Free the slot, and fail whoever still waits: no member is ever left behind."""
         self._out.discard(batch)
         task = batch.task

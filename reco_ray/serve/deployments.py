@@ -160,8 +160,7 @@ def _connect_staged(args: GatewayArgs) -> Callable[[str], Awaitable[Stages[Any, 
             _caller(handles[0].recall),
             _caller(handles[1].score),
             _caller(handles[2].arrange),
-            batches_in_flight=args.batches_in_flight,
-            batch_rows=args.batch_rows,
+            rows=args.batch_rows,
         )
         await asyncio.wait_for(_warm(stages), _CONNECT_TIMEOUT_S)
         return stages
@@ -176,7 +175,7 @@ def _connect_fused(args: GatewayArgs) -> Callable[[str], Awaitable[Stages[Any, A
         warm_recall(pipeline.recall)
         warm_rank(pipeline.rank)
         warm_rerank(pipeline.rerank)
-        return InProcess(pipeline)
+        return InProcess(pipeline, rows=args.batch_rows)
 
     async def connect(release_id: str) -> Stages[Any, Any, Any]:
         stages = await asyncio.to_thread(load, release_id)

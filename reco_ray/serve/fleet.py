@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 _SALT = "traffic"
 _MAX_BACKOFF_S = 10.0
+_LINGER_S = 10.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -169,5 +170,7 @@ class Fleet:
         self._main = self._routes[max(named, key=lambda release: (weights[release], release))]
         if weights[self._main.release] > 0:
             for release in set(self._routes) - set(weights):
-                del self._routes[release]
+                gone = self._routes.pop(release)
+                # requests that are on their way through its stages end first
+                asyncio.get_running_loop().call_later(_LINGER_S, gone.stages.close)
                 log.info("release %s was let go", release)

@@ -1,6 +1,13 @@
-"""The two ways to run a release's stages behind one interface, `pipeline.Stages`."""
+"""The two ways to run a release's stages behind one interface, `pipeline.Stages`: in deployments, or in this process.
 
-from collections.abc import Awaitable, Callable, Sequence
+Both coalesce concurrent requests into batches per stage, and in both a stage runs off the event loop, so that a slow or hanging
+one leaves the loop, the deadline and the other stages alone.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,34 +17,12 @@ from reco_ray.serve.coalesce import Coalescer
 from reco_ray.slate import Pipeline
 from reco_ray.types import Candidates, Request, Slate
 
-__all__ = ["InProcess", "Remote"]
+__all__ = ["Blocks", "InProcess", "Remote"]
 
 Blocks = list[bytes]
-
-
-class InProcess:
-    """``topology=fused``: the stages in this process, one request at a time.
-
-    A stage takes 1-3 ms of this core wherever it runs, and a thread would only add a hand-over; so it is called in line.
-    """
-
-    def __init__(self, pipeline: Pipeline) -> None:
-        self._pipeline = pipeline
-
-    def prepare(self, request: Request) -> Request:
-        return request
-
-    async def recall(self, query: Request) -> Candidates:
-        return self._pipeline.recall.recall([query])[0]
-
-    async def score(self, query: Request, found: Candidates) -> NDArray[np.float32]:
-        return self._pipeline.rank.score([query], [found])[0]
-
-    async def arrange(self, query: Request, found: Candidates, scored: NDArray[np.float32]) -> Slate:
-        return self._pipeline.rerank.arrange([query], [found], [scored])[0]
-
-    def recall_order(self, found: Candidates) -> NDArray[np.float32]:
-        return found.scores
+T = TypeVar("T")
+Left = Callable[[str, int, float], None]
+"""Told the stage, the rows of a batch that leaves for it, and how long its oldest member queued, in seconds."""
 
 
 class Remote:
@@ -47,7 +32,7 @@ class Remote:
 
     Args:
         recall, score, arrange: send one batch of blocks and return a block for each.
-        batches_in_flight, batch_rows: of each coalescer.
+        rows: members per batch.
     """
 
     def __init__(
@@ -56,22 +41,16 @@ class Remote:
         score: Callable[[Blocks, Blocks], Awaitable[Blocks]],
         arrange: Callable[[Blocks, Blocks, Blocks], Awaitable[Blocks]],
         *,
-        batches_in_flight: int = 2,
-        batch_rows: int = 16,
+        rows: int = 32,
+        left: Left | None = None,
     ) -> None:
-        async def call_score(rows: Sequence[tuple[bytes, bytes]]) -> Blocks:
-            return await score([row[0] for row in rows], [row[1] for row in rows])
+        self._recall: Coalescer[bytes] = _coalescer("recall", recall, rows, left)
+        self._score: Coalescer[bytes] = _coalescer("rank", score, rows, left)
+        self._arrange: Coalescer[bytes] = _coalescer("rerank", arrange, rows, left)
 
-        async def call_arrange(rows: Sequence[tuple[bytes, bytes, bytes]]) -> Blocks:
-            return await arrange([row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows])
-
-        self._recall: Coalescer[bytes, bytes] = Coalescer(recall, max_in_flight=batches_in_flight, max_rows=batch_rows)
-        self._score: Coalescer[tuple[bytes, bytes], bytes] = Coalescer(
-            call_score, max_in_flight=batches_in_flight, max_rows=batch_rows
-        )
-        self._arrange: Coalescer[tuple[bytes, bytes, bytes], bytes] = Coalescer(
-            call_arrange, max_in_flight=batches_in_flight, max_rows=batch_rows
-        )
+    def allow_in_flight(self, recall: int, rank: int, rerank: int) -> None:
+        """Set how many batches may be out per stage."""
+        self._recall.max_in_flight, self._score.max_in_flight, self._arrange.max_in_flight = recall, rank, rerank
 
     def prepare(self, request: Request) -> bytes:
         return wire.pack_request(request)
@@ -80,10 +59,60 @@ class Remote:
         return await self._recall(query)
 
     async def score(self, query: bytes, found: bytes) -> bytes:
-        return await self._score((query, found))
+        return await self._score(query, found)
 
     async def arrange(self, query: bytes, found: bytes, scored: bytes) -> Slate:
-        return wire.unpack_slate(await self._arrange((query, found, scored)))
+        return wire.unpack_slate(await self._arrange(query, found, scored))
 
     def recall_order(self, found: bytes) -> bytes:
         return wire.recall_scores(found)
+
+    def close(self) -> None:
+        """Nothing is held here."""
+
+
+class InProcess:
+    """``topology=fused``: the stages in this process, each in a thread of its own.
+
+    Args:
+        rows: members per batch.
+    """
+
+    def __init__(self, pipeline: Pipeline, *, rows: int = 32, left: Left | None = None) -> None:
+        self._threads = [ThreadPoolExecutor(1, thread_name_prefix=name) for name in ("recall", "rank", "rerank")]
+        recall, rank, rerank = self._threads
+        self._recall: Coalescer[Candidates] = _coalescer("recall", _threaded(recall, pipeline.recall.recall), rows, left)
+        self._score: Coalescer[NDArray[np.float32]] = _coalescer("rank", _threaded(rank, pipeline.rank.score), rows, left)
+        self._arrange: Coalescer[Slate] = _coalescer("rerank", _threaded(rerank, pipeline.rerank.arrange), rows, left)
+
+    def prepare(self, request: Request) -> Request:
+        return request
+
+    async def recall(self, query: Request) -> Candidates:
+        return await self._recall(query)
+
+    async def score(self, query: Request, found: Candidates) -> NDArray[np.float32]:
+        return await self._score(query, found)
+
+    async def arrange(self, query: Request, found: Candidates, scored: NDArray[np.float32]) -> Slate:
+        return await self._arrange(query, found, scored)
+
+    def recall_order(self, found: Candidates) -> NDArray[np.float32]:
+        return found.scores
+
+    def close(self) -> None:
+        """Let the threads end once their work is done; one that hangs is left behind."""
+        for thread in self._threads:
+            thread.shutdown(wait=False)
+
+
+def _coalescer(stage: str, call: Callable[..., Awaitable[Any]], rows: int, left: Left | None) -> Coalescer[Any]:
+    told = None if left is None else lambda n, queued_s: left(stage, n, queued_s)
+    return Coalescer(call, max_in_flight=1, max_rows=rows, left=told)
+
+
+def _threaded(thread: ThreadPoolExecutor, call: Callable[..., T]) -> Callable[..., Awaitable[T]]:
+    async def run(*columns: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(thread, call, *columns)
+
+    return run

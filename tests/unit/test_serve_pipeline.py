@@ -206,5 +206,6 @@ def test_both_topologies_give_the_same_slates() -> None:
         found = [outcome.slate for outcome in await asyncio.gather(*calls)]
         assert [s.item_ids for s in found[:40]] == [s.item_ids for s in found[40:]]
         assert [s.request_id for s in found[:40]] == [r.request_id for r in requests]
+        fused.close()
 
     asyncio.run(check())
