@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from reco_ray.config import RerankConfig
 from reco_ray.features import Catalogue, user_row
 from reco_ray.rank import XGBoostRanker
+from reco_ray.rank.features import RankFeatures
 from reco_ray.rank.stage import rank_features
 from reco_ray.recall import load as load_recall
 from reco_ray.recall.merge import line_up
@@ -53,6 +54,11 @@ def pipeline(folder: Path) -> Pipeline:
     return whole
 
 
+def rank_features_of(pipeline: Pipeline) -> RankFeatures:
+    assert isinstance(pipeline.rank, XGBoostRanker)
+    return pipeline.rank.features
+
+
 def ids(catalogue: Catalogue, found: Candidates) -> list[str]:
     return [catalogue.item_ids[i] for i in found.item_idx]
 
@@ -90,6 +96,18 @@ def test_an_item_has_the_evidence_that_an_ordinary_request_gives_it(stage: Recal
     (elsewhere,) = stage.recall([own(("item-3", "item-5"))])  # of a stranger: no history, no covisit
     assert (elsewhere.source_ranks[:, 1] == -1).all()
     assert np.isnan(elsewhere.source_scores[:, 1]).all()
+
+
+def test_the_ranker_sees_a_list_as_merged_with_the_sources(pipeline: Pipeline, stage: Recall, row: UserRow) -> None:
+    (ordinary,) = stage.recall([Request(request_id="r", user=row)])
+    request = own(tuple(ids(stage.catalogue, ordinary)[::-1]), user=row)
+    (found,) = stage.recall([request])
+    features = rank_features_of(pipeline)
+    matrix = features.matrix(request, found)
+    plain = features.matrix(Request(request_id="r", user=row), ordinary)[::-1]
+    np.testing.assert_allclose(matrix[:, 0], plain[:, 0] + found.scores, rtol=1e-6)
+    assert matrix[:, 1].argsort(kind="stable").tolist() == (-matrix[:, 0]).argsort(kind="stable").tolist()
+    np.testing.assert_array_equal(matrix[:, 2:], plain[:, 2:])
 
 
 @given(st.lists(st.integers(0, 30), unique=True), st.lists(st.lists(st.integers(0, 30), unique=True, max_size=20), max_size=4))
@@ -200,6 +218,17 @@ def test_a_mixed_batch_answers_as_each_alone(pipeline: Pipeline, row: UserRow) -
         (alone,) = pipeline.run([request])
         assert (slate.item_ids, slate.reasons, slate.degraded) == (alone.item_ids, alone.reasons, alone.degraded)
         np.testing.assert_allclose(slate.scores, alone.scores, rtol=1e-5)
+
+
+def test_packed_stages_give_the_same_slate(pipeline: Pipeline, row: UserRow) -> None:
+    packed = wire.pack_request(own(user=row, query="anything"))
+    request = wire.unpack_request(packed)
+    found = wire.unpack_candidates(wire.pack_candidates(pipeline.recall.recall([request])[0]))
+    scores = wire.unpack_scores(wire.pack_scores(pipeline.rank.score([request], [found])[0]))
+    slate = wire.unpack_slate(wire.pack_slate(pipeline.rerank.arrange([request], [found], [scores])[0]))
+    (whole,) = pipeline.run([own(user=row)])
+    assert (slate.item_ids, slate.reasons, slate.degraded) == (whole.item_ids, whole.reasons, whole.degraded)
+    np.testing.assert_array_equal(slate.scores, whole.scores)
 
 
 def test_the_callers_order_needs_no_stage() -> None:
