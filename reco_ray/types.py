@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["EMPTY_USER", "Candidates", "Request", "Slate", "UserRow"]
+__all__ = ["EMPTY_USER", "MAX_OWN_ITEMS", "Candidates", "Request", "Slate", "UserRow"]
+
+MAX_OWN_ITEMS = 1000
 
 _NO_KEYS = np.empty(0, np.uint64)
 _NO_FLOATS = np.empty(0, np.float32)
@@ -50,7 +52,7 @@ class Request:
     Attributes:
         request_id: names the decision; events refer to it.
         user_id: external id; empty for an anonymous request.
-        k: number of items wanted, 1 to 200.
+        k: number of items wanted, 1 to 200; with ``items``, up to their number where that is larger.
         surface: where the slate is shown ("home", "email"); rules and metrics may depend on it.
         context: device, locale and the like; allow-listed keys.
         session: ids of the items of the running session, oldest first, newer than the stored history.
@@ -59,6 +61,11 @@ class Request:
         consent: whether the user's history may be used; without it the slate is not personal.
         user: the stored row of the user; `EMPTY_USER` when unknown.
         similar_to: an item id; when set the slate holds its neighbours instead.
+        items: the caller's own items, distinct, best first as the caller sees it, at most 1000; when set the slate is made of
+            these and no others.
+        item_scores: the caller's scores of ``items``, larger is better, on a scale of its own, NaN where it gave none,
+            float32, shape (len(items),).
+        query: the text that ``items`` answer; kept out of the repr, so that no log line shows it.
     """
 
     request_id: str
@@ -72,10 +79,23 @@ class Request:
     consent: bool = True
     user: UserRow = EMPTY_USER
     similar_to: str = ""
+    items: tuple[str, ...] = ()
+    item_scores: NDArray[np.float32] = field(default_factory=lambda: _NO_FLOATS)
+    query: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
-        if not 1 <= self.k <= 200:
-            raise ValueError(f"k is {self.k}, expected 1 to 200")
+        n = len(self.items)
+        if not 1 <= self.k <= max(200, n):
+            raise ValueError(f"k is {self.k}, expected 1 to {max(200, n)}")
+        if self.item_scores.shape != (n,):
+            raise ValueError(f"item_scores has shape {self.item_scores.shape}, expected ({n},) like items; NaN where none is")
+        if not n:
+            return
+        if n > MAX_OWN_ITEMS or len(set(self.items)) < n:
+            found = f"{n} items, {len(set(self.items))} of them distinct"
+            raise ValueError(f"found {found}; expected 1 to {MAX_OWN_ITEMS}, all distinct; send fewer, each once")
+        if self.similar_to:
+            raise ValueError("found both items and similar_to, expected one of them; ask twice")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,4 +1,4 @@
-"""Union of the sources' lists."""
+"""From the sources' lists to candidates: their union, or what they say of items that are given."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from reco_ray.arrays import best_first
 from reco_ray.recall.query import Hits
 from reco_ray.types import Candidates
 
-__all__ = ["merge"]
+__all__ = ["fuse", "line_up", "merge"]
 
 _RRF = 60
 
@@ -34,8 +34,40 @@ def merge(hits: Sequence[Hits], tie_keys: NDArray[np.uint64], k: int, missing: t
         at = np.searchsorted(rows, item_idx)
         ranks[at, column] = np.arange(item_idx.size)
         own[at, column] = scores
-    fused = np.where(ranks >= 0, 1.0 / (_RRF + 1.0 + ranks), 0.0).sum(axis=1).astype(np.float32)
+    fused = fuse(ranks)
     top = best_first(fused, tie_keys[rows], k)
-    bits = (np.int64(1) << np.arange(s, dtype=np.int64)) if s else np.empty(0, np.int64)
-    sources = ((ranks >= 0) * bits).sum(axis=1).astype(np.uint16)
+    sources = _bits(ranks)
     return Candidates(rows[top].astype(np.int32), fused[top], sources[top], ranks[top], own[top], missing)
+
+
+def line_up(rows: NDArray[np.int64], hits: Sequence[Hits], missing: tuple[str, ...] = ()) -> Candidates:
+    """Make candidates of exactly the given items, in their order, with the places and scores that the sources gave them.
+
+    Score = 1 / (60 + place): the given order counts as `merge` counts the list of one source. So the scores keep the order,
+    and adding `fuse` of the ranks gives what `merge` would, were the given list one more source.
+
+    Args:
+        rows: item_idx of the items, best first, distinct, shape (n,).
+        hits: one per source as in `merge`; an item that a source did not return has rank -1 and score NaN there.
+        missing: sources that failed.
+    """
+    n, s = rows.size, len(hits)
+    ranks = np.full((n, s), -1, np.int16)
+    own = np.full((n, s), np.nan, np.float32)
+    for column, (item_idx, said) in enumerate(hits):
+        _, at, place = np.intersect1d(rows, item_idx, assume_unique=True, return_indices=True)
+        ranks[at, column] = place
+        own[at, column] = said[place]
+    scores = fuse(np.arange(n, dtype=np.int16)[:, None])
+    return Candidates(rows.astype(np.int32), scores, _bits(ranks), ranks, own, missing)
+
+
+def fuse(ranks: NDArray[np.int16]) -> NDArray[np.float32]:
+    """Sum 1 / (60 + place) over the lists, shape (n,), of places from 0, -1 where a list lacks the item, shape (n, S)."""
+    return np.asarray(np.where(ranks >= 0, 1.0 / (_RRF + 1.0 + ranks), 0.0).sum(axis=1), np.float32)
+
+
+def _bits(ranks: NDArray[np.int16]) -> NDArray[np.uint16]:
+    s = ranks.shape[1]
+    bits = (np.int64(1) << np.arange(s, dtype=np.int64)) if s else np.empty(0, np.int64)
+    return np.asarray(((ranks >= 0) * bits).sum(axis=1), np.uint16)

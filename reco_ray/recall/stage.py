@@ -12,7 +12,7 @@ from reco_ray.config import RecallConfig, SourceName
 from reco_ray.features import Catalogue
 from reco_ray.recall.covisit import CovisitSource
 from reco_ray.recall.lists import ListSource
-from reco_ray.recall.merge import merge
+from reco_ray.recall.merge import line_up, merge
 from reco_ray.recall.query import Hits, Query, Source, make_query
 from reco_ray.recall.two_tower import TwoTowerSource
 from reco_ray.types import Candidates, Request
@@ -40,7 +40,12 @@ class Recall:
         self._withdrawn = np.flatnonzero(~catalogue.available)
 
     def recall(self, requests: Sequence[Request]) -> list[Candidates]:
-        """Contract of `slate.RecallStage`: a source that fails is named in the candidates' ``missing`` and passed over."""
+        """Contract of `slate.RecallStage`: a source that fails is named in the candidates' ``missing`` and passed over.
+
+        A request with items of its own gets exactly those that the catalogue knows, in their order, seen and withdrawn ones
+        included. The sources are asked as for any request of this user, so that their evidence means to the ranker what it
+        meant in training; of an item that they would not have returned they say nothing.
+        """
         queries = [make_query(r, self.catalogue, self._seen_items_return, self._withdrawn) for r in requests]
         hits: list[list[Hits]] = []
         missing = []
@@ -51,9 +56,13 @@ class Recall:
                 log.exception("source %s failed on a batch of %d", name, len(requests))
                 missing.append(name)
                 hits.append([(np.empty(0, np.int64), np.empty(0, np.float32))] * len(requests))
-        return [
-            merge([h[i] for h in hits], self.catalogue.keys, self._candidates, tuple(missing)) for i in range(len(requests))
-        ]
+        return [self._candidates_of(r, [h[i] for h in hits], tuple(missing)) for i, r in enumerate(requests)]
+
+    def _candidates_of(self, request: Request, hits: list[Hits], missing: tuple[str, ...]) -> Candidates:
+        if not request.items:
+            return merge(hits, self.catalogue.keys, self._candidates, missing)
+        rows = self.catalogue.find(request.items)
+        return line_up(rows[rows >= 0], hits, missing)
 
     def alone(self, name: str, requests: Sequence[Request], k: int) -> list[Hits]:
         """What one source would answer on its own, for evaluation."""

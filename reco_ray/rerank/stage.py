@@ -1,8 +1,13 @@
-"""The rerank stage of a release: filters and rules, then diversity; makes the slate."""
+"""The rerank stage of a release: filters and rules, then diversity; makes the slate.
+
+A request with items of its own is arranged by other rules, because the caller chose them: blocked and unavailable items drop
+out and boosts move items, as always; but seen items stay, ties keep the caller's order, no diversity and no cap reshuffles
+them, and items that the release does not know follow the others in the caller's order, unscored.
+"""
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -46,40 +51,67 @@ class Rerank:
         return [self._one(r, c, s) for r, c, s in zip(requests, candidates, scores, strict=True)]
 
     def _one(self, request: Request, candidates: Candidates, scores: NDArray[np.float32]) -> Slate:
-        query = make_query(request, self._catalogue, self._config.seen_items_return, self._hidden)
+        seen_items_return = self._config.seen_items_return or bool(request.items)
+        query = make_query(request, self._catalogue, seen_items_return, self._hidden)
         rows = candidates.item_idx.astype(np.int64)
         kept = np.flatnonzero(query.visible(rows))
         rows, scores = rows[kept], scores[kept]
         standard = _standardise(scores) + self._boost[rows]
-        pool = best_first(standard, self._catalogue.keys[rows], max(request.k, self._config.diversity_pool))
-        chosen = pool[mmr(standard[pool], self._unit[rows[pool]], request.k, self._config.diversity, self._config.category_cap)]
+        if request.items:
+            chosen = best_first(standard, np.arange(rows.size, dtype=np.uint64), request.k)
+        else:
+            pool = best_first(standard, self._catalogue.keys[rows], max(request.k, self._config.diversity_pool))
+            near = self._unit[rows[pool]]
+            chosen = pool[mmr(standard[pool], near, request.k, self._config.diversity, self._config.category_cap)]
         item_idx = rows[chosen]
         bits = candidates.sources[kept][chosen]
         boosted = self._boost[item_idx] != 0
-        return Slate(
+        unknown = self._unknown(request)
+        slate = Slate(
             request_id=request.request_id,
             item_ids=tuple(self._catalogue.item_ids[i] for i in item_idx),
             titles=tuple(self._catalogue.titles[i] for i in item_idx),
             scores=scores[chosen],
             propensities=np.ones(item_idx.size, np.float32),
             reasons=tuple(self._reasons(int(b), bool(x)) for b, x in zip(bits, boosted, strict=True)),
-            degraded=self._degraded(request, candidates, query.history.size, item_idx.size),
+            degraded=self._degraded(request, candidates, query.history.size, item_idx.size, len(unknown)),
         )
+        return _append(slate, unknown[: request.k - item_idx.size]) if unknown else slate
+
+    def _unknown(self, request: Request) -> tuple[str, ...]:
+        if not request.items:
+            return ()
+        rows = self._catalogue.find(request.items)
+        return tuple(request.items[i] for i in np.flatnonzero(rows < 0))
 
     def _reasons(self, bits: int, boosted: bool) -> tuple[str, ...]:
         names = tuple(name for s, name in enumerate(self._sources) if bits >> s & 1)
         return (*names, "boost") if boosted else names
 
     @staticmethod
-    def _degraded(request: Request, candidates: Candidates, history: int, found: int) -> tuple[str, ...]:
+    def _degraded(request: Request, candidates: Candidates, history: int, found: int, unknown: int) -> tuple[str, ...]:
         marks = [f"source_missing:{name}" for name in candidates.missing]
         if request.similar_to:
             marks += ["unknown_item"] if not history else []
         elif not history:
             marks.append("no_consent" if not request.consent else "unknown_user")
-        if found < request.k:
+        if unknown:
+            marks.append("unknown_items")
+        if found + unknown < min(request.k, len(request.items) or request.k):
             marks.append("short_slate")
         return tuple(marks)
+
+
+def _append(slate: Slate, unknown: tuple[str, ...]) -> Slate:
+    n = len(unknown)
+    return replace(
+        slate,
+        item_ids=slate.item_ids + unknown,
+        titles=slate.titles + ("",) * n,
+        scores=np.concatenate([slate.scores, np.full(n, np.nan, np.float32)]),
+        propensities=np.concatenate([slate.propensities, np.ones(n, np.float32)]),
+        reasons=slate.reasons + (("unknown_item",),) * n,
+    )
 
 
 def _standardise(scores: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -4,29 +4,24 @@ import math
 from collections.abc import Mapping
 from typing import cast
 
+import numpy as np
 import orjson
 
 from reco_ray.hashing import digest
-from reco_ray.serve.contract import RecommendationsBody, SimilarItemsBody
+from reco_ray.serve.contract import Context, RankBody, RecommendationsBody, SimilarItemsBody
 from reco_ray.types import EMPTY_USER, Request, Slate, UserRow
 
-__all__ = ["Answer", "recommend_request", "server_timing", "similar_request", "write_answer"]
+__all__ = ["Answer", "caller_order", "rank_request", "recommend_request", "server_timing", "similar_request", "write_answer"]
 
 
 def recommend_request(body: RecommendationsBody, request_id: str, user: UserRow = EMPTY_USER) -> Request:
     """Turn a checked body into the request that the stages take."""
-    given = body.context
-    context = {
-        name: value
-        for name, value in (("device", given.device), ("locale", given.locale), ("surface", given.surface))
-        if value is not None
-    }
     return Request(
         request_id=request_id,
         user_id=body.user_id,
         k=body.k,
         surface=body.surface,
-        context=context,
+        context=_context(body.context),
         session=body.session,
         filters=_filters(body),
         exclude=body.exclude,
@@ -37,6 +32,44 @@ def recommend_request(body: RecommendationsBody, request_id: str, user: UserRow 
 def similar_request(body: SimilarItemsBody, request_id: str) -> Request:
     """Turn a checked body into a request for the neighbours of an item."""
     return Request(request_id=request_id, k=body.k, filters=_filters(body), exclude=body.exclude, similar_to=body.item_id)
+
+
+def rank_request(body: RankBody, request_id: str, user: UserRow = EMPTY_USER) -> Request:
+    """Turn a checked body into a request for the caller's own items, put in the caller's order.
+
+    Order: the caller's scores, largest first, then the items without one; equal ones as they were sent.
+    """
+    scores = np.array([np.nan if item.score is None else item.score for item in body.items], np.float64)
+    order = np.argsort(-scores, kind="stable")
+    n = len(body.items)
+    return Request(
+        request_id=request_id,
+        user_id=body.user_id,
+        k=min(body.k or n, n),
+        surface=body.surface,
+        context=_context(body.context),
+        session=body.session,
+        user=user,
+        items=tuple(body.items[i].item_id for i in order),
+        item_scores=scores[order].astype(np.float32),
+        query=body.query,
+    )
+
+
+def caller_order(request: Request) -> Slate:
+    """Answer a request for the caller's own items without any stage: its first ``k`` in the caller's order and scores.
+
+    The last rung of `rank_request`. It knows no release: titles are empty, no rule holds, and blocked items come back.
+    """
+    item_ids = request.items[: request.k]
+    n = len(item_ids)
+    ones = np.ones(n, np.float32)
+    return Slate(request.request_id, item_ids, ("",) * n, request.item_scores[:n], ones, ((),) * n)
+
+
+def _context(given: Context) -> dict[str, str]:
+    pairs = (("device", given.device), ("locale", given.locale), ("surface", given.surface))
+    return {name: value for name, value in pairs if value is not None}
 
 
 def _filters(body: RecommendationsBody | SimilarItemsBody) -> Mapping[str, tuple[str, ...]]:

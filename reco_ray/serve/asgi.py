@@ -20,6 +20,7 @@ from reco_ray.serve.calls import CALLS, Call
 from reco_ray.serve.contract import (
     MAX_BODY_BYTES,
     Health,
+    RankBody,
     ReadinessAnswer,
     RecommendationsBody,
     ReleasesAnswer,
@@ -49,6 +50,9 @@ class Service(Protocol):
 
     async def similar(self, body: SimilarItemsBody, request_id: str, budget_s: float) -> Answer:
         """Answer a wish for the neighbours of an item."""
+
+    async def rank(self, body: RankBody, request_id: str, budget_s: float) -> Answer:
+        """Rank the caller's own items."""
 
     def releases(self) -> ReleasesAnswer:
         """What runs."""
@@ -93,6 +97,7 @@ class HttpApp:
             "recommend": self._recommend,
             "recommend_user": self._recommend_user,
             "similar_items": self._similar,
+            "rank": self._rank,
             "releases": self._releases,
             "healthz": self._healthz,
             "readyz": self._readyz,
@@ -179,6 +184,10 @@ class HttpApp:
     async def _similar(self, incoming: "_Incoming") -> _Reply:
         body = SimilarItemsBody.model_validate_json(await incoming.body(), strict=True)
         return _slate(await self._service.similar(body, incoming.request_id, incoming.budget_s))
+
+    async def _rank(self, incoming: "_Incoming") -> _Reply:
+        body = RankBody.model_validate_json(await incoming.body(), strict=True)
+        return _slate(await self._service.rank(body, incoming.request_id, incoming.budget_s))
 
     async def _releases(self, incoming: "_Incoming") -> _Reply:
         return _model(200, self._service.releases())

@@ -7,6 +7,7 @@ from pydantic import BaseModel
 
 from reco_ray.serve.contract import (
     Health,
+    RankBody,
     ReadinessAnswer,
     RecommendationsAnswer,
     RecommendationsBody,
@@ -43,7 +44,8 @@ class Call:
     example: Mapping[str, object] = field(default_factory=dict)
 
 
-_SLATE_PROBLEMS = ("invalid-header", "invalid-request", "not-ready", "stage-unavailable")
+_RANK_PROBLEMS = ("invalid-header", "invalid-request", "not-ready")
+_SLATE_PROBLEMS = (*_RANK_PROBLEMS, "stage-unavailable")
 
 CALLS = (
     Call(
@@ -75,6 +77,17 @@ CALLS = (
         answer=RecommendationsAnswer,
         problems=("invalid-json", "too-large", "unknown-item", *_SLATE_PROBLEMS),
         example={"item_id": "1", "k": 5},
+    ),
+    Call(
+        "rank",
+        "POST",
+        "/v1/rank",
+        "The caller's own items (search results, a campaign) ranked for a user. Blocked and unavailable items drop out; items "
+        "that the user has had do not; items that the release does not know come last, with the reason unknown_item.",
+        body=RankBody,
+        answer=RecommendationsAnswer,
+        problems=("invalid-json", "too-large", *_RANK_PROBLEMS),
+        example={"user_id": "42", "query": "space", "items": [{"item_id": "1", "score": 7.5}, {"item_id": "2", "score": 6.1}]},
     ),
     Call("releases", "GET", "/v1/releases", "What runs, and with which share of the users.", answer=ReleasesAnswer),
     Call("healthz", "GET", "/healthz", "Whether the process is alive.", answer=Health),

@@ -9,13 +9,17 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from reco_ray.types import MAX_OWN_ITEMS
+
 __all__ = [
     "MAX_BODY_BYTES",
     "MAX_ID_BYTES",
     "Context",
     "FieldError",
     "Health",
+    "OwnItem",
     "Problem",
+    "RankBody",
     "ReadinessAnswer",
     "RecommendationsAnswer",
     "RecommendationsBody",
@@ -41,6 +45,14 @@ def _years(filters: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
     return filters
 
 
+def _distinct(items: "tuple[OwnItem, ...]") -> "tuple[OwnItem, ...]":
+    places: dict[str, int] = {}
+    for place, item in enumerate(items):
+        if (first := places.setdefault(item.item_id, place)) != place:
+            raise ValueError(f"found {item.item_id!r} at {first} and at {place}, expected distinct ids; send each item once")
+    return items
+
+
 UserId = Annotated[str, Field(max_length=MAX_ID_BYTES), AfterValidator(_fits)]
 ItemId = Annotated[str, Field(min_length=1, max_length=MAX_ID_BYTES), AfterValidator(_fits)]
 K = Annotated[int, Field(ge=1, le=200, description="Number of items wanted.")]
@@ -52,6 +64,8 @@ Filters = Annotated[
     AfterValidator(_years),
     Field(description="Attribute to values; an item passes when it has one of the values of each attribute."),
 ]
+Session = Annotated[tuple[ItemId, ...], Field(max_length=200, description="Items of the session, oldest first.")]
+Explain = Annotated[bool, Field(description="Add each item's propensity.")]
 Exclude = Annotated[tuple[ItemId, ...], Field(max_length=1000, description="Ids that must not come back.")]
 
 
@@ -76,10 +90,10 @@ class RecommendationsBody(Body):
     k: K = 10
     surface: Surface = "home"
     context: Context = Context()
-    session: Annotated[tuple[ItemId, ...], Field(max_length=200, description="Items of the session, oldest first.")] = ()
+    session: Session = ()
     filters: Filters = {}
     exclude: Exclude = ()
-    explain: Annotated[bool, Field(description="Add each item's propensity.")] = False
+    explain: Explain = False
 
 
 class SimilarItemsBody(Body):
@@ -89,6 +103,45 @@ class SimilarItemsBody(Body):
     k: K = 10
     filters: Filters = {}
     exclude: Exclude = ()
+
+
+class OwnItem(Body):
+    """An item that the caller brings, and its score there: larger is better, on any scale."""
+
+    item_id: ItemId
+    score: Annotated[float | None, Field(ge=-1e15, le=1e15, allow_inf_nan=False)] = None
+
+
+class RankBody(Body):
+    """Body of ``POST /v1/rank``. Without a ``user_id`` the request is anonymous and keeps the caller's order."""
+
+    user_id: UserId = ""
+    items: Annotated[
+        tuple[OwnItem, ...],
+        AfterValidator(_distinct),
+        Field(
+            min_length=1,
+            max_length=MAX_OWN_ITEMS,
+            description="Distinct items to rank, 1 to 1000, best first. Where scores are given they decide that order instead: "
+            "largest first, then the items without one. Items that the release does not know come last.",
+        ),
+    ]
+    query: Annotated[
+        str,
+        Field(
+            max_length=256,
+            description="What the user searched for. "
+            "It goes with the request, is never logged, and no feature of the ranker uses it yet.",
+        ),
+    ] = ""
+    k: Annotated[
+        int | None,
+        Field(ge=1, le=MAX_OWN_ITEMS, description="Number of items wanted, 1 to 1000; all of them where it is not given."),
+    ] = None
+    surface: Surface = "home"
+    context: Context = Context()
+    session: Session = ()
+    explain: Explain = False
 
 
 class RecommendedItem(BaseModel):

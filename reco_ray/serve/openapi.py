@@ -106,7 +106,8 @@ def _fields(model: type[BaseModel]) -> str:
     rows = []
     for name, described in model.model_json_schema()["properties"].items():
         default = "required" if "default" not in described else json.dumps(described["default"])
-        kind = described.get("type") or described.get("$ref", "").rsplit("/", 1)[-1]
+        kinds = [each for each in described.get("anyOf", [described]) if each.get("type") != "null"]
+        kind = " or ".join(each.get("type") or each.get("$ref", "").rsplit("/", 1)[-1] for each in kinds)
         rows.append(f"<tr><td>{name}<td>{kind}<td>{html.escape(default)}<td>{html.escape(described.get('description', ''))}")
     return f"<table><tr><th>field<th>type<th>default<th>meaning{''.join(rows)}</table>"
 

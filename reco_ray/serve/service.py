@@ -4,8 +4,9 @@ from typing import Protocol
 
 from reco_ray.errors import NotReadyError
 from reco_ray.serve import problems
-from reco_ray.serve.answers import Answer, recommend_request, similar_request, write_answer
+from reco_ray.serve.answers import Answer, caller_order, rank_request, recommend_request, similar_request, write_answer
 from reco_ray.serve.contract import (
+    RankBody,
     ReadinessAnswer,
     RecommendationsBody,
     ReleaseAnswer,
@@ -49,13 +50,7 @@ class GatewayService:
         deadline = Deadline(budget_s)
         timings: dict[str, float] = {}
         route = self._route(body.user_id or request_id)
-        user, degraded = EMPTY_USER, []
-        if body.user_id:
-            try:
-                read = self._store.user(body.user_id, route.user_view)
-                user = await run_within("user", read, deadline, self._observer, timings)
-            except StageFailed:
-                degraded.append("store_unavailable")
+        user, degraded = await self._user(body.user_id, route, deadline, timings)
         outcome = await self._run(route, recommend_request(body, request_id, user), deadline, timings)
         return self._answer(route, outcome, degraded, deadline, explain=body.explain)
 
@@ -70,6 +65,22 @@ class GatewayService:
         if "unknown_item" in outcome.slate.degraded:
             raise problems.unknown_item(body.item_id)
         return self._answer(route, outcome, [], deadline)
+
+    async def rank(self, body: RankBody, request_id: str, budget_s: float) -> Answer:
+        """Answer ``/v1/rank``; where recall or rerank gives nothing, in the caller's own order.
+
+        Raises: HttpProblem: nothing is loaded.
+        """
+        deadline = Deadline(budget_s)
+        timings: dict[str, float] = {}
+        route = self._route(body.user_id or request_id)
+        user, degraded = await self._user(body.user_id, route, deadline, timings)
+        request = rank_request(body, request_id, user)
+        try:
+            outcome = await run_stages(route.stages, request, deadline, self._observer, timings)
+        except StageFailed as exc:
+            outcome = Outcome(caller_order(request), [f"{exc.stage}_unavailable"], timings)
+        return self._answer(route, outcome, degraded, deadline, explain=body.explain)
 
     def releases(self) -> ReleasesAnswer:
         """What runs, and with which share."""
@@ -89,6 +100,17 @@ class GatewayService:
         if not alive:
             missing.append("online store")
         return ReadinessAnswer(ready=alive and bool(loaded), replica=self._replica, releases=loaded, missing=missing)
+
+    async def _user(
+        self, user_id: str, route: Route, deadline: Deadline, timings: dict[str, float]
+    ) -> tuple[UserRow, list[str]]:
+        if not user_id:
+            return EMPTY_USER, []
+        try:
+            read = self._store.user(user_id, route.user_view)
+            return await run_within("user", read, deadline, self._observer, timings), []
+        except StageFailed:
+            return EMPTY_USER, ["store_unavailable"]
 
     def _route(self, key: str) -> Route:
         try:

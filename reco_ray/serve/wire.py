@@ -25,12 +25,13 @@ __all__ = [
     "unpack_slate",
 ]
 
+_NO_SCORES = np.empty(0, np.float32)
 _LENGTH = struct.Struct("<I")
 _SIZES = struct.Struct("<III")  # candidates, sources, length of the JSON list of missing sources
 
 
 def pack_request(request: Request) -> bytes:
-    """Pack a request with its user row."""
+    """Pack a request with its user row; items of the caller's own follow the head only where there are any."""
     head = orjson.dumps(
         (
             request.request_id,
@@ -43,16 +44,24 @@ def pack_request(request: Request) -> bytes:
             request.exclude,
             request.consent,
             request.similar_to,
+            *((request.items, request.query) if request.items or request.query else ()),
         )
     )
+    scores = pack_scores(request.item_scores) if request.items else b""
     user = b"" if request.user is EMPTY_USER else pack_user(request.user)
-    return b"".join((_LENGTH.pack(len(head)), head, user))
+    return b"".join((_LENGTH.pack(len(head)), head, scores, user))
 
 
 def unpack_request(block: bytes) -> Request:
     """Unpack what `pack_request` made; the arrays of the user row are not copied."""
     end = 4 + _LENGTH.unpack_from(block)[0]
-    request_id, user_id, k, surface, context, session, filters, exclude, consent, similar_to = orjson.loads(block[4:end])
+    head = orjson.loads(block[4:end])
+    request_id, user_id, k, surface, context, session, filters, exclude, consent, similar_to, *own = head
+    items, query, scores = (), "", _NO_SCORES
+    if own:
+        items, query = own
+        scores = np.frombuffer(block, "<f4", len(items), end)
+        end += 4 * len(items)
     return Request(
         request_id=request_id,
         user_id=user_id,
@@ -65,6 +74,9 @@ def unpack_request(block: bytes) -> Request:
         consent=consent,
         user=unpack_user(block[end:]) if len(block) > end else EMPTY_USER,
         similar_to=similar_to,
+        items=tuple(items),
+        item_scores=scores,
+        query=query,
     )
 
 

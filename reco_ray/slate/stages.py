@@ -20,7 +20,7 @@ class RecallStage(Protocol):
     """Finds candidates."""
 
     def recall(self, requests: Sequence[Request]) -> list[Candidates]:
-        """Return candidates per request, best first."""
+        """Return candidates per request, best first; for one with ``items`` those that the release knows, in their order."""
 
 
 class RankStage(Protocol):

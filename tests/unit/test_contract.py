@@ -248,6 +248,82 @@ def test_similar_items_reach_the_stages_as_similar_to() -> None:
     assert (request.similar_to, request.exclude, request.user_id) == ("i9", ("i1",), "")
 
 
+def ranked(world: World, *items: object, **more: object) -> dict[str, Any]:
+    found: dict[str, Any] = world.post({"items": items, **more}, "/v1/rank").json()
+    return found
+
+
+def test_every_field_of_a_rank_body_reaches_the_stages() -> None:
+    world = World()
+    items = [{"item_id": "a"}, {"item_id": "b", "score": 1}, {"item_id": "c", "score": 7.5}, {"item_id": "d"}]
+    more = {"k": 2, "surface": "search", "context": {"device": "tv"}, "session": ["s"], "query": "blue shoes", "explain": True}
+    answer = ranked(world, *items, user_id="known", **more)
+    request = world.stages.seen[-1]
+    assert (request.user_id, request.k, request.surface, request.session) == ("known", 2, "search", ("s",))
+    assert (request.context, request.query, request.user) == ({"device": "tv"}, "blue shoes", KNOWN)
+    assert request.items == ("c", "b", "a", "d"), "scores first, the rest as sent"
+    np.testing.assert_array_equal(request.item_scores, np.array([7.5, 1, np.nan, np.nan], np.float32))
+    assert "blue shoes" not in repr(request)
+    assert [item["item_id"] for item in answer["items"]] == ["i0", "i1"]
+    assert answer["items"][0]["propensity"] == 1.0
+
+
+def test_all_items_are_wanted_where_no_k_is_given_and_more_than_there_are_is_no_error() -> None:
+    world = World()
+    many = [{"item_id": f"i{i}"} for i in range(1000)]
+    assert len(ranked(world, *many)["items"]) == 1000
+    assert len(ranked(world, *many[:3], k=1000)["items"]) == 3
+
+
+@pytest.mark.parametrize("stage", ["recall", "arrange"])
+def test_without_recall_or_rerank_the_callers_order_comes_back_and_says_so(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(*given: object) -> None:
+        raise OSError("gone")
+
+    world = World()
+    monkeypatch.setattr(world.stages, stage, broken)
+    answer = ranked(world, {"item_id": "a"}, {"item_id": "b", "score": 0.5}, user_id="known")
+    assert [(item["item_id"], item["score"], item["position"]) for item in answer["items"]] == [("b", 0.5, 1), ("a", None, 2)]
+    assert answer["degraded"] == [{"recall": "recall_unavailable", "arrange": "rerank_unavailable"}[stage]]
+
+
+@pytest.mark.parametrize(
+    ("body", "field", "said"),
+    [
+        ({}, "items", "required"),
+        ({"items": []}, "items", "at least 1 item"),
+        ({"items": [{"item_id": str(i)} for i in range(1001)]}, "items", "at most 1000 items"),
+        ({"items": ["a"]}, "items.0", "should be an object"),
+        ({"items": [{"item_id": ""}]}, "items.0.item_id", "at least 1 character"),
+        ({"items": [{"item_id": "ü" * 129}]}, "items.0.item_id", "258 bytes, expected at most 256"),
+        ({"items": [{"item_id": "a", "score": "1"}]}, "items.0.score", "valid number"),
+        ({"items": [{"item_id": "a", "score": 1e16}]}, "items.0.score", "less than or equal to 10"),
+        ({"items": [{"item_id": "a", "rank": 1}]}, "items.0.rank", "not permitted"),
+        (
+            {"items": [{"item_id": "a"}, {"item_id": "b"}, {"item_id": "a"}]},
+            "items",
+            "found 'a' at 0 and at 2, expected distinct ids; send each item once",
+        ),
+        ({"items": [{"item_id": "a"}], "k": 0}, "k", "greater than or equal to 1"),
+        ({"items": [{"item_id": "a"}], "k": 1001}, "k", "less than or equal to 1000"),
+        ({"items": [{"item_id": "a"}], "query": "x" * 257}, "query", "at most 256 characters"),
+        ({"items": [{"item_id": "a"}], "filters": {}}, "filters", "not permitted"),
+    ],
+)
+def test_a_rank_body_that_does_not_fit_is_a_422_that_names_the_field(body: object, field: str, said: str) -> None:
+    response = World().post(body, "/v1/rank")
+    assert response.status_code == 422
+    errors = problem(response)["errors"]
+    assert [each["field"] for each in errors] == [field]
+    assert said in errors[0]["detail"]
+
+
+def test_a_score_that_is_no_number_is_refused() -> None:
+    response = World().ask("POST", "/v1/rank", content=b'{"items": [{"item_id": "a", "score": NaN}]}')
+    assert response.status_code == 422
+    assert problem(response)["errors"][0]["field"] == "items.0.score"
+
+
 def test_before_a_release_is_loaded_answers_are_503_and_readyz_says_what_is_missing() -> None:
     world = World(release="")
     response = world.post({})
