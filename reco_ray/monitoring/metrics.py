@@ -23,13 +23,15 @@ class GatewayMetrics:
             "reco_serve_degraded_total", description="Answers that were less than full, by reason.", tag_keys=("reason",)
         )
         self._failures = Counter(
-            "reco_serve_stage_failures_total", description="Stages that failed or were late.", tag_keys=("stage", "reason")
+            "reco_serve_stage_failures_total",
+            description="Stages that failed, were late or held back.",
+            tag_keys=("release", "stage", "reason"),
         )
         self._stage_ms = Histogram(
             "reco_serve_stage_latency_ms",
             description="Milliseconds until a stage had answered, queueing included.",
             boundaries=_LATENCY_MS,
-            tag_keys=("stage",),
+            tag_keys=("release", "stage"),
         )
         self._request_ms = Histogram(
             "reco_serve_request_latency_ms",
@@ -46,10 +48,10 @@ class GatewayMetrics:
         if ms > 0:
             self._request_ms.observe(ms, {"call": call})
 
-    def stage(self, stage: str, ms: float) -> None:
+    def stage(self, release: str, stage: str, ms: float) -> None:
         """A stage answered."""
-        self._stage_ms.observe(ms, {"stage": stage})
+        self._stage_ms.observe(ms, {"release": release, "stage": stage})
 
-    def failed(self, stage: str, reason: str, error: BaseException) -> None:
-        """A stage was ``late`` or ``failed``."""
-        self._failures.inc(1, {"stage": stage, "reason": reason})
+    def failed(self, release: str, stage: str, reason: str, error: BaseException | None) -> None:
+        """A stage was ``late``, ``failed`` or ``open``."""
+        self._failures.inc(1, {"release": release, "stage": stage, "reason": reason})

@@ -16,14 +16,15 @@ from ray.serve.handle import DeploymentHandle
 from reco_ray.errors import NotReadyError
 from reco_ray.monitoring.metrics import GatewayMetrics
 from reco_ray.serve import wire
+from reco_ray.serve.admission import Admission
 from reco_ray.serve.args import GatewayArgs
 from reco_ray.serve.asgi import HttpApp
 from reco_ray.serve.fleet import Fleet
 from reco_ray.serve.loading import Loader, find_loader, warm_rank, warm_recall, warm_rerank
-from reco_ray.serve.pipeline import Deadline, LoggingObserver, Stages, run_stages
+from reco_ray.serve.pipeline import Deadline, LoggingObserver, Run, Stages, run_stages
 from reco_ray.serve.render import application_name
 from reco_ray.serve.service import GatewayService
-from reco_ray.serve.stages import Blocks, InProcess, Remote
+from reco_ray.serve.stages import Blocks, InProcess, Left, Remote
 from reco_ray.slate import Pipeline
 from reco_ray.store import OnlineStore
 from reco_ray.types import Request
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)
 
 _CONNECT_TIMEOUT_S = 60.0
 _FIRST_LOAD_TIMEOUT_S = 60.0
+_TOLERATED_WAIT = 0.2  # share of the default deadline that a row may wait for its first stage before requests are shed
 
 
 @serve.deployment(name="Recall")
@@ -106,10 +108,17 @@ class Gateway:
         _share_serve_log()
         self._store = OnlineStore(args.store_url, args.namespace, timeout_s=args.store_timeout_ms / 1e3)
         metrics = GatewayMetrics()
-        connect = _connect_fused(args) if args.topology == "fused" else _connect_staged(args)
+        admission = Admission(args.deadline_ms / 1e3 * _TOLERATED_WAIT, most=args.gateway.max_ongoing_requests)
+
+        def left(stage: str, rows: int, queued_s: float) -> None:
+            if stage == "recall":
+                admission.waited(queued_s)
+
+        connect = _connect_fused(args, left) if args.topology == "fused" else _connect_staged(args, left)
         fleet = Fleet(self._store.poll_traffic, connect)
         replica = serve.get_replica_context().replica_id.unique_id
-        service = GatewayService(self._store, fleet, LoggingObserver(metrics), topology=args.topology, replica=replica)
+        observer = LoggingObserver(metrics)
+        service = GatewayService(self._store, fleet, observer, topology=args.topology, replica=replica, admission=admission)
         self._http = HttpApp(service, metrics, deadline_ms=args.deadline_ms, max_deadline_ms=args.max_deadline_ms)
         if args.auth == "off":
             log.warning("API keys are off: whoever reaches the HTTP port may call; keep it on the loopback interface")
@@ -146,7 +155,7 @@ def _load(root: str, release_id: str, loader: str) -> Loader:
     return found
 
 
-def _connect_staged(args: GatewayArgs) -> Callable[[str], Awaitable[Stages[Any, Any, Any]]]:
+def _connect_staged(args: GatewayArgs, left: Left) -> Callable[[str], Awaitable[Stages[Any, Any, Any]]]:
     async def connect(release_id: str) -> Stages[Any, Any, Any]:
         app = application_name(release_id)
         # getting a handle asks the controller and blocks, so in a thread; using it needs this loop
@@ -161,6 +170,7 @@ def _connect_staged(args: GatewayArgs) -> Callable[[str], Awaitable[Stages[Any, 
             _caller(handles[1].score),
             _caller(handles[2].arrange),
             rows=args.batch_rows,
+            left=left,
         )
         await asyncio.wait_for(_warm(stages), _CONNECT_TIMEOUT_S)
         return stages
@@ -168,14 +178,14 @@ def _connect_staged(args: GatewayArgs) -> Callable[[str], Awaitable[Stages[Any, 
     return connect
 
 
-def _connect_fused(args: GatewayArgs) -> Callable[[str], Awaitable[Stages[Any, Any, Any]]]:
+def _connect_fused(args: GatewayArgs, left: Left) -> Callable[[str], Awaitable[Stages[Any, Any, Any]]]:
     def load(release_id: str) -> InProcess:
         loader = _load(args.root, release_id, args.loader)
         pipeline = Pipeline(loader.recall(), loader.rank(), loader.rerank())
         warm_recall(pipeline.recall)
         warm_rank(pipeline.rank)
         warm_rerank(pipeline.rerank)
-        return InProcess(pipeline, rows=args.batch_rows)
+        return InProcess(pipeline, rows=args.batch_rows, left=left)
 
     async def connect(release_id: str) -> Stages[Any, Any, Any]:
         stages = await asyncio.to_thread(load, release_id)
@@ -201,4 +211,5 @@ def _caller(method: Any) -> Callable[..., Awaitable[Blocks]]:
 
 async def _warm(stages: Stages[Any, Any, Any]) -> None:
     """Send one request all the way: opens the connections to every stage."""
-    await run_stages(stages, Request(request_id="warm-up", k=1), Deadline(_CONNECT_TIMEOUT_S), LoggingObserver())
+    run = Run("warm-up", Deadline(_CONNECT_TIMEOUT_S), LoggingObserver())
+    await run_stages(stages, Request(request_id="warm-up", k=1), run)

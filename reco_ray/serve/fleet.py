@@ -8,12 +8,13 @@ While the store is away, the last record stays in force.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from reco_ray.errors import NotReadyError
 from reco_ray.hashing import unit_interval
+from reco_ray.serve.breaker import Breaker
 from reco_ray.serve.pipeline import Stages
 from reco_ray.store import Traffic
 
@@ -28,11 +29,14 @@ _LINGER_S = 10.0
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Route:
-    """A loaded release: its stages, and the user view that its models were trained on."""
+    """A loaded release: its stages with a breaker for each, and the user view that its models were trained on."""
 
     release: str
     user_view: str
     stages: Stages[Any, Any, Any]
+    breakers: Mapping[str, Breaker] = field(
+        default_factory=lambda: {stage: Breaker() for stage in ("recall", "rank", "rerank")}
+    )
 
 
 def choose(traffic: Traffic, key: str) -> str:

@@ -1,34 +1,25 @@
-"""One request through the stages: owns order, deadline, fallback, counts and timing; stages hold none of these.
+"""One request through the stages: owns order, deadline, breakers, counts and timing; stages hold none of these.
 
-A stage that fails or is late is counted and named in ``degraded``. Rungs so far: a missing ranker leaves recall's order;
-recall and rerank have no substitute yet and raise `StageFailed`.
+A stage that fails, is late or is held back by its breaker is counted and named in ``degraded``. A missing ranker leaves
+recall's order; for recall and rerank there is no such substitute: `StageFailed`, and the ladder's lower rungs answer.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
+from reco_ray.serve.breaker import Breaker
 from reco_ray.types import Request, Slate
 
-__all__ = [
-    "CUTOFFS",
-    "Deadline",
-    "LoggingObserver",
-    "Observer",
-    "Outcome",
-    "StageFailed",
-    "Stages",
-    "run_stages",
-    "run_within",
-]
+__all__ = ["CUTOFFS", "Deadline", "LoggingObserver", "Observer", "Outcome", "Run", "StageFailed", "Stages", "run_stages"]
 
 log = logging.getLogger(__name__)
 
 # Share of the budget by whose end a stage must have answered: what one leaves unused, the next one has.
-CUTOFFS = {"user": 0.35, "recall": 0.65, "rank": 0.85, "rerank": 1.0}
+CUTOFFS = {"user": 0.3, "recall": 0.6, "rank": 0.8, "rerank": 0.92, "fallback": 0.98}
 _FLOOR_S = 0.005  # the last stage may overrun by so much rather than throw finished work away
 
 Query = TypeVar("Query")
@@ -62,11 +53,11 @@ class Stages(Protocol[Query, Found, Scored]):
 class Observer(Protocol):
     """Where counts and timings go."""
 
-    def stage(self, stage: str, ms: float) -> None:
-        """A stage answered after so many milliseconds."""
+    def stage(self, release: str, stage: str, ms: float) -> None:
+        """A stage of a release answered after so many milliseconds."""
 
-    def failed(self, stage: str, reason: str, error: BaseException) -> None:
-        """A stage was ``late`` or ``failed``."""
+    def failed(self, release: str, stage: str, reason: str, error: BaseException | None) -> None:
+        """A stage was ``late``, ``failed``, or ``open``: held back by its breaker."""
 
 
 class LoggingObserver:
@@ -80,24 +71,24 @@ class LoggingObserver:
         self._last: dict[str, float] = {}
         self._unsaid: dict[str, int] = {}
 
-    def stage(self, stage: str, ms: float) -> None:
+    def stage(self, release: str, stage: str, ms: float) -> None:
         if self._then is not None:
-            self._then.stage(stage, ms)
+            self._then.stage(release, stage, ms)
 
-    def failed(self, stage: str, reason: str, error: BaseException) -> None:
+    def failed(self, release: str, stage: str, reason: str, error: BaseException | None) -> None:
         if self._then is not None:
-            self._then.failed(stage, reason, error)
+            self._then.failed(release, stage, reason, error)
         now = time.monotonic()
         if now - self._last.get(stage, -1e9) < 1.0:
             self._unsaid[stage] = self._unsaid.get(stage, 0) + 1
             return
         self._last[stage] = now
-        also = self._unsaid.pop(stage, 0)
-        log.warning("stage %s %s: %s: %s (and %d more since the last line)", stage, reason, type(error).__name__, error, also)
+        also, why = self._unsaid.pop(stage, 0), "breaker" if error is None else f"{type(error).__name__}: {error}"
+        log.warning("release %s: %s %s: %s (and %d more since the last line)", release, stage, reason, why, also)
 
 
 class StageFailed(Exception):
-    """A stage without a substitute gave nothing. ``reason`` is ``late`` or ``failed``."""
+    """A stage without a substitute gave nothing. ``reason`` is ``late``, ``failed`` or ``open``."""
 
     def __init__(self, stage: str, reason: str) -> None:
         super().__init__(f"{stage} {reason}")
@@ -121,58 +112,68 @@ class Deadline:
 
 
 @dataclass(slots=True)
+class Run:
+    """One request on its way.
+
+    Attributes:
+        breakers: by stage; a stage without one is always asked.
+        timings: milliseconds per stage so far.
+    """
+
+    release: str
+    deadline: Deadline
+    observer: Observer
+    breakers: Mapping[str, Breaker] = field(default_factory=dict)
+    timings: dict[str, float] = field(default_factory=dict)
+
+    async def within(self, stage: str, call: Callable[[], Awaitable[T]]) -> T:
+        """Ask one stage within its share of the budget; counts, times and translates whatever goes wrong.
+
+        Raises: StageFailed: late, failed, or held back. Being cancelled from outside is neither, and passes through.
+        """
+        breaker = self.breakers.get(stage)
+        if breaker is not None and not breaker.allow():
+            self.observer.failed(self.release, stage, "open", None)
+            raise StageFailed(stage, "open")
+        started = time.perf_counter()
+        left = self.deadline.left(stage)
+        try:
+            async with asyncio.timeout(max(left, _FLOOR_S) if stage == "rerank" else max(left, 0.0)):
+                result = await call()
+        except Exception as exc:
+            reason = "late" if isinstance(exc, TimeoutError) else "failed"
+            if breaker is not None:
+                breaker.failed()
+            self.observer.failed(self.release, stage, reason, exc)
+            self.timings[stage] = (time.perf_counter() - started) * 1e3
+            raise StageFailed(stage, reason) from exc
+        if breaker is not None:
+            breaker.succeeded()
+        self.timings[stage] = ms = (time.perf_counter() - started) * 1e3
+        self.observer.stage(self.release, stage, ms)
+        return result
+
+
+@dataclass(slots=True)
 class Outcome:
-    """A slate, what the path adds to its ``degraded``, and what each stage took in milliseconds."""
+    """A slate, and what the path adds to its ``degraded``."""
 
     slate: Slate
     degraded: list[str]
-    timings: dict[str, float]
 
 
-async def run_stages(
-    stages: Stages[Query, Found, Scored],
-    request: Request,
-    deadline: Deadline,
-    observer: Observer,
-    timings: dict[str, float] | None = None,
-) -> Outcome:
+async def run_stages(stages: Stages[Query, Found, Scored], request: Request, run: Run) -> Outcome:
     """Answer one request within its deadline.
 
-    Args:
-        timings: to add to; a new dictionary when None.
-    Raises: StageFailed: recall or rerank failed or was late.
+    Raises: StageFailed: recall or rerank gave nothing.
     """
-    timings = {} if timings is None else timings
     degraded: list[str] = []
     query = stages.prepare(request)
-    found = await run_within("recall", stages.recall(query), deadline, observer, timings)
+    found = await run.within("recall", lambda: stages.recall(query))
     try:
-        scored = await run_within("rank", stages.score(query, found), deadline, observer, timings)
+        scored = await run.within("rank", lambda: stages.score(query, found))
     except StageFailed:
         degraded.append("ranker_unavailable")
         scored = stages.recall_order(found)
-    slate = await run_within("rerank", stages.arrange(query, found, scored), deadline, observer, timings)
-    return Outcome(slate, degraded, timings)
-
-
-async def run_within(stage: str, work: Awaitable[T], deadline: Deadline, observer: Observer, timings: dict[str, float]) -> T:
-    """Await one stage within its share of the budget; counts, times and translates whatever goes wrong.
-
-    Raises: StageFailed: with reason ``late`` or ``failed``. Being cancelled from outside is neither, and passes through.
-    """
-    started = time.perf_counter()
-    left = deadline.left(stage)
-    try:
-        async with asyncio.timeout(max(left, _FLOOR_S) if stage == "rerank" else max(left, 0.0)):
-            result = await work
-    except TimeoutError as exc:
-        observer.failed(stage, "late", exc)
-        timings[stage] = (time.perf_counter() - started) * 1e3
-        raise StageFailed(stage, "late") from exc
-    except Exception as exc:
-        observer.failed(stage, "failed", exc)
-        timings[stage] = (time.perf_counter() - started) * 1e3
-        raise StageFailed(stage, "failed") from exc
-    timings[stage] = ms = (time.perf_counter() - started) * 1e3
-    observer.stage(stage, ms)
-    return result
+    slate = await run.within("rerank", lambda: stages.arrange(query, found, scored))
+    return Outcome(slate, degraded)

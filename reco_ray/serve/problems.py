@@ -15,6 +15,7 @@ __all__ = [
     "method_not_allowed",
     "not_found",
     "not_ready",
+    "overloaded",
     "stage_failed",
     "too_large",
     "unexpected",
@@ -32,6 +33,7 @@ KINDS: Mapping[str, tuple[int, str]] = {
     "invalid-request": (422, "The request does not fit the contract"),
     "unexpected": (500, "An unexpected error"),
     "not-ready": (503, "The service is not ready"),
+    "overloaded": (503, "Too much to do just now"),
     "stage-unavailable": (503, "A stage that has no substitute failed or was late"),
 }
 
@@ -94,6 +96,13 @@ def unknown_item(item_id: str) -> HttpProblem:
 def not_ready(detail: str) -> HttpProblem:
     """No release is loaded yet."""
     return HttpProblem("not-ready", detail, headers={"retry-after": "1"})
+
+
+def overloaded() -> HttpProblem:
+    """The queue is too long for the request to be answered in time."""
+    return HttpProblem(
+        "overloaded", "this gateway has as many requests at work as it can answer in time", headers={"retry-after": "1"}
+    )
 
 
 def stage_failed(stage: str, reason: str) -> HttpProblem:

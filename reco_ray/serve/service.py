@@ -1,10 +1,14 @@
 """What the gateway does with a request, apart from HTTP and Ray: read the user, pick the release, run the stages, answer."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Protocol
 
 from reco_ray.errors import NotReadyError
 from reco_ray.serve import problems
+from reco_ray.serve.admission import Admission
 from reco_ray.serve.answers import Answer, caller_order, rank_request, recommend_request, similar_request, write_answer
+from reco_ray.serve.breaker import Breaker
 from reco_ray.serve.contract import (
     RankBody,
     ReadinessAnswer,
@@ -14,7 +18,7 @@ from reco_ray.serve.contract import (
     SimilarItemsBody,
 )
 from reco_ray.serve.fleet import Fleet, Route
-from reco_ray.serve.pipeline import Deadline, Observer, Outcome, StageFailed, run_stages, run_within
+from reco_ray.serve.pipeline import Deadline, Observer, Outcome, Run, StageFailed, run_stages
 from reco_ray.types import EMPTY_USER, Request, UserRow
 
 __all__ = ["GatewayService", "UserStore"]
@@ -38,49 +42,58 @@ class GatewayService:
         replica: names this process in ``/readyz``, so that a deployer can tell replicas apart.
     """
 
-    def __init__(self, store: UserStore, fleet: Fleet, observer: Observer, *, topology: str, replica: str) -> None:
+    def __init__(
+        self,
+        store: UserStore,
+        fleet: Fleet,
+        observer: Observer,
+        *,
+        topology: str,
+        replica: str,
+        admission: Admission | None = None,
+    ) -> None:
         self._store, self._fleet, self._observer = store, fleet, observer
         self._topology, self._replica = topology, replica
+        self._admission = admission or Admission(1.0)
+        self._store_breaker = Breaker()
 
     async def recommend(self, body: RecommendationsBody, request_id: str, budget_s: float) -> Answer:
         """Answer ``/v1/recommendations``.
 
-        Raises: HttpProblem: nothing is loaded, or a stage without a substitute gave nothing.
+        Raises: HttpProblem: nothing is loaded, overload, or no rung of the ladder has anything.
         """
-        deadline = Deadline(budget_s)
-        timings: dict[str, float] = {}
-        route = self._route(body.user_id or request_id)
-        user, degraded = await self._user(body.user_id, route, deadline, timings)
-        outcome = await self._run(route, recommend_request(body, request_id, user), deadline, timings)
-        return self._answer(route, outcome, degraded, deadline, explain=body.explain)
+        with self._admitted():
+            route, run = self._start(body.user_id or request_id, budget_s)
+            user, degraded = await self._user(body.user_id, route, run)
+            outcome = await self._run(route, recommend_request(body, request_id, user), run)
+            return self._answer(outcome, degraded, run, explain=body.explain)
 
     async def similar(self, body: SimilarItemsBody, request_id: str, budget_s: float) -> Answer:
         """Answer ``/v1/similar-items``.
 
         Raises: HttpProblem: as `recommend`, or the release does not know the item.
         """
-        deadline = Deadline(budget_s)
-        route = self._route(body.item_id)
-        outcome = await self._run(route, similar_request(body, request_id), deadline, {})
-        if "unknown_item" in outcome.slate.degraded:
-            raise problems.unknown_item(body.item_id)
-        return self._answer(route, outcome, [], deadline)
+        with self._admitted():
+            route, run = self._start(body.item_id, budget_s)
+            outcome = await self._run(route, similar_request(body, request_id), run)
+            if "unknown_item" in outcome.slate.degraded:
+                raise problems.unknown_item(body.item_id)
+            return self._answer(outcome, [], run)
 
     async def rank(self, body: RankBody, request_id: str, budget_s: float) -> Answer:
         """Answer ``/v1/rank``; where recall or rerank gives nothing, in the caller's own order.
 
-        Raises: HttpProblem: nothing is loaded.
+        Raises: HttpProblem: nothing is loaded, or overload.
         """
-        deadline = Deadline(budget_s)
-        timings: dict[str, float] = {}
-        route = self._route(body.user_id or request_id)
-        user, degraded = await self._user(body.user_id, route, deadline, timings)
-        request = rank_request(body, request_id, user)
-        try:
-            outcome = await run_stages(route.stages, request, deadline, self._observer, timings)
-        except StageFailed as exc:
-            outcome = Outcome(caller_order(request), [f"{exc.stage}_unavailable"], timings)
-        return self._answer(route, outcome, degraded, deadline, explain=body.explain)
+        with self._admitted():
+            route, run = self._start(body.user_id or request_id, budget_s)
+            user, degraded = await self._user(body.user_id, route, run)
+            request = rank_request(body, request_id, user)
+            try:
+                outcome = await run_stages(route.stages, request, run)
+            except StageFailed as exc:
+                outcome = Outcome(caller_order(request), [f"{exc.stage}_unavailable"])
+            return self._answer(outcome, degraded, run, explain=body.explain)
 
     def releases(self) -> ReleasesAnswer:
         """What runs, and with which share."""
@@ -101,34 +114,38 @@ class GatewayService:
             missing.append("online store")
         return ReadinessAnswer(ready=alive and bool(loaded), replica=self._replica, releases=loaded, missing=missing)
 
-    async def _user(
-        self, user_id: str, route: Route, deadline: Deadline, timings: dict[str, float]
-    ) -> tuple[UserRow, list[str]]:
+    @contextlib.contextmanager
+    def _admitted(self) -> Iterator[None]:
+        if not self._admission.enter():
+            raise problems.overloaded()
+        try:
+            yield
+        finally:
+            self._admission.leave()
+
+    def _start(self, key: str, budget_s: float) -> tuple[Route, Run]:
+        deadline = Deadline(budget_s)
+        try:
+            route = self._fleet.route(key)
+        except NotReadyError as exc:
+            raise problems.not_ready(str(exc)) from exc
+        return route, Run(route.release, deadline, self._observer, {**route.breakers, "user": self._store_breaker})
+
+    async def _user(self, user_id: str, route: Route, run: Run) -> tuple[UserRow, list[str]]:
         if not user_id:
             return EMPTY_USER, []
         try:
-            read = self._store.user(user_id, route.user_view)
-            return await run_within("user", read, deadline, self._observer, timings), []
+            return await run.within("user", lambda: self._store.user(user_id, route.user_view)), []
         except StageFailed:
             return EMPTY_USER, ["store_unavailable"]
 
-    def _route(self, key: str) -> Route:
+    async def _run(self, route: Route, request: Request, run: Run) -> Outcome:
         try:
-            return self._fleet.route(key)
-        except NotReadyError as exc:
-            raise problems.not_ready(str(exc)) from exc
-
-    async def _run(self, route: Route, request: Request, deadline: Deadline, timings: dict[str, float]) -> Outcome:
-        try:
-            return await run_stages(route.stages, request, deadline, self._observer, timings)
+            return await run_stages(route.stages, request, run)
         except StageFailed as exc:
             raise problems.stage_failed(exc.stage, exc.reason) from exc
 
-    def _answer(
-        self, route: Route, outcome: Outcome, degraded: list[str], deadline: Deadline, *, explain: bool = False
-    ) -> Answer:
-        variant = "main" if route.release == self._fleet.main else "canary"
-        outcome.timings["total"] = deadline.elapsed_ms()
-        return write_answer(
-            outcome.slate, route.release, variant, degraded + outcome.degraded, outcome.timings, explain=explain
-        )
+    def _answer(self, outcome: Outcome, degraded: list[str], run: Run, *, explain: bool = False) -> Answer:
+        variant = "main" if run.release == self._fleet.main else "canary"
+        run.timings["total"] = run.deadline.elapsed_ms()
+        return write_answer(outcome.slate, run.release, variant, degraded + outcome.degraded, run.timings, explain=explain)

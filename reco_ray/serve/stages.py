@@ -17,7 +17,7 @@ from reco_ray.serve.coalesce import Coalescer
 from reco_ray.slate import Pipeline
 from reco_ray.types import Candidates, Request, Slate
 
-__all__ = ["Blocks", "InProcess", "Remote"]
+__all__ = ["Blocks", "InProcess", "Left", "Remote"]
 
 Blocks = list[bytes]
 T = TypeVar("T")
