@@ -43,6 +43,7 @@ def _options(size: Size, label_selector: dict[str, str]) -> dict[str, Any]:
         "ray_actor_options": actor,
         "logging_config": {"enable_access_log": False},
         "health_check_period_s": 5,
+        "health_check_timeout_s": 5,  # a stage that hangs blocks its replica's loop; three missed checks replace it
         "graceful_shutdown_timeout_s": 10,
     }
     if size.min_replicas == size.max_replicas:

@@ -115,7 +115,7 @@ class Gateway:
                 admission.waited(queued_s)
 
         connect = _connect_fused(args, left) if args.topology == "fused" else _connect_staged(args, left)
-        fleet = Fleet(self._store.poll_traffic, connect)
+        self._fleet = fleet = Fleet(self._store.poll_traffic, connect)
         replica = serve.get_replica_context().replica_id.unique_id
         observer = LoggingObserver(metrics)
         service = GatewayService(self._store, fleet, observer, topology=args.topology, replica=replica, admission=admission)
@@ -129,7 +129,8 @@ class Gateway:
         return self._http
 
     def check_health(self) -> None:
-        """Raise when the traffic record is not followed any more."""
+        """Raise when the traffic record is not followed any more, or a stage in this process hangs."""
+        self._fleet.check_health()
         if self._following.done():
             raise NotReadyError("the task that follows the traffic record has ended; the replica must be replaced")
 

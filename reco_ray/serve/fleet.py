@@ -110,6 +110,11 @@ class Fleet:
             return self._main
         return self._routes.get(choose(self.traffic, key), self._main)
 
+    def check_health(self) -> None:
+        """Raise when the stages of a release cannot run in this process any more."""
+        for route in self._routes.values():
+            route.stages.check_health()
+
     async def run(self) -> None:
         """Follow the record until cancelled; no error ends it."""
         while True:

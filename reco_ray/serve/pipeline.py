@@ -46,6 +46,9 @@ class Stages(Protocol[Query, Found, Scored]):
     def recall_order(self, found: Found) -> Scored:
         """Give scores that keep recall's order, for when there is no ranker."""
 
+    def check_health(self) -> None:
+        """Raise when this process cannot run them any more."""
+
     def close(self) -> None:
         """Give back what is held; nothing is asked of these stages any more."""
 

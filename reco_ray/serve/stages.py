@@ -5,6 +5,7 @@ one leaves the loop, the deadline and the other stages alone.
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -12,6 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from reco_ray.errors import NotReadyError
 from reco_ray.serve import wire
 from reco_ray.serve.coalesce import Coalescer
 from reco_ray.slate import Pipeline
@@ -21,6 +23,7 @@ __all__ = ["Blocks", "InProcess", "Left", "Remote"]
 
 Blocks = list[bytes]
 T = TypeVar("T")
+_HANGS_S = 10.0
 Left = Callable[[str, int, float], None]
 """Told the stage, the rows of a batch that leaves for it, and how long its oldest member queued, in seconds."""
 
@@ -67,6 +70,9 @@ class Remote:
     def recall_order(self, found: bytes) -> bytes:
         return wire.recall_scores(found)
 
+    def check_health(self) -> None:
+        """The deployments check themselves."""
+
     def close(self) -> None:
         """Nothing is held here."""
 
@@ -79,11 +85,18 @@ class InProcess:
     """
 
     def __init__(self, pipeline: Pipeline, *, rows: int = 32, left: Left | None = None) -> None:
-        self._threads = [ThreadPoolExecutor(1, thread_name_prefix=name) for name in ("recall", "rank", "rerank")]
-        recall, rank, rerank = self._threads
-        self._recall: Coalescer[Candidates] = _coalescer("recall", _threaded(recall, pipeline.recall.recall), rows, left)
-        self._score: Coalescer[NDArray[np.float32]] = _coalescer("rank", _threaded(rank, pipeline.rank.score), rows, left)
-        self._arrange: Coalescer[Slate] = _coalescer("rerank", _threaded(rerank, pipeline.rerank.arrange), rows, left)
+        self._threads = {stage: _Thread(stage) for stage in ("recall", "rank", "rerank")}
+        calls: dict[str, Callable[..., Any]] = {
+            "recall": pipeline.recall.recall,
+            "rank": pipeline.rank.score,
+            "rerank": pipeline.rerank.arrange,
+        }
+        recall, rank, rerank = (
+            _coalescer(stage, self._threads[stage].running(call), rows, left) for stage, call in calls.items()
+        )
+        self._recall: Coalescer[Candidates] = recall
+        self._score: Coalescer[NDArray[np.float32]] = rank
+        self._arrange: Coalescer[Slate] = rerank
 
     def prepare(self, request: Request) -> Request:
         return request
@@ -100,19 +113,45 @@ class InProcess:
     def recall_order(self, found: Candidates) -> NDArray[np.float32]:
         return found.scores
 
+    def check_health(self) -> None:
+        """Raise when a stage hangs."""
+        for stage, thread in self._threads.items():
+            if (busy := thread.busy_s()) > _HANGS_S:
+                raise NotReadyError(
+                    f"{stage}: found one batch at work for {busy:.0f} s, expected milliseconds; replace the replica"
+                )
+
     def close(self) -> None:
         """Let the threads end once their work is done; one that hangs is left behind."""
-        for thread in self._threads:
-            thread.shutdown(wait=False)
+        for thread in self._threads.values():
+            thread.pool.shutdown(wait=False)
+
+
+class _Thread:
+    """A thread for one stage, which knows since when it is at work."""
+
+    def __init__(self, stage: str) -> None:
+        self.pool = ThreadPoolExecutor(1, thread_name_prefix=stage)
+        self._since: float | None = None
+
+    def busy_s(self) -> float:
+        since = self._since
+        return 0.0 if since is None else time.monotonic() - since
+
+    def running(self, call: Callable[..., T]) -> Callable[..., Awaitable[T]]:
+        def timed(*columns: Any) -> T:
+            self._since = time.monotonic()
+            try:
+                return call(*columns)
+            finally:
+                self._since = None
+
+        async def run(*columns: Any) -> T:
+            return await asyncio.get_running_loop().run_in_executor(self.pool, timed, *columns)
+
+        return run
 
 
 def _coalescer(stage: str, call: Callable[..., Awaitable[Any]], rows: int, left: Left | None) -> Coalescer[Any]:
     told = None if left is None else lambda n, queued_s: left(stage, n, queued_s)
     return Coalescer(call, max_in_flight=1, max_rows=rows, left=told)
-
-
-def _threaded(thread: ThreadPoolExecutor, call: Callable[..., T]) -> Callable[..., Awaitable[T]]:
-    async def run(*columns: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(thread, call, *columns)
-
-    return run

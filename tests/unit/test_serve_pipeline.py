@@ -2,10 +2,12 @@
 
 import asyncio
 import logging
+import threading
 
 import numpy as np
 import pytest
 
+from reco_ray.errors import NotReadyError
 from reco_ray.hashing import item_keys
 from reco_ray.serve import wire
 from reco_ray.serve.pipeline import Deadline, LoggingObserver, Run, StageFailed, run_stages
@@ -207,5 +209,29 @@ def test_both_topologies_give_the_same_slates() -> None:
         assert [s.item_ids for s in found[:40]] == [s.item_ids for s in found[40:]]
         assert [s.request_id for s in found[:40]] == [r.request_id for r in requests]
         fused.close()
+
+    asyncio.run(check())
+
+
+def test_a_stage_that_hangs_in_its_thread_leaves_the_loop_alone_and_is_found_by_the_health_check(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("reco_ray.serve.stages._HANGS_S", 0.05)
+    toy, go = Toy(), threading.Event()
+
+    class Hanging(Toy):
+        def score(self, requests, found):  # type: ignore[no-untyped-def]
+            go.wait(10)
+            return super().score(requests, found)
+
+    async def check() -> None:
+        stages = InProcess(Pipeline(toy, Hanging(), toy))
+        stages.check_health()
+        outcome = await run_stages(stages, REQUEST, Run("r", Deadline(0.2), Counted()))
+        assert outcome.degraded == ["ranker_unavailable"]
+        with pytest.raises(NotReadyError, match="rank: found one batch at work"):
+            stages.check_health()
+        go.set()
+        stages.close()
 
     asyncio.run(check())
