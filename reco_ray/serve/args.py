@@ -38,7 +38,8 @@ class GatewayArgs(Args):
 
     Attributes:
         root: where releases lie; only the fused topology reads it.
-        auth: "off" is for a loopback interface.
+        auth: "keys" asks for an API key; "off" is for a loopback interface.
+        key_rate, key_burst: requests per second, and at once, of a key that names none, in each gateway replica.
         deadline_ms: budget of a request that names none; a caller may ask for up to ``max_deadline_ms``.
         batches_in_flight: batches that one gateway replica has out per stage and release.
         batch_rows: requests per batch.
@@ -52,7 +53,9 @@ class GatewayArgs(Args):
     topology: Literal["staged", "fused"] = "staged"
     deadline_ms: Annotated[int, Field(ge=1)] = 150
     max_deadline_ms: Annotated[int, Field(ge=1)] = 2000
-    auth: Literal["off"] = "off"
+    auth: Literal["off", "keys"] = "off"
+    key_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 100.0
+    key_burst: Annotated[int, Field(ge=1)] = 200
     batches_in_flight: Annotated[int, Field(ge=1)] = 2
     batch_rows: Annotated[int, Field(ge=1, le=256)] = 16
     gateway: Size = Size(min_replicas=2, max_replicas=2, num_cpus=0.2, max_ongoing_requests=256)

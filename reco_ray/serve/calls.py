@@ -1,4 +1,4 @@
-"""The calls that the gateway answers: what `asgi.py` dispatches, and what `openapi.py` describes."""
+"""The calls that the gateway answers: what `asgi.py` dispatches and guards, and what `openapi.py` describes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,6 +13,7 @@ from reco_ray.serve.contract import (
     ReleasesAnswer,
     SimilarItemsBody,
 )
+from reco_ray.store import Scope
 
 __all__ = ["CALLS", "Call"]
 
@@ -26,7 +27,8 @@ class Call:
         body: model of the JSON body, if there is one.
         answer: model of the JSON answer; None for other media.
         path_field, query_fields: where a field of `RecommendationsBody` stands instead of in a body.
-        problems: kinds of `problems.KINDS` it may answer with, beside "unexpected".
+        problems: kinds of `problems.KINDS` it may answer with, beside "unexpected" and, with a scope, `problems.KEY_KINDS`.
+        scope: that a key needs to have for it; None where no key is needed.
         example: a body for the docs page.
     """
 
@@ -40,6 +42,7 @@ class Call:
     path_field: str = ""
     query_fields: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
+    scope: Scope | None = None
     example: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -54,6 +57,7 @@ CALLS = (
         body=RecommendationsBody,
         answer=RecommendationsAnswer,
         problems=("invalid-json", "too-large", *_SLATE_PROBLEMS),
+        scope=Scope.recommend,
         example={"user_id": "42", "k": 5, "filters": {"category": ["Comedy"]}},
     ),
     Call(
@@ -65,6 +69,7 @@ CALLS = (
         path_field="user_id",
         query_fields=("k", "surface"),
         problems=_SLATE_PROBLEMS,
+        scope=Scope.recommend,
     ),
     Call(
         "similar_items",
@@ -74,9 +79,17 @@ CALLS = (
         body=SimilarItemsBody,
         answer=RecommendationsAnswer,
         problems=("invalid-json", "too-large", "unknown-item", *_SLATE_PROBLEMS),
+        scope=Scope.recommend,
         example={"item_id": "1", "k": 5},
     ),
-    Call("releases", "GET", "/v1/releases", "What runs, and with which share of the users.", answer=ReleasesAnswer),
+    Call(
+        "releases",
+        "GET",
+        "/v1/releases",
+        "What runs, and with which share of the users.",
+        answer=ReleasesAnswer,
+        scope=Scope.admin,
+    ),
     Call("healthz", "GET", "/healthz", "Whether the process is alive.", answer=Health),
     Call("readyz", "GET", "/readyz", "Whether requests can be answered; 503 says what is missing.", answer=ReadinessAnswer),
     Call("openapi", "GET", "/openapi.json", "This document.", media="application/json"),
