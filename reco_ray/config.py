@@ -5,12 +5,14 @@ turns a composed Hydra configuration into these classes once, at the door of a j
 The classes check themselves and do nothing else.
 """
 
+import ipaddress
 from dataclasses import dataclass, field
 from enum import Enum
 
 from reco_ray.errors import ConfigError
 
 __all__ = [
+    "Auth",
     "BatchConfig",
     "ClusterConfig",
     "ColumnsConfig",
@@ -74,9 +76,23 @@ class Topology(Enum):
     fused = "fused"
 
 
+class Auth(Enum):
+    """``keys``: calls need an API key; ``off``: whoever reaches the port may call, which the loopback interface bounds."""
+
+    off = "off"
+    keys = "keys"
+
+
 def _between(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
         raise ConfigError(f"{name}: found {value}, expected {low} to {high}")
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 @dataclass(kw_only=True)
@@ -329,12 +345,19 @@ class DeploymentConfig:
 
 @dataclass(kw_only=True)
 class ServeConfig:
-    """The HTTP side."""
+    """The HTTP side.
+
+    Attributes:
+        key_rate, key_burst: requests per second, and at once, of an API key that names none, in each gateway replica.
+    """
 
     host: str = "127.0.0.1"
     port: int = 8000
     topology: Topology = Topology.staged
     deadline_ms: int = 150
+    auth: Auth = Auth.off
+    key_rate: float = 100.0
+    key_burst: int = 200
     gateway: DeploymentConfig = field(
         default_factory=lambda: DeploymentConfig(min_replicas=2, max_replicas=2, max_ongoing_requests=256)
     )
@@ -344,6 +367,15 @@ class ServeConfig:
     keep_releases: int = 2
     ready_timeout_s: int = 180
     label_selector: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.auth is Auth.off and not _loopback(self.host):
+            raise ConfigError(
+                f"serve.auth: found off with serve.host={self.host}, expected keys where other machines reach the port; "
+                "give serve.auth=keys, or serve.host=127.0.0.1"
+            )
+        _between("serve.key_rate", self.key_rate, 1e-3, 1e6)
+        _between("serve.key_burst", self.key_burst, 1, 1_000_000)
 
 
 @dataclass(kw_only=True)

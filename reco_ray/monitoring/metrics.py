@@ -22,6 +22,9 @@ class GatewayMetrics:
         self._degraded = Counter(
             "reco_serve_degraded_total", description="Answers that were less than full, by reason.", tag_keys=("reason",)
         )
+        self._rejected = Counter(
+            "reco_serve_rejected_total", description="Requests refused for their API key, by reason.", tag_keys=("reason",)
+        )
         self._failures = Counter(
             "reco_serve_stage_failures_total",
             description="Stages that failed, were late or held back.",
@@ -47,6 +50,10 @@ class GatewayMetrics:
             self._degraded.inc(1, {"reason": reason})
         if ms > 0:
             self._request_ms.observe(ms, {"call": call})
+
+    def rejected(self, reason: str) -> None:
+        """A request was refused as ``unauthorized``, ``forbidden`` or ``rate_limited``; nothing says whose it was."""
+        self._rejected.inc(1, {"reason": reason})
 
     def stage(self, release: str, stage: str, ms: float) -> None:
         """A stage answered."""

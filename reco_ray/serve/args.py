@@ -38,9 +38,10 @@ class GatewayArgs(Args):
 
     Attributes:
         root: where releases lie; only the fused topology reads it.
-        auth: "off" is for a loopback interface.
+        auth: "keys" asks for an API key; "off" is for a loopback interface.
+        key_rate, key_burst: requests per second, and at once, of a key that names none, in each gateway replica.
         deadline_ms: budget of a request that names none; a caller may ask for up to ``max_deadline_ms``.
-            batch_rows: requests per batch.
+        batch_rows: requests per batch.
         loader: import path of what loads stages, ``module:Class``.
     """
 
@@ -51,7 +52,9 @@ class GatewayArgs(Args):
     topology: Literal["staged", "fused"] = "staged"
     deadline_ms: Annotated[int, Field(ge=1)] = 150
     max_deadline_ms: Annotated[int, Field(ge=1)] = 2000
-    auth: Literal["off"] = "off"
+    auth: Literal["off", "keys"] = "off"
+    key_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 100.0
+    key_burst: Annotated[int, Field(ge=1)] = 200
     batch_rows: Annotated[int, Field(ge=1, le=256)] = 32
     gateway: Size = Size(min_replicas=2, max_replicas=2, num_cpus=0.2, max_ongoing_requests=256)
     label_selector: dict[str, str] = {}

@@ -26,6 +26,7 @@ from reco_ray.serve.contract import (
     ReleasesAnswer,
     SimilarItemsBody,
 )
+from reco_ray.serve.gate import Gate
 from reco_ray.serve.problems import HttpProblem
 
 __all__ = ["HttpApp", "HttpMetrics", "Service"]
@@ -86,10 +87,19 @@ class HttpApp:
     Args:
         deadline_ms: budget of a request that names none in ``X-Request-Timeout-Ms``.
         max_deadline_ms: what that header may ask for at most.
+        gate: asked before each call that has a scope; None lets everybody pass.
     """
 
-    def __init__(self, service: Service, metrics: HttpMetrics | None = None, *, deadline_ms: int, max_deadline_ms: int) -> None:
-        self._service, self._metrics = service, metrics
+    def __init__(
+        self,
+        service: Service,
+        metrics: HttpMetrics | None = None,
+        *,
+        deadline_ms: int,
+        max_deadline_ms: int,
+        gate: Gate | None = None,
+    ) -> None:
+        self._service, self._metrics, self._gate = service, metrics, gate
         self._deadline_ms, self._max_deadline_ms = deadline_ms, max_deadline_ms
         self._exact = {(call.method, call.path): call for call in CALLS if "{" not in call.path}
         self._prefixed = [call for call in CALLS if "{" in call.path]
@@ -118,6 +128,8 @@ class HttpApp:
         try:
             call, tail = self._find(scope)
             name = call.name
+            if self._gate is not None and call.scope is not None:
+                self._gate.admit(headers.get(b"authorization"), call.scope)
             incoming = _Incoming(scope, headers, request_id, tail, receive, self._budget_s(headers))
             reply = await self._handlers[name](incoming)
         except HttpProblem as exc:
@@ -197,6 +209,8 @@ class HttpApp:
 
     async def _readyz(self, incoming: "_Incoming") -> _Reply:
         found = await self._service.readiness()
+        if self._gate is not None and not self._gate.ready:
+            found = found.model_copy(update={"ready": False, "missing": [*found.missing, "API keys"]})
         return _model(200 if found.ready else 503, found)
 
     async def _openapi(self, incoming: "_Incoming") -> _Reply:
@@ -204,7 +218,8 @@ class HttpApp:
 
     async def _docs(self, incoming: "_Incoming") -> _Reply:
         host = incoming.headers.get(b"host", b"localhost").decode("latin-1")
-        return _Reply(200, openapi.page(f"{incoming.scope.get('scheme', 'http')}://{host}"), [], b"text/html; charset=utf-8")
+        page = openapi.page(f"{incoming.scope.get('scheme', 'http')}://{host}", keys=self._gate is not None)
+        return _Reply(200, page, [], b"text/html; charset=utf-8")
 
 
 @dataclass(slots=True)

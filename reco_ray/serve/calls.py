@@ -1,4 +1,4 @@
-"""The calls that the gateway answers: what `asgi.py` dispatches, and what `openapi.py` describes."""
+"""The calls that the gateway answers: what `asgi.py` dispatches and guards, and what `openapi.py` describes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,6 +14,7 @@ from reco_ray.serve.contract import (
     ReleasesAnswer,
     SimilarItemsBody,
 )
+from reco_ray.store import Scope
 
 __all__ = ["CALLS", "Call"]
 
@@ -27,7 +28,8 @@ class Call:
         body: model of the JSON body, if there is one.
         answer: model of the JSON answer; None for other media.
         path_field, query_fields: where a field of `RecommendationsBody` stands instead of in a body.
-        problems: kinds of `problems.KINDS` it may answer with, beside "unexpected".
+        problems: kinds of `problems.KINDS` it may answer with, beside "unexpected" and, with a scope, `problems.KEY_KINDS`.
+        scope: that a key needs to have for it; None where no key is needed.
         example: a body for the docs page.
     """
 
@@ -41,6 +43,7 @@ class Call:
     path_field: str = ""
     query_fields: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
+    scope: Scope | None = None
     example: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -56,6 +59,7 @@ CALLS = (
         body=RecommendationsBody,
         answer=RecommendationsAnswer,
         problems=("invalid-json", "too-large", *_SLATE_PROBLEMS),
+        scope=Scope.recommend,
         example={"user_id": "42", "k": 5, "filters": {"category": ["Comedy"]}},
     ),
     Call(
@@ -67,6 +71,7 @@ CALLS = (
         path_field="user_id",
         query_fields=("k", "surface"),
         problems=_SLATE_PROBLEMS,
+        scope=Scope.recommend,
     ),
     Call(
         "similar_items",
@@ -76,6 +81,7 @@ CALLS = (
         body=SimilarItemsBody,
         answer=RecommendationsAnswer,
         problems=("invalid-json", "too-large", "unknown-item", *_SLATE_PROBLEMS),
+        scope=Scope.recommend,
         example={"item_id": "1", "k": 5},
     ),
     Call(
@@ -86,10 +92,18 @@ CALLS = (
         "that the user has had do not; items that the release does not know come last, with the reason unknown_item.",
         body=RankBody,
         answer=RecommendationsAnswer,
+        scope=Scope.recommend,
         problems=("invalid-json", "too-large", *_RANK_PROBLEMS),
         example={"user_id": "42", "query": "space", "items": [{"item_id": "1", "score": 7.5}, {"item_id": "2", "score": 6.1}]},
     ),
-    Call("releases", "GET", "/v1/releases", "What runs, and with which share of the users.", answer=ReleasesAnswer),
+    Call(
+        "releases",
+        "GET",
+        "/v1/releases",
+        "What runs, and with which share of the users.",
+        answer=ReleasesAnswer,
+        scope=Scope.admin,
+    ),
     Call("healthz", "GET", "/healthz", "Whether the process is alive.", answer=Health),
     Call("readyz", "GET", "/readyz", "Whether requests can be answered; 503 says what is missing.", answer=ReadinessAnswer),
     Call("openapi", "GET", "/openapi.json", "This document.", media="application/json"),

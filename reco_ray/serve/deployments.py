@@ -20,6 +20,7 @@ from reco_ray.serve.admission import Admission
 from reco_ray.serve.args import GatewayArgs
 from reco_ray.serve.asgi import HttpApp
 from reco_ray.serve.fleet import Fleet
+from reco_ray.serve.gate import Gate
 from reco_ray.serve.loading import Loader, find_loader, warm_rank, warm_recall, warm_rerank
 from reco_ray.serve.pipeline import Deadline, LoggingObserver, Run, Stages, run_stages
 from reco_ray.serve.render import application_name
@@ -119,11 +120,16 @@ class Gateway:
         replica = serve.get_replica_context().replica_id.unique_id
         observer = LoggingObserver(metrics)
         service = GatewayService(self._store, fleet, observer, topology=args.topology, replica=replica, admission=admission)
-        self._http = HttpApp(service, metrics, deadline_ms=args.deadline_ms, max_deadline_ms=args.max_deadline_ms)
+        gate = None
         if args.auth == "off":
             log.warning("API keys are off: whoever reaches the HTTP port may call; keep it on the loopback interface")
+        else:
+            gate = Gate(self._store.keys.poll, rate=args.key_rate, burst=args.key_burst, metrics=metrics)
+            await gate.refresh()
+        self._http = HttpApp(service, metrics, deadline_ms=args.deadline_ms, max_deadline_ms=args.max_deadline_ms, gate=gate)
         await fleet.load_now(_FIRST_LOAD_TIMEOUT_S)  # a replica that joins a running system is ready when it is warm
         self._following = asyncio.get_running_loop().create_task(fleet.run())
+        self._following_keys = asyncio.get_running_loop().create_task(gate.run()) if gate is not None else None
 
     def __serve_build_asgi_app__(self) -> HttpApp:
         return self._http
@@ -133,6 +139,8 @@ class Gateway:
         self._fleet.check_health()
         if self._following.done():
             raise NotReadyError("the task that follows the traffic record has ended; the replica must be replaced")
+        if self._following_keys is not None and self._following_keys.done():
+            raise NotReadyError("the task that follows the API keys has ended; the replica must be replaced")
 
 
 def _share_serve_log() -> None:

@@ -16,11 +16,17 @@ from pydantic.json_schema import models_json_schema
 from reco_ray import __version__
 from reco_ray.serve.calls import CALLS, Call
 from reco_ray.serve.contract import Problem, RecommendationsBody
-from reco_ray.serve.problems import KINDS
+from reco_ray.serve.problems import KEY_KINDS, KINDS
 
 __all__ = ["document", "page", "schema"]
 
 _REF = "#/components/schemas/{model}"
+_KEY = {
+    "type": "http",
+    "scheme": "bearer",
+    "bearerFormat": "reco_<key_id>_<secret>",
+    "description": "An API key that has the scope named with the call. Asked for unless the gateway runs with serve.auth=off.",
+}
 
 
 @functools.cache
@@ -42,7 +48,7 @@ def schema() -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {"title": "reco_ray", "version": __version__, "description": "Recommendations over HTTP."},
         "paths": paths,
-        "components": {"schemas": definitions["$defs"]},
+        "components": {"schemas": definitions["$defs"], "securitySchemes": {"key": _KEY}},
     }
 
 
@@ -55,6 +61,8 @@ def _operation(call: Call) -> dict[str, Any]:
         parameters.append({"name": "X-Request-Timeout-Ms", "in": "header", "required": False, "schema": budget})
     if parameters:
         operation["parameters"] = parameters
+    if call.scope is not None:
+        operation["security"] = [{"key": [call.scope.value]}]
     if call.body is not None:
         operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": _ref(call.body)}}}
     return operation
@@ -67,7 +75,7 @@ def _responses(call: Call) -> dict[str, Any]:
         found["304"] = {"description": "The slate is the one that If-None-Match names."}
     if call.name == "readyz":
         found["503"] = {"description": "Not ready.", "content": {call.media: {"schema": answer}}}
-    for kind in (*call.problems, "unexpected"):
+    for kind in dict.fromkeys((*call.problems, *(KEY_KINDS if call.scope is not None else ()), "unexpected")):
         status, title = KINDS[kind]
         at = found.setdefault(str(status), {"content": {"application/problem+json": {"schema": _ref(Problem)}}})
         at["description"] = f"{at['description']}; {title}" if "description" in at else title
@@ -87,19 +95,26 @@ def _ref(model: type[BaseModel]) -> dict[str, str]:
     return {"$ref": _REF.format(model=model.__name__)}
 
 
-def page(base: str) -> bytes:
-    """Return ``/docs``: each call with its fields and a curl line that works against ``base``."""
-    calls = "".join(_section(call, base) for call in CALLS)
+def page(base: str, *, keys: bool) -> bytes:
+    """Return ``/docs``: each call with its fields and a curl line that works against ``base``.
+
+    Args:
+        keys: whether the gateway asks for API keys; then the lines send the one in ``$RECO_KEY``.
+    """
+    calls = "".join(_section(call, base, keys) for call in CALLS)
     kinds = "".join(f'<tr id="{kind}"><td>{kind}<td>{status}<td>{title}' for kind, (status, title) in KINDS.items())
-    return _PAGE.format(version=__version__, calls=calls, kinds=kinds).encode()
+    return _PAGE.format(version=__version__, calls=calls, kinds=kinds, keys=_KEYS_ON if keys else _KEYS_OFF).encode()
 
 
-def _section(call: Call, base: str) -> str:
+def _section(call: Call, base: str, keys: bool) -> str:
     path = call.path.replace("{user_id}", "42?k=5")
     data = f" \\\n  -d {shlex.quote(json.dumps(call.example))}" if call.body is not None else ""
-    curl = html.escape(f"curl {shlex.quote(base + path)}{data}")
+    key = ' \\\n  -H "Authorization: Bearer $RECO_KEY"' if keys and call.scope is not None else ""
+    curl = html.escape(f"curl {shlex.quote(base + path)}{key}{data}")
+    scope = f" Scope: <code>{call.scope}</code>." if call.scope is not None else ""
     fields = _fields(call.body) if call.body is not None else ""
-    return f"<h2><b>{call.method}</b> {html.escape(call.path)}</h2><p>{html.escape(call.summary)}<pre>{curl}</pre>{fields}"
+    head = f"<h2><b>{call.method}</b> {html.escape(call.path)}</h2><p>{html.escape(call.summary)}{scope}"
+    return f"{head}<pre>{curl}</pre>{fields}"
 
 
 def _fields(model: type[BaseModel]) -> str:
@@ -111,6 +126,12 @@ def _fields(model: type[BaseModel]) -> str:
         rows.append(f"<tr><td>{name}<td>{kind}<td>{html.escape(default)}<td>{html.escape(described.get('description', ''))}")
     return f"<table><tr><th>field<th>type<th>default<th>meaning{''.join(rows)}</table>"
 
+
+_KEYS_ON = (
+    "Calls with a scope need an API key that has it, sent as <code>Authorization: Bearer &lt;key&gt;</code>. Each gateway "
+    "replica counts a key's requests per second for itself; beyond the limit it answers 429 with <code>Retry-After</code>."
+)
+_KEYS_OFF = "API keys are off here: the scopes named below are not asked for."
 
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>reco_ray API</title>
@@ -125,6 +146,7 @@ td,th{{text-align:left;padding:.25rem .6rem .25rem 0;border-bottom:1px solid #88
 (RFC 9457); every slate carries its <code>request_id</code>, its release, and in <code>degraded</code> what is less than
 full in it.
 A budget in milliseconds may be given as <code>X-Request-Timeout-Ms</code>, an id as <code>X-Request-Id</code>.
+<p>{keys}
 {calls}
 <h2>Problems</h2><table><tr><th>type<th>status<th>title{kinds}</table></html>
 """

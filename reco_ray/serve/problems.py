@@ -1,6 +1,7 @@
 """The problems that /v1 answers with, RFC 9457: one factory each, so that kinds, titles and statuses stand in one place."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import orjson
@@ -9,15 +10,19 @@ from pydantic import ValidationError
 from reco_ray.serve.contract import MAX_BODY_BYTES
 
 __all__ = [
+    "KEY_KINDS",
     "KINDS",
     "HttpProblem",
+    "forbidden",
     "invalid",
     "method_not_allowed",
     "not_found",
     "not_ready",
     "overloaded",
+    "rate_limited",
     "stage_failed",
     "too_large",
+    "unauthorized",
     "unexpected",
     "unknown_item",
 ]
@@ -26,16 +31,21 @@ __all__ = [
 KINDS: Mapping[str, tuple[int, str]] = {
     "invalid-json": (400, "The body is not JSON"),
     "invalid-header": (400, "A header cannot be used"),
+    "unauthorized": (401, "A valid API key is needed"),
+    "forbidden": (403, "The API key has not the scope of this call"),
     "not-found": (404, "There is no such resource"),
     "unknown-item": (404, "The item is not in the catalogue"),
     "method-not-allowed": (405, "The resource does not answer this method"),
     "too-large": (413, "The body is too large"),
     "invalid-request": (422, "The request does not fit the contract"),
+    "rate-limited": (429, "The API key is used faster than it may be"),
     "unexpected": (500, "An unexpected error"),
     "not-ready": (503, "The service is not ready"),
     "overloaded": (503, "Too much to do just now"),
     "stage-unavailable": (503, "A stage that has no substitute failed or was late"),
 }
+
+KEY_KINDS = ("unauthorized", "forbidden", "rate-limited", "not-ready")  # of every call that needs a key
 
 
 @dataclass(eq=False)
@@ -78,6 +88,26 @@ def too_large() -> HttpProblem:
     return HttpProblem("too-large", f"expected at most {MAX_BODY_BYTES} bytes; send less", headers={"connection": "close"})
 
 
+def unauthorized(detail: str, *, sent: bool = True) -> HttpProblem:
+    """No key was sent, or one that does not work; RFC 6750 has an error code for the latter only."""
+    challenge = 'Bearer error="invalid_token"' if sent else "Bearer"
+    return HttpProblem("unauthorized", detail, headers={"www-authenticate": challenge})
+
+
+def forbidden(needed: str, held: Iterable[str]) -> HttpProblem:
+    """The key works, but not for this call."""
+    detail = f"found a key for {', '.join(held)}, expected the scope {needed}; send a key that has it"
+    return HttpProblem(
+        "forbidden", detail, headers={"www-authenticate": f'Bearer error="insufficient_scope", scope="{needed}"'}
+    )
+
+
+def rate_limited(rate: float, burst: int, wait_s: float) -> HttpProblem:
+    """The key's bucket is empty for ``wait_s`` more."""
+    detail = f"expected at most {rate:g} requests per second and {burst} at once from this key; try again later"
+    return HttpProblem("rate-limited", detail, headers={"retry-after": str(max(1, math.ceil(wait_s)))})
+
+
 def not_found(path: str) -> HttpProblem:
     """No call has this path."""
     return HttpProblem("not-found", f"found no call at {path[:200]!r}; /openapi.json lists them")
@@ -94,7 +124,7 @@ def unknown_item(item_id: str) -> HttpProblem:
 
 
 def not_ready(detail: str) -> HttpProblem:
-    """No release is loaded yet."""
+    """No release is loaded yet, or no keys were read."""
     return HttpProblem("not-ready", detail, headers={"retry-after": "1"})
 
 

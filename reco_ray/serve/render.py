@@ -28,6 +28,9 @@ def render(config: PipelineConfig, release_ids: Sequence[str], store_url: str) -
         store_timeout_ms=config.store.timeout_ms,
         topology=serve.topology.value,
         deadline_ms=serve.deadline_ms,
+        auth=serve.auth.value,
+        key_rate=serve.key_rate,
+        key_burst=serve.key_burst,
         gateway=_size(serve.gateway),
         label_selector=dict(serve.label_selector),
     )

@@ -14,6 +14,7 @@ import redis.asyncio
 
 from reco_ray.errors import NotReadyError
 from reco_ray.hashing import digest
+from reco_ray.store.keys import KeyStore
 from reco_ray.store.packing import pack_user, unpack_user
 from reco_ray.types import EMPTY_USER, UserRow
 
@@ -49,12 +50,16 @@ class OnlineStore:
         namespace: prefix of every key.
         ttl_s: life of a user row that is not written again.
         timeout_s: of one call; the gateway degrades when it passes.
+
+    Attributes:
+        keys: the API keys.
     """
 
     def __init__(self, url: str, namespace: str, ttl_s: int = 30 * 86400, timeout_s: float = 1.0) -> None:
         self._namespace, self._ttl_s = namespace, ttl_s
         self._blocking = redis.Redis.from_url(url, socket_timeout=max(timeout_s, 5.0))
         self._async = redis.asyncio.Redis.from_url(url, socket_timeout=timeout_s, max_connections=64)
+        self.keys = KeyStore(self._blocking, self._async, self._key("api_keys"))
 
     def __enter__(self) -> "OnlineStore":
         return self

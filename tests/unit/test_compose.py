@@ -29,6 +29,9 @@ JOBS = sorted(p.stem for p in (Path(__file__).parents[2] / "jobs").glob("*.py"))
         ("profile=cluster", "root: found nothing"),
         ("root=s3://bucket/reco", "is remote: found store.url='' and tracking.uri=''"),
         ("split.fit=0.9", "split: found fit=0.9"),
+        ("serve.host=0.0.0.0", "serve.auth: found off with serve.host=0.0.0.0, expected keys.*give serve.auth=keys"),
+        ("serve.auth=key", "serve.auth: found 'key', expected one of .*did you mean 'keys'"),
+        ("serve.key_burst=0", "serve.key_burst: found 0"),
     ],
 )
 def test_a_wrong_override_says_found_and_expected(override: str, message: str) -> None:

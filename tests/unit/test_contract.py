@@ -14,10 +14,11 @@ from reco_ray.serve.asgi import HttpApp
 from reco_ray.serve.calls import CALLS
 from reco_ray.serve.contract import ReadinessAnswer, RecommendationsBody
 from reco_ray.serve.fleet import Fleet
+from reco_ray.serve.gate import Gate
 from reco_ray.serve.openapi import schema
 from reco_ray.serve.pipeline import LoggingObserver
 from reco_ray.serve.service import GatewayService
-from reco_ray.store import Traffic
+from reco_ray.store import KeyRecord, Scope, Traffic, new_key
 from reco_ray.types import EMPTY_USER, Request, Slate, UserRow
 
 KNOWN = UserRow(as_of=1)
@@ -70,7 +71,7 @@ class Store:
 class World:
     """A gateway over fakes."""
 
-    def __init__(self, *, release: str = "rel") -> None:
+    def __init__(self, *, release: str = "rel", gate: Gate | None = None) -> None:
         self.stages, self.store = Echo(), Store()
         self.traffic = Traffic(1, {release: 1.0}, {release: "v1"}) if release else Traffic()
 
@@ -82,7 +83,7 @@ class World:
 
         self.fleet = Fleet(poll, connect)
         service = GatewayService(self.store, self.fleet, LoggingObserver(), topology="fused", replica="r0")
-        self.app = HttpApp(service, deadline_ms=1000, max_deadline_ms=2000)
+        self.app = HttpApp(service, deadline_ms=1000, max_deadline_ms=2000, gate=gate)
 
     def ask(self, method: str, path: str, **more: Any) -> httpx.Response:
         async def ask() -> httpx.Response:
@@ -367,6 +368,68 @@ def test_the_docs_page_needs_nothing_from_elsewhere() -> None:
     assert "src=" not in response.text
     for call in CALLS:
         assert call.path in response.text
+
+
+RECOMMEND, KEY = new_key("shop", [Scope.recommend], 0.0, rate=0.1, burst=2)
+CALLER = {"authorization": f"Bearer {KEY}"}
+
+
+def guarded(*records: KeyRecord, read: bool = True) -> World:
+    async def poll() -> tuple[KeyRecord, ...]:
+        return records
+
+    gate = Gate(poll, rate=100, burst=100)
+    if read:
+        asyncio.run(gate.refresh())
+    return World(gate=gate)
+
+
+def test_a_key_with_the_scope_passes_until_its_rate_is_used_up() -> None:
+    world = guarded(RECOMMEND)
+    assert world.post({"user_id": "known"}, headers=CALLER).status_code == 200
+    assert world.ask("HEAD", "/v1/recommendations/known", headers=CALLER).status_code == 200
+    response = world.post({"item_id": "i1"}, "/v1/similar-items", headers=CALLER)
+    assert (response.status_code, response.headers["retry-after"]) == (429, "10")
+    assert problem(response)["type"] == "/docs#rate-limited"
+
+
+def test_a_call_without_a_key_or_without_its_scope_reaches_no_stage() -> None:
+    world = guarded(RECOMMEND)
+    for call in CALLS:
+        response = world.ask(call.method, call.path.replace("{user_id}", "u"), content=b"{" if call.body else None)
+        assert response.status_code == (401 if call.path.startswith("/v1/") else 200), call.path
+        assert (call.scope is not None) == call.path.startswith("/v1/")
+        if call.scope is not None:
+            assert problem(response)["type"] == "/docs#unauthorized"
+            assert response.headers["www-authenticate"] == "Bearer"
+    response = world.ask("GET", "/v1/releases", headers=CALLER)
+    assert response.status_code == 403
+    assert "expected the scope admin" in problem(response)["detail"]
+    assert world.stages.seen == []
+
+
+def test_before_the_keys_were_read_calls_are_503_and_readyz_says_so() -> None:
+    world = guarded(RECOMMEND, read=False)
+    response = world.post({}, headers=CALLER)
+    assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+    assert problem(response)["type"] == "/docs#not-ready"
+    ready = world.ask("GET", "/readyz")
+    assert (ready.status_code, ready.json()["missing"]) == (503, ["API keys"])
+    assert world.ask("GET", "/healthz").status_code == 200
+
+
+def test_openapi_and_the_page_name_the_scope_of_each_call() -> None:
+    document = schema()
+    assert document["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
+    for call in CALLS:
+        operation = document["paths"][call.path][call.method.lower()]
+        assert operation.get("security") == ([{"key": [call.scope.value]}] if call.scope else None)
+        assert ({"401", "403", "429", "503"} <= set(operation["responses"])) == (call.scope is not None)
+    page = guarded().ask("GET", "/docs").text
+    assert page.count("Authorization: Bearer $RECO_KEY") == len([call for call in CALLS if call.scope])
+    assert "Scope: <code>admin</code>" in page
+    assert "$RECO_KEY" not in World().ask("GET", "/docs").text
+    assert "API keys are off here" in World().ask("GET", "/docs").text
 
 
 def _spoilt(body: bytes) -> Callable[[], Coroutine[Any, Any, dict[str, Any]]]:

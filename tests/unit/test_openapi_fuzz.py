@@ -1,5 +1,7 @@
 """Schemathesis: whatever the published contract allows is answered by it, and nothing gives a 500."""
 
+import asyncio
+
 import schemathesis
 from hypothesis import HealthCheck, settings
 from schemathesis.checks import not_a_server_error
@@ -12,9 +14,35 @@ from schemathesis.specs.openapi.checks import (
 )
 from test_contract import World
 
-_world = World()
+from reco_ray.serve.gate import Gate
+from reco_ray.store import KeyRecord, Scope
+from reco_ray.store.keys import new_key
+
+_record, _key = new_key("fuzz", list(Scope), 0.0)
+
+
+async def _poll() -> tuple[KeyRecord, ...]:
+    return (_record,)
+
+
+_gate = Gate(_poll, rate=1e9, burst=10**9)
+asyncio.run(_gate.refresh())
+_world = World(gate=_gate)
 _world.ask("GET", "/readyz")  # loads the release
 schema = schemathesis.openapi.from_asgi("/openapi.json", _world.app)
+
+
+@schema.auth()  # type: ignore[misc]
+class Auth:
+    """The key of all scopes."""
+
+    def get(self, case: schemathesis.Case, context: object) -> str:
+        return _key
+
+    def set(self, case: schemathesis.Case, data: str, context: object) -> None:
+        case.headers["Authorization"] = f"Bearer {data}"
+
+
 CHECKS = [
     not_a_server_error,
     status_code_conformance,

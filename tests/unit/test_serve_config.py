@@ -61,6 +61,20 @@ def test_the_local_profile_binds_the_loopback_interface() -> None:
     assert yaml.safe_load(COMMITTED.read_text())["http_options"]["host"] == "127.0.0.1"
 
 
+def test_keys_are_off_on_the_loopback_interface_and_on_in_a_cluster() -> None:
+    remote = ["root=s3://bucket/reco", "store.url=redis://h:1", "tracking.uri=http://h:2"]
+    for overrides, auth in ([[f"serve.host={host}"], "off"] for host in ("localhost", "127.0.0.2", "'::1'")):
+        assert gateway_args(overrides).auth == auth
+    assert gateway_args(["serve.host=0.0.0.0", "serve.auth=keys"]).auth == "keys"
+    found = gateway_args(["profile=cluster", *remote, "serve.key_rate=7"])
+    assert (found.auth, found.key_rate, found.key_burst) == ("keys", 7.0, 200)
+
+
+def gateway_args(overrides: list[str]) -> GatewayArgs:
+    rendered = render(compose_config(["root=/data", *overrides]), [], "redis://h:1")
+    return GatewayArgs.model_validate(rendered["applications"][0]["args"])
+
+
 def test_the_fused_topology_has_no_release_applications() -> None:
     config = compose_config(["root=/data", "serve.topology=fused"])
     assert [app["name"] for app in render(config, ["r1", "r2"], "redis://h:1")["applications"]] == ["gateway"]

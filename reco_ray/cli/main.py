@@ -1,13 +1,11 @@
 """`reco`: thin commands over the rooms, for people at a terminal.
 
-`reco demo` and `reco serve` are the two commands of the README; the rest looks at what is there.
+`reco demo` and `reco serve` are the two commands of the README; `reco keys` says who may call; the rest looks at what is there.
 """
 
 import json
-import logging
 import signal
 import threading
-from collections.abc import Sequence
 
 import httpx
 import polars as pl
@@ -15,26 +13,29 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from reco_ray.cli import keys
+from reco_ray.cli.options import Overrides, configure
 from reco_ray.cluster import embedded_store, ray_session
-from reco_ray.compose import compose_config
-from reco_ray.config import PipelineConfig
+from reco_ray.config import Auth, PipelineConfig
 from reco_ray.errors import ConfigError, RecoError
 
 __all__ = ["app", "main"]
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
+# a traceback must not show locals: a new API key may be among them
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_show_locals=False)
+app.add_typer(keys.app, name="keys")
 _console = Console()
-
-_Overrides = typer.Argument(None, help="Hydra overrides, e.g. root=/data/reco profile=starter rank.max_depth=8")
 
 
 @app.command()
-def demo(overrides: list[str] | None = _Overrides) -> None:
+def demo(overrides: list[str] | None = Overrides) -> None:
     """Run everything once on MovieLens: import to evaluation, a release behind HTTP, five films for one user."""
     from reco_ray.workflow import STEPS, run_all
     from reco_ray.workflow.deploy import deploy_release
 
-    config = _config(overrides)
+    config = configure(overrides)
+    if config.serve.auth is not Auth.off:
+        raise ConfigError("serve.auth: found keys, expected off, as the demo has no key; then `reco serve serve.auth=keys`")
     with embedded_store(config) as store, ray_session(config.cluster) as dashboard:
         outputs = run_all(STEPS, config)
         config.release = str(outputs["publish_release"].facts["release"])
@@ -51,11 +52,11 @@ def demo(overrides: list[str] | None = _Overrides) -> None:
 
 
 @app.command()
-def serve(overrides: list[str] | None = _Overrides) -> None:
+def serve(overrides: list[str] | None = Overrides) -> None:
     """Serve the newest release until Ctrl-C; jobs can be submitted to the same cluster meanwhile."""
     from reco_ray.workflow.deploy import deploy_release
 
-    config = _config(overrides)
+    config = configure(overrides)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
@@ -64,20 +65,26 @@ def serve(overrides: list[str] | None = _Overrides) -> None:
         url = report.url
         example = json.dumps({"user_id": _somebody(config), "k": 5})
         _console.print(f"serving release {report.release} on {url} (API page: {url}/docs; Ray: {dashboard})")
-        _console.print("no API keys in the local profile: it listens on the loopback interface only")
-        _console.print(f"  curl -s {url}/v1/recommendations -H 'content-type: application/json' -d '{example}'", soft_wrap=True)
+        if config.serve.auth is Auth.off:
+            _console.print("API keys are off (serve.auth=off): it listens on the loopback interface only")
+            key = ""
+        else:
+            _console.print("calls need an API key; `reco keys create NAME --scope recommend` makes one")
+            key = ' -H "Authorization: Bearer $RECO_KEY"'
+        curl = f"  curl -s {url}/v1/recommendations -H 'content-type: application/json'{key} -d '{example}'"
+        _console.print(curl, soft_wrap=True, markup=False)
         _console.print("Ctrl-C ends it")
         stop.wait()
         _console.print("shutting down")
 
 
 @app.command()
-def assess(overrides: list[str] | None = _Overrides) -> None:
+def assess(overrides: list[str] | None = Overrides) -> None:
     """Read the lake and say which rung the data justify: lists and rules, or trained models."""
     from reco_ray.lake import tables
     from reco_ray.lake.assess import assess as look
 
-    config = _config(overrides)
+    config = configure(overrides)
     found = look(tables.read(config.root, "events", ["user_id", "item_id", "ts", "type"]))
     table = Table(title="what the lake holds", show_header=False)
     for name, value in found.rows():
@@ -87,11 +94,11 @@ def assess(overrides: list[str] | None = _Overrides) -> None:
 
 
 @app.command()
-def releases(overrides: list[str] | None = _Overrides) -> None:
+def releases(overrides: list[str] | None = Overrides) -> None:
     """List the published releases, oldest first."""
     from reco_ray.release import open_release, release_ids, verify
 
-    config = _config(overrides)
+    config = configure(overrides)
     table = Table("release", "made", "commit", "NDCG@10")
     for release_id in release_ids(config.root):
         facts = verify(open_release(config.root, release_id)).facts
@@ -110,12 +117,6 @@ def main() -> None:
     except RecoError as exc:
         Console(stderr=True).print(f"[red]error:[/red] {exc}", soft_wrap=True, highlight=False)
         raise SystemExit(2 if isinstance(exc, ConfigError) else 1) from None
-
-
-def _config(overrides: Sequence[str] | None) -> PipelineConfig:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    return compose_config(list(overrides or ()))
 
 
 def _somebody(config: PipelineConfig) -> str:
