@@ -1,33 +1,39 @@
 """Metrics of the processes that Ray runs. Made in a replica's ``__init__``, never at import; no label holds a user or item."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 
-from ray.util.metrics import Counter, Histogram
+from ray.util.metrics import Counter, Gauge, Histogram
 
-__all__ = ["GatewayMetrics"]
+__all__ = ["GatewayMetrics", "RecallMetrics"]
 
 _LATENCY_MS = [0.5, 1, 1.5, 2, 3, 4, 5, 7, 10, 14, 20, 28, 40, 56, 80, 110, 150, 250, 500, 1000]
+_ROWS = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32]
 
 
 class GatewayMetrics:
     """What a gateway replica counts: 2.6 us a call.
 
-    Labels: call (of the table of calls), status, reason (of ``degraded``; at most some tens), stage.
+    Labels: call (of the table of calls), status, release, variant (main or canary), rung (of the ladder), reason (of
+    ``degraded``; at most some tens), stage, result (of the cache).
     """
 
     def __init__(self) -> None:
         self._requests = Counter(
-            "reco_serve_requests_total", description="Requests answered, by call and status.", tag_keys=("call", "status")
+            "reco_serve_requests_total",
+            description="Requests answered, by call, status, release and variant.",
+            tag_keys=("call", "status", "release", "variant"),
         )
         self._degraded = Counter(
-            "reco_serve_degraded_total", description="Answers that were less than full, by reason.", tag_keys=("reason",)
+            "reco_serve_degraded_total",
+            description="Answers that were less than full, by rung of the ladder and reason.",
+            tag_keys=("release", "rung", "reason"),
         )
         self._rejected = Counter(
             "reco_serve_rejected_total", description="Requests refused for their API key, by reason.", tag_keys=("reason",)
         )
         self._failures = Counter(
             "reco_serve_stage_failures_total",
-            description="Stages that failed, were late or held back.",
+            description="Stages that failed, were late or held back by their breaker.",
             tag_keys=("release", "stage", "reason"),
         )
         self._stage_ms = Histogram(
@@ -38,18 +44,34 @@ class GatewayMetrics:
         )
         self._request_ms = Histogram(
             "reco_serve_request_latency_ms",
-            description="Milliseconds of an answered slate inside the gateway.",
+            description="Milliseconds of an answered request inside the gateway.",
             boundaries=_LATENCY_MS,
-            tag_keys=("call",),
+            tag_keys=("call", "release", "variant"),
         )
+        self._batch_rows = Histogram(
+            "reco_serve_batch_rows", description="Requests per batch that leaves for a stage.", boundaries=_ROWS, tag_keys=("stage",)
+        )
+        self._queue_ms = Histogram(
+            "reco_serve_queue_ms",
+            description="Milliseconds that the oldest request of a batch waited for its stage.",
+            boundaries=_LATENCY_MS,
+            tag_keys=("stage",),
+        )
+        self._cache = Counter(
+            "reco_serve_cache_total", description="Looks into the slate cache, by result.", tag_keys=("result",)
+        )
+        self._cache_bytes = Gauge("reco_serve_cache_bytes", description="Memory of the slate cache.")
+        self._limit = Gauge("reco_serve_admission_limit", description="Requests that may be at work before more are shed.")
 
-    def request(self, call: str, status: int, degraded: Iterable[str], ms: float) -> None:
-        """A request was answered; ``ms`` is 0 where no slate was made."""
-        self._requests.inc(1, {"call": call, "status": str(status)})
+    def served(
+        self, call: str, status: int, release: str, variant: str, rung: str, degraded: Sequence[str], ms: float
+    ) -> None:
+        """A request was answered."""
+        where = {"call": call, "release": release, "variant": variant}
+        self._requests.inc(1, {**where, "status": str(status)})
+        self._request_ms.observe(ms, where)
         for reason in degraded:
-            self._degraded.inc(1, {"reason": reason})
-        if ms > 0:
-            self._request_ms.observe(ms, {"call": call})
+            self._degraded.inc(1, {"release": release, "rung": rung, "reason": reason})
 
     def rejected(self, reason: str) -> None:
         """A request was refused as ``unauthorized``, ``forbidden`` or ``rate_limited``; nothing says whose it was."""
@@ -62,3 +84,40 @@ class GatewayMetrics:
     def failed(self, release: str, stage: str, reason: str, error: BaseException | None) -> None:
         """A stage was ``late``, ``failed`` or ``open``."""
         self._failures.inc(1, {"release": release, "stage": stage, "reason": reason})
+
+    def left(self, stage: str, rows: int, queued_s: float) -> None:
+        """A batch left for a stage."""
+        self._batch_rows.observe(rows, {"stage": stage})
+        self._queue_ms.observe(1e3 * queued_s, {"stage": stage})
+
+    def state(self, cache: Mapping[str, int], cache_bytes: int, limit: int) -> None:
+        """What has been counted elsewhere since the last call, and what stands now."""
+        for result, n in cache.items():
+            if n:
+                self._cache.inc(n, {"result": result})
+        self._cache_bytes.set(cache_bytes)
+        self._limit.set(limit)
+
+
+class RecallMetrics:
+    """What a recall replica counts, once per batch.
+
+    Args:
+        release: label of all.
+    """
+
+    def __init__(self, release: str) -> None:
+        self._candidates = Counter(
+            "reco_recall_candidates_total", description="Candidates found, by source.", tag_keys=("release", "source")
+        )
+        self._missing = Counter(
+            "reco_recall_source_failures_total", description="Requests without a source.", tag_keys=("release", "source")
+        )
+        self._release = release
+
+    def found(self, by_source: Mapping[str, int], missing: Mapping[str, int]) -> None:
+        """A batch was answered with so many candidates of each source, and so many requests without one."""
+        for counter, counts in ((self._candidates, by_source), (self._missing, missing)):
+            for source, n in counts.items():
+                if n:
+                    counter.inc(n, {"release": self._release, "source": source})

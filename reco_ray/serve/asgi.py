@@ -6,8 +6,9 @@ body and answer); the table also gives the OpenAPI document (`openapi.py`), so t
 
 import logging
 import re
+import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import parse_qs, unquote
@@ -28,8 +29,9 @@ from reco_ray.serve.contract import (
 )
 from reco_ray.serve.gate import Gate
 from reco_ray.serve.problems import HttpProblem
+from reco_ray.serve.served import Served
 
-__all__ = ["HttpApp", "HttpMetrics", "Service"]
+__all__ = ["HttpApp", "Service"]
 
 log = logging.getLogger(__name__)
 
@@ -62,13 +64,6 @@ class Service(Protocol):
         """Whether requests can be answered."""
 
 
-class HttpMetrics(Protocol):
-    """Where requests are counted."""
-
-    def request(self, call: str, status: int, degraded: Iterable[str], ms: float) -> None:
-        """A request was answered."""
-
-
 @dataclass(slots=True)
 class _Reply:
     """An answer on its way out."""
@@ -77,8 +72,7 @@ class _Reply:
     body: bytes
     headers: list[Header]
     media: bytes = _JSON
-    degraded: tuple[str, ...] = ()
-    ms: float = 0.0
+    answer: Answer | None = None
 
 
 class HttpApp:
@@ -87,19 +81,20 @@ class HttpApp:
     Args:
         deadline_ms: budget of a request that names none in ``X-Request-Timeout-Ms``.
         max_deadline_ms: what that header may ask for at most.
+        record: told of each answered request.
         gate: asked before each call that has a scope; None lets everybody pass.
     """
 
     def __init__(
         self,
         service: Service,
-        metrics: HttpMetrics | None = None,
         *,
         deadline_ms: int,
         max_deadline_ms: int,
+        record: Callable[[Served], None] | None = None,
         gate: Gate | None = None,
     ) -> None:
-        self._service, self._metrics, self._gate = service, metrics, gate
+        self._service, self._record, self._gate = service, record, gate
         self._deadline_ms, self._max_deadline_ms = deadline_ms, max_deadline_ms
         self._exact = {(call.method, call.path): call for call in CALLS if "{" not in call.path}
         self._prefixed = [call for call in CALLS if "{" in call.path]
@@ -122,6 +117,7 @@ class HttpApp:
             return
         if scope["type"] != "http":
             raise ValueError(f"found a {scope['type']} connection, expected http")
+        started = time.perf_counter()
         headers = dict(scope["headers"])
         request_id = _request_id(headers)
         name = "unknown"
@@ -142,8 +138,12 @@ class HttpApp:
         start: list[Header] = [(b"content-type", reply.media), (b"content-length", b"%d" % len(reply.body)), *reply.headers]
         await send({"type": "http.response.start", "status": reply.status, "headers": start})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else reply.body})
-        if self._metrics is not None:
-            self._metrics.request(name, reply.status, reply.degraded, reply.ms)
+        if self._record is not None:
+            served = Served(request_id, name, reply.status, (time.perf_counter() - started) * 1e3)
+            if reply.answer is not None:
+                reply.answer.describe(served)
+            served.traceparent = headers.get(b"traceparent")
+            self._record(served)
 
     def _find(self, scope: Scope) -> tuple[Call, str]:
         """Find the call of a path, and what stands for the path's parameter."""
@@ -258,7 +258,7 @@ class _Incoming:
 
 def _slate(answer: Answer) -> _Reply:
     headers = [(b"server-timing", server_timing(answer.timings))]
-    return _Reply(200, answer.body(), headers, degraded=tuple(answer.degraded), ms=answer.timings.get("total", 0.0))
+    return _Reply(200, answer.body(), headers, answer=answer)
 
 
 def _model(status: int, model: BaseModel) -> _Reply:
