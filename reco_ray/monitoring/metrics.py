@@ -49,7 +49,10 @@ class GatewayMetrics:
             tag_keys=("call", "release", "variant"),
         )
         self._batch_rows = Histogram(
-            "reco_serve_batch_rows", description="Requests per batch that leaves for a stage.", boundaries=_ROWS, tag_keys=("stage",)
+            "reco_serve_batch_rows",
+            description="Requests per batch that leaves for a stage.",
+            boundaries=_ROWS,
+            tag_keys=("stage",),
         )
         self._queue_ms = Histogram(
             "reco_serve_queue_ms",
@@ -63,9 +66,7 @@ class GatewayMetrics:
         self._cache_bytes = Gauge("reco_serve_cache_bytes", description="Memory of the slate cache.")
         self._limit = Gauge("reco_serve_admission_limit", description="Requests that may be at work before more are shed.")
 
-    def served(
-        self, call: str, status: int, release: str, variant: str, rung: str, degraded: Sequence[str], ms: float
-    ) -> None:
+    def served(self, call: str, status: int, release: str, variant: str, rung: str, degraded: Sequence[str], ms: float) -> None:
         """A request was answered."""
         where = {"call": call, "release": release, "variant": variant}
         self._requests.inc(1, {**where, "status": str(status)})

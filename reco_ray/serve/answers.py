@@ -1,7 +1,8 @@
 """From bodies to requests, and from slates to answers as bytes."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import cast
 
 import numpy as np
@@ -9,9 +10,20 @@ import orjson
 
 from reco_ray.hashing import digest
 from reco_ray.serve.contract import Context, RankBody, RecommendationsBody, SimilarItemsBody
+from reco_ray.serve.served import Served
+from reco_ray.store import FinishedSlate
 from reco_ray.types import EMPTY_USER, Request, Slate, UserRow
 
-__all__ = ["Answer", "caller_order", "rank_request", "recommend_request", "server_timing", "similar_request", "write_answer"]
+__all__ = [
+    "Answer",
+    "caller_order",
+    "finish",
+    "rank_request",
+    "recommend_request",
+    "seal",
+    "server_timing",
+    "similar_request",
+]
 
 
 def recommend_request(body: RecommendationsBody, request_id: str, user: UserRow = EMPTY_USER) -> Request:
@@ -76,34 +88,52 @@ def _filters(body: RecommendationsBody | SimilarItemsBody) -> Mapping[str, tuple
     return cast(Mapping[str, tuple[str, ...]], body.filters)  # its keys are literals, which a mapping does not widen
 
 
+@dataclass(slots=True)
 class Answer:
-    """A slate as it goes out.
+    """A finished slate on its way to one caller.
 
     Attributes:
-        etag: of the slate without its request_id: equal slates have equal tags, whoever asked and when.
+        timings: milliseconds per stage; empty when it was not made for this caller.
+        cache: how the cache came by it: fresh, stale, made or joined; empty when it was not asked.
     """
 
-    __slots__ = ("_fields", "degraded", "request_id", "timings")
+    request_id: str
+    slate: FinishedSlate
+    variant: str
+    timings: dict[str, float] = field(default_factory=dict)
+    cache: str = ""
 
-    def __init__(self, request_id: str, fields: dict[str, object], degraded: list[str], timings: dict[str, float]) -> None:
-        self.request_id, self._fields, self.degraded, self.timings = request_id, fields, degraded, timings
+    def body(self, now: float) -> bytes:
+        """Write the JSON of `contract.RecommendationsAnswer`; nothing of the slate is written anew.
 
-    @property
-    def etag(self) -> str:
-        return f'"{digest(orjson.dumps(self._fields), length=20)}"'
+        Args:
+            now: unix time in seconds.
+        """
+        head = {"request_id": self.request_id, "age_s": round(max(0.0, now - self.slate.made), 3)}
+        return b"".join((orjson.dumps(head)[:-1], b",", self.slate.tail))
 
-    def body(self) -> bytes:
-        """Write the JSON of `contract.RecommendationsAnswer`."""
-        return orjson.dumps({"request_id": self.request_id, **self._fields})
+    def describe(self, served: Served) -> None:
+        """Fill in what is recorded of it."""
+        slate = self.slate
+        served.release, served.variant, served.rung, served.cache = slate.release, self.variant, slate.rung, self.cache
+        served.degraded, served.timings = slate.degraded, self.timings
 
 
-def write_answer(
-    slate: Slate, release: str, variant: str, degraded: list[str], timings: dict[str, float], *, explain: bool = False
-) -> Answer:
-    """Make the answer of a slate; positions count from 1, and a score that is not finite is null.
+def finish(
+    slate: Slate,
+    release: str,
+    variant: str,
+    rung: str,
+    degraded: Sequence[str],
+    made: float,
+    *,
+    explain: bool = False,
+) -> FinishedSlate:
+    """Write a slate out once; positions count from 1, and a score that is not finite is null.
 
     Args:
         degraded: what the path adds to the slate's own.
+        made: unix time in seconds.
     """
     scores = [score if math.isfinite(score) else None for score in slate.scores.tolist()]
     items: list[dict[str, object]] = [
@@ -115,9 +145,16 @@ def write_answer(
     if explain:
         for item, propensity in zip(items, slate.propensities.tolist(), strict=True):
             item["propensity"] = propensity
-    everything = [*degraded, *slate.degraded]
-    fields: dict[str, object] = {"release": release, "variant": variant, "items": items, "degraded": everything}
-    return Answer(slate.request_id, fields, everything, timings)
+    return seal(items, release, variant, rung, (*degraded, *slate.degraded), made)
+
+
+def seal(
+    items: object, release: str, variant: str, rung: str, degraded: Sequence[str], made: float
+) -> FinishedSlate:
+    """Write the fields of an answer that do not change with who asks."""
+    fields = {"release": release, "variant": variant, "rung": rung, "items": items, "degraded": degraded}
+    tail = orjson.dumps(fields)[1:]
+    return FinishedSlate(tail, f'"{digest(tail, length=20)}"', release, made, tuple(degraded), rung)
 
 
 def server_timing(timings: dict[str, float]) -> bytes:

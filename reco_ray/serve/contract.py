@@ -159,8 +159,15 @@ class RecommendationsAnswer(BaseModel):
     """A slate. ``degraded`` names what is less than full in it; empty for a full answer."""
 
     request_id: str
+    age_s: Annotated[float, Field(ge=0, description="Seconds since the slate was made; 0 when it was made for this request.")]
     release: str
     variant: Annotated[str, Field(description="'main' for the release with most traffic, else 'canary'.")]
+    rung: Annotated[
+        Literal[
+            "full", "fewer_sources", "recall_order", "anonymous", "caller_order", "cached", "precomputed", "popular"
+        ],
+        Field(description="What could be done in time, from everything to a popular list."),
+    ]
     items: list[RecommendedItem]
     degraded: list[str]
 

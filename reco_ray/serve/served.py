@@ -40,9 +40,7 @@ class Served:
 class ServedMetrics(Protocol):
     """Where requests are counted."""
 
-    def served(
-        self, call: str, status: int, release: str, variant: str, rung: str, degraded: Sequence[str], ms: float
-    ) -> None:
+    def served(self, call: str, status: int, release: str, variant: str, rung: str, degraded: Sequence[str], ms: float) -> None:
         """A request was answered."""
 
 

@@ -1,14 +1,17 @@
-"""What the gateway does with a request, apart from HTTP and Ray: read the user, pick the release, run the stages, answer."""
+"""What the gateway does with a request, apart from HTTP and Ray: pick the release, look into the cache, read the user, run the
+stages, and where they fail go down the ladder."""
 
-import contextlib
-from collections.abc import Iterator
+import time
+from collections.abc import Sequence
 from typing import Protocol
 
 from reco_ray.errors import NotReadyError
 from reco_ray.serve import problems
 from reco_ray.serve.admission import Admission
-from reco_ray.serve.answers import Answer, caller_order, rank_request, recommend_request, similar_request, write_answer
+from reco_ray.serve.answers import Answer, caller_order, finish, rank_request, recommend_request, similar_request
 from reco_ray.serve.breaker import Breaker
+from reco_ray.serve.cache import SlateCache
+from reco_ray.serve.cache_key import SlateKey, cache_key
 from reco_ray.serve.contract import (
     RankBody,
     ReadinessAnswer,
@@ -18,17 +21,19 @@ from reco_ray.serve.contract import (
     SimilarItemsBody,
 )
 from reco_ray.serve.fleet import Fleet, Route
-from reco_ray.serve.pipeline import Deadline, Observer, Outcome, Run, StageFailed, run_stages
+from reco_ray.serve.ladder import Ladder, PrecomputedSlates, rung_of
+from reco_ray.serve.pipeline import Deadline, Observer, Run, StageFailed, run_stages
+from reco_ray.store import FinishedSlate
 from reco_ray.types import EMPTY_USER, Request, UserRow
 
-__all__ = ["GatewayService", "UserStore"]
+__all__ = ["GatewayService", "Store"]
 
 
-class UserStore(Protocol):
+class Store(PrecomputedSlates, Protocol):
     """The part of the online store that a request needs."""
 
-    async def user(self, user_id: str, view: str) -> UserRow:
-        """Read a user's row; `EMPTY_USER` when there is none."""
+    async def user_and_slate(self, user_id: str, view: str, field: str) -> tuple[UserRow, FinishedSlate | None]:
+        """Read a user's row and the slate that another replica made for the same request."""
 
     async def alive(self) -> bool:
         """Whether the store answers."""
@@ -44,17 +49,18 @@ class GatewayService:
 
     def __init__(
         self,
-        store: UserStore,
+        store: Store,
         fleet: Fleet,
+        cache: SlateCache,
         observer: Observer,
+        admission: Admission,
         *,
         topology: str,
         replica: str,
-        admission: Admission | None = None,
     ) -> None:
-        self._store, self._fleet, self._observer = store, fleet, observer
+        self._store, self._fleet, self._cache, self._observer, self._admission = store, fleet, cache, observer, admission
         self._topology, self._replica = topology, replica
-        self._admission = admission or Admission(1.0)
+        self._ladder = Ladder(cache, store)
         self._store_breaker = Breaker()
 
     async def recommend(self, body: RecommendationsBody, request_id: str, budget_s: float) -> Answer:
@@ -62,38 +68,54 @@ class GatewayService:
 
         Raises: HttpProblem: nothing is loaded, overload, or no rung of the ladder has anything.
         """
-        with self._admitted():
-            route, run = self._start(body.user_id or request_id, budget_s)
-            user, degraded = await self._user(body.user_id, route, run)
-            outcome = await self._run(route, recommend_request(body, request_id, user), run)
-            return self._answer(outcome, degraded, run, explain=body.explain)
+        route, variant, run = self._start(body.user_id or request_id, budget_s)
+        key = cache_key(body, route.release, variant)
+
+        async def make() -> FinishedSlate:
+            return await self._make(route, variant, body, request_id, key, run)
+
+        try:
+            found = await self._cache.answer(key, make, run.deadline.left("answer"))
+        except TimeoutError as exc:
+            slate = self._ladder.at_once(route, recommend_request(body, request_id), variant, ["late"], key)
+            if slate is None:
+                raise problems.stage_failed("the answer", "late") from exc
+            return Answer(request_id, slate, variant)
+        return Answer(request_id, found.slate, variant, run.timings if found.how == "made" else {}, found.how)
 
     async def similar(self, body: SimilarItemsBody, request_id: str, budget_s: float) -> Answer:
         """Answer ``/v1/similar-items``.
 
         Raises: HttpProblem: as `recommend`, or the release does not know the item.
         """
-        with self._admitted():
-            route, run = self._start(body.item_id, budget_s)
-            outcome = await self._run(route, similar_request(body, request_id), run)
-            if "unknown_item" in outcome.slate.degraded:
-                raise problems.unknown_item(body.item_id)
-            return self._answer(outcome, [], run)
+        route, variant, run = self._start(body.item_id, budget_s)
+        request = similar_request(body, request_id)
+        slate = await self._live(route, variant, request, run, [], None, None, explain=False)
+        if "unknown_item" in slate.degraded:
+            raise problems.unknown_item(body.item_id)
+        return Answer(request_id, slate, variant, run.timings)
 
     async def rank(self, body: RankBody, request_id: str, budget_s: float) -> Answer:
         """Answer ``/v1/rank``; where recall or rerank gives nothing, in the caller's own order.
 
-        Raises: HttpProblem: nothing is loaded, or overload.
+        Raises: HttpProblem: nothing is loaded.
         """
-        with self._admitted():
-            route, run = self._start(body.user_id or request_id, budget_s)
-            user, degraded = await self._user(body.user_id, route, run)
-            request = rank_request(body, request_id, user)
+        route, variant, run = self._start(body.user_id or request_id, budget_s)
+        user, _, marks = await self._user(body.user_id, route, "", run)
+        request = rank_request(body, request_id, user)
+        if not self._admission.enter():
+            found, marks, rung = caller_order(request), [*marks, "overloaded"], "caller_order"
+        else:
             try:
                 outcome = await run_stages(route.stages, request, run)
+                found, marks = outcome.slate, _without_doubt([*marks, *outcome.degraded], outcome.slate.degraded)
+                rung = rung_of([*marks, *found.degraded])
             except StageFailed as exc:
-                outcome = Outcome(caller_order(request), [f"{exc.stage}_unavailable"])
-            return self._answer(outcome, degraded, run, explain=body.explain)
+                found, marks, rung = caller_order(request), [*marks, f"{exc.stage}_unavailable"], "caller_order"
+            finally:
+                self._admission.leave()
+        slate = finish(found, route.release, variant, rung, marks, time.time(), explain=body.explain)
+        return Answer(request_id, slate, variant, run.timings)
 
     def releases(self) -> ReleasesAnswer:
         """What runs, and with which share."""
@@ -114,38 +136,64 @@ class GatewayService:
             missing.append("online store")
         return ReadinessAnswer(ready=alive and bool(loaded), replica=self._replica, releases=loaded, missing=missing)
 
-    @contextlib.contextmanager
-    def _admitted(self) -> Iterator[None]:
-        if not self._admission.enter():
-            raise problems.overloaded()
-        try:
-            yield
-        finally:
-            self._admission.leave()
-
-    def _start(self, key: str, budget_s: float) -> tuple[Route, Run]:
+    def _start(self, key: str, budget_s: float) -> tuple[Route, str, Run]:
         deadline = Deadline(budget_s)
         try:
             route = self._fleet.route(key)
         except NotReadyError as exc:
             raise problems.not_ready(str(exc)) from exc
-        return route, Run(route.release, deadline, self._observer, {**route.breakers, "user": self._store_breaker})
+        store = {"user": self._store_breaker, "precomputed": self._store_breaker}
+        run = Run(route.release, deadline, self._observer, {**route.breakers, **store})
+        return route, "main" if route.release == self._fleet.main else "canary", run
 
-    async def _user(self, user_id: str, route: Route, run: Run) -> tuple[UserRow, list[str]]:
-        if not user_id:
-            return EMPTY_USER, []
-        try:
-            return await run.within("user", lambda: self._store.user(user_id, route.user_view)), []
-        except StageFailed:
-            return EMPTY_USER, ["store_unavailable"]
+    async def _make(
+        self, route: Route, variant: str, body: RecommendationsBody, request_id: str, key: SlateKey, run: Run
+    ) -> FinishedSlate:
+        user, stored, marks = await self._user(body.user_id, route, key.field, run)
+        if stored is not None and self._cache.fresh(key, stored.made):
+            return stored
+        if marks and (found := self._cache.fallback(key, marks)) is not None:
+            return found  # an older slate of this user is better than a new one of nobody
+        request = recommend_request(body, request_id, user)
+        return await self._live(route, variant, request, run, marks, key, stored, explain=body.explain)
 
-    async def _run(self, route: Route, request: Request, run: Run) -> Outcome:
+    async def _live(
+        self,
+        route: Route,
+        variant: str,
+        request: Request,
+        run: Run,
+        marks: list[str],
+        key: SlateKey | None,
+        stored: FinishedSlate | None,
+        *,
+        explain: bool,
+    ) -> FinishedSlate:
+        """Let the stages answer; where they cannot, the ladder."""
+        if not self._admission.enter():
+            shed = self._cache.fallback(key, [*marks, "overloaded"]) if key is not None else None
+            if shed is None:
+                raise problems.overloaded()
+            return shed
         try:
-            return await run_stages(route.stages, request, run)
+            outcome = await run_stages(route.stages, request, run)
         except StageFailed as exc:
-            raise problems.stage_failed(exc.stage, exc.reason) from exc
+            marks = [*marks, f"{exc.stage}_unavailable"]
+            found = await self._ladder.descend(route, request, run, variant, marks, key, stored)
+            if found is None:
+                raise problems.stage_failed(exc.stage, exc.reason) from exc
+            return found
+        finally:
+            self._admission.leave()
+        marks = _without_doubt([*marks, *outcome.degraded], outcome.slate.degraded)
+        rung = rung_of([*marks, *outcome.slate.degraded])
+        return finish(outcome.slate, route.release, variant, rung, marks, time.time(), explain=explain)
 
-    def _answer(self, outcome: Outcome, degraded: list[str], run: Run, *, explain: bool = False) -> Answer:
-        variant = "main" if run.release == self._fleet.main else "canary"
-        run.timings["total"] = run.deadline.elapsed_ms()
-        return write_answer(outcome.slate, run.release, variant, degraded + outcome.degraded, run.timings, explain=explain)
+    async def _user(
+        self, user_id: str, route: Route, field: str, run: Run
+    ) -> tuple[UserRow, FinishedSlate | None, list[str]]:
+        try:
+            row, stored = await run.within("user", lambda: self._store.user_and_slate(user_id, route.user_view, field))
+        except StageFailed:
+            return EMPTY_USER, None, ["store_unavailable"] if user_id else []
+        return (row if user_id else EMPTY_USER), stored, []

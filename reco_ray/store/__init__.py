@@ -1,10 +1,31 @@
-"""The online store: what a request needs to know of its user, which releases get traffic, and which keys may call.
+"""The online store: what a request needs to know of its user, slates made before, which releases get traffic, who may call.
 
-User rows and traffic records come in from jobs, keys from the command line; the gateway reads them. Valkey protocol only.
+User rows, precomputed slates and traffic records come in from jobs, finished answers from gateways, keys from the command line;
+the gateway reads them, one round trip per request. Valkey protocol only.
 """
 
 from reco_ray.store.keys import KeyRecord, KeyStore, Scope, new_key, rotated
 from reco_ray.store.online import OnlineStore, Traffic
-from reco_ray.store.packing import pack_user, unpack_user
+from reco_ray.store.packing import FinishedSlate, pack_slate, pack_user, unpack_slate, unpack_user
+from reco_ray.store.precomputed import Precomputed, pack_precomputed, unpack_precomputed
+from reco_ray.store.slates import Purges, SlateStore
 
-__all__ = ["KeyRecord", "KeyStore", "OnlineStore", "Scope", "Traffic", "new_key", "pack_user", "rotated", "unpack_user"]
+__all__ = [
+    "FinishedSlate",
+    "KeyRecord",
+    "KeyStore",
+    "OnlineStore",
+    "Precomputed",
+    "Purges",
+    "Scope",
+    "SlateStore",
+    "Traffic",
+    "new_key",
+    "pack_precomputed",
+    "pack_slate",
+    "pack_user",
+    "rotated",
+    "unpack_precomputed",
+    "unpack_slate",
+    "unpack_user",
+]

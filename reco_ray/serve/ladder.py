@@ -1,0 +1,87 @@
+"""The ladder's lower rungs: what answers when the stages give nothing in time.
+
+cached slate -> precomputed slate -> popular list. Each is a finished slate that names its rung, and why in ``degraded``.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+from reco_ray.serve.answers import finish
+from reco_ray.serve.cache import SlateCache
+from reco_ray.serve.cache_key import SlateKey
+from reco_ray.serve.finished import mark
+from reco_ray.serve.fleet import Route
+from reco_ray.serve.pipeline import Run, StageFailed
+from reco_ray.store import FinishedSlate, Precomputed
+from reco_ray.types import Request
+
+__all__ = ["Ladder", "PrecomputedSlates", "rung_of"]
+
+
+class PrecomputedSlates(Protocol):
+    """Where slates lie that were made before anybody asked."""
+
+    async def precomputed(self, user_id: str) -> Precomputed | None:
+        """Read a user's slate; None when there is none."""
+
+
+class Ladder:
+    """Finds a slate where none can be made."""
+
+    def __init__(self, cache: SlateCache, store: PrecomputedSlates) -> None:
+        self._cache, self._store = cache, store
+
+    async def descend(
+        self,
+        route: Route,
+        request: Request,
+        run: Run,
+        variant: str,
+        marks: Sequence[str],
+        key: SlateKey | None = None,
+        stored: FinishedSlate | None = None,
+    ) -> FinishedSlate | None:
+        """Find the best there is within the rest of the budget; None when there is nothing.
+
+        Args:
+            marks: what went wrong.
+            key: of the request in the cache; None for one that is never cached.
+            stored: the request's slate in the online store, whatever its age.
+        """
+        if key is not None and (found := self._cache.fallback(key, marks)) is not None:
+            return found
+        if stored is not None and self._cache.usable(stored.made):
+            return mark(stored, marks, "cached")
+        if request.user_id and "store_unavailable" not in marks:
+            try:
+                precomputed = await run.within("precomputed", lambda: self._store.precomputed(request.user_id))
+            except StageFailed:
+                precomputed = None
+            if precomputed is not None and (slate := precomputed.pick(request)) is not None:
+                return finish(slate, precomputed.release, variant, "precomputed", marks, precomputed.made)
+        return self.popular(route, request, variant, marks)
+
+    def at_once(
+        self, route: Route, request: Request, variant: str, marks: Sequence[str], key: SlateKey | None
+    ) -> FinishedSlate | None:
+        """Find the best that needs no waiting."""
+        found = self._cache.fallback(key, marks) if key is not None else None
+        return found or self.popular(route, request, variant, marks)
+
+    @staticmethod
+    def popular(route: Route, request: Request, variant: str, marks: Sequence[str]) -> FinishedSlate | None:
+        """The release's popular items past what the request filters, excludes and has seen."""
+        slate = route.popular.pick(request) if route.popular is not None else None
+        if slate is None or not slate.item_ids:
+            return None
+        return finish(slate, route.release, variant, "popular", marks, time.time())
+
+
+def rung_of(degraded: Sequence[str]) -> str:
+    """The rung of a slate that the stages made."""
+    if "store_unavailable" in degraded:
+        return "anonymous"
+    if "ranker_unavailable" in degraded:
+        return "recall_order"
+    return "fewer_sources" if any(each.startswith("source_missing") for each in degraded) else "full"
