@@ -4,7 +4,7 @@ from reco_ray.cluster import attaches, embedded_store, ray_session
 from reco_ray.compose import job
 from reco_ray.config import PipelineConfig
 from reco_ray.workflow import STEPS, run_all
-from reco_ray.workflow.deploy import deploy_release
+from reco_ray.workflow.deploy import deploy_release, load_precomputed
 
 
 @job("run_pipeline")
@@ -16,6 +16,7 @@ def main(config: PipelineConfig) -> None:
             config.release = str(outputs["publish_release"].facts["release"])
             with embedded_store(config) as store:
                 deploy_release(config, store, dashboard)
+                load_precomputed(config, outputs["recommend_batch"], store)
 
 
 if __name__ == "__main__":

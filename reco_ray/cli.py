@@ -32,11 +32,12 @@ _Overrides = typer.Argument(None, help="Hydra overrides, e.g. root=/data/reco pr
 def demo(overrides: list[str] | None = _Overrides) -> None:
     """Run everything once on MovieLens: import to evaluation, a release behind HTTP, five films for one user."""
     from reco_ray.workflow import STEPS, run_all
-    from reco_ray.workflow.deploy import deploy_release
+    from reco_ray.workflow.deploy import deploy_release, load_precomputed
 
     config = _config(overrides)
     with embedded_store(config) as store, ray_session(config.cluster) as dashboard:
         outputs = run_all(STEPS, config)
+        load_precomputed(config, outputs["recommend_batch"], store)
         config.release = str(outputs["publish_release"].facts["release"])
         url = deploy_release(config, store, dashboard).url
         user_id = _somebody(config)
@@ -101,6 +102,24 @@ def releases(overrides: list[str] | None = _Overrides) -> None:
             release_id, str(facts.get("made_ts", ""))[:19], str(facts.get("commit", "")), f"{ndcg:.4f}" if ndcg else ""
         )
     _console.print(table)
+
+
+@app.command()
+def purge(
+    user: str = typer.Option("", help="Id of the user whose slates go."),
+    release: str = typer.Option("", help="Id of the release whose slates go."),
+    overrides: list[str] | None = _Overrides,
+) -> None:
+    """Remove the slates of a user or of a release from the online store and, within a second or so, from every gateway."""
+    from reco_ray.store import OnlineStore, SlateStore
+
+    if bool(user) == bool(release):
+        raise ConfigError(f"purge: found --user {user!r} and --release {release!r}, expected one of them")
+    config = _config(overrides)
+    with embedded_store(config) as url, OnlineStore(url, config.store.namespace) as store:
+        slates = SlateStore(store)
+        removed = slates.purge_user(user) if user else slates.purge_release(release)
+    _console.print(f"purged: {removed} found in the online store; gateways follow within a second or so")
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from reco_ray.errors import ConfigError
 
 __all__ = [
     "BatchConfig",
+    "CacheConfig",
     "ClusterConfig",
     "ColumnsConfig",
     "DeploymentConfig",
@@ -105,12 +106,18 @@ class ClusterConfig:
 
 @dataclass(kw_only=True)
 class StoreConfig:
-    """The online store. Without a ``url`` a Valkey server is started beside the job, under ``root``."""
+    """The online store. Without a ``url`` a Valkey server is started beside the job, under ``root``.
+
+    Attributes:
+        ttl_days: life of a user's row that is not written again.
+        precomputed_ttl_days: age at which a precomputed slate is no answer any more.
+    """
 
     url: str = ""
     port: int = 6390
     namespace: str = "reco"
     ttl_days: int = 30
+    precomputed_ttl_days: int = 7
     timeout_ms: int = 50
 
 
@@ -328,6 +335,37 @@ class DeploymentConfig:
 
 
 @dataclass(kw_only=True)
+class CacheConfig:
+    """The slate cache of each gateway replica.
+
+    Attributes:
+        ttl_s: a slate is fresh for so long, give or take ``jitter`` of it.
+        stale_s: for so long after that it is still answered, while one request makes it anew.
+        fallback_s: until this age it may stand in where nothing can be made; at least ttl and stale together.
+        max_entries, max_mb: the slates not used for longest leave first.
+        max_refreshes: slates made anew at one time.
+        refresh_precomputed_s: age at which a full answer replaces its user's precomputed slate.
+    """
+
+    ttl_s: float = 60.0
+    jitter: float = 0.1
+    stale_s: float = 240.0
+    fallback_s: float = 3600.0
+    max_entries: int = 20_000
+    max_mb: int = 64
+    max_refreshes: int = 16
+    refresh_precomputed_s: float = 86_400.0
+
+    def __post_init__(self) -> None:
+        _between("serve.cache.jitter", self.jitter, 0, 0.5)
+        if self.fallback_s < self.ttl_s * (1 + self.jitter) + self.stale_s:
+            raise ConfigError(
+                f"serve.cache.fallback_s: found {self.fallback_s}, expected at least ttl_s with its jitter and stale_s, "
+                f"{self.ttl_s * (1 + self.jitter) + self.stale_s}; raise it"
+            )
+
+
+@dataclass(kw_only=True)
 class ServeConfig:
     """The HTTP side."""
 
@@ -335,6 +373,7 @@ class ServeConfig:
     port: int = 8000
     topology: Topology = Topology.staged
     deadline_ms: int = 150
+    cache: CacheConfig = field(default_factory=CacheConfig)
     gateway: DeploymentConfig = field(
         default_factory=lambda: DeploymentConfig(min_replicas=2, max_replicas=2, max_ongoing_requests=256)
     )

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["USER_BUCKETS", "digest", "hash64", "hash64_many", "item_keys", "unit_interval", "user_bucket"]
+__all__ = ["USER_BUCKETS", "digest", "hash64", "hash64_many", "item_keys", "unit_interval", "user_bucket", "user_digest"]
 
 USER_BUCKETS = 64
 
@@ -53,3 +53,8 @@ def digest(*parts: str | bytes, length: int = 12) -> str:
         h.update(len(raw).to_bytes(8, "little"))
         h.update(raw)
     return h.hexdigest()[:length]
+
+
+def user_digest(user_id: str) -> str:
+    """Name a user where no external id may stand: 32 hexadecimal characters."""
+    return digest(user_id, length=32)

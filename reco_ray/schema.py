@@ -72,6 +72,7 @@ SLATES = pa.schema(
         pa.field("item_ids", pa.list_(pa.string()), nullable=False),
         pa.field("titles", pa.list_(pa.string()), nullable=False),
         pa.field("scores", pa.list_(pa.float32()), nullable=False),
+        pa.field("reasons", pa.list_(pa.list_(pa.string())), nullable=False),
         pa.field("degraded", pa.list_(pa.string()), nullable=False),
         pa.field("release", pa.string(), nullable=False),
         pa.field("made_ts", TS, nullable=False),

@@ -32,3 +32,4 @@ def assemble(
     recall.build(folder, catalogue, pairs, towers, recall_config, rerank_config.seen_items_return)
     rank.build(folder, ranker)
     rerank.build(folder, rerank_config)
+    rerank.write_popular(folder, catalogue, rerank_config)

@@ -13,7 +13,18 @@ from pathlib import Path
 from reco_ray.errors import ArtifactError
 from reco_ray.lake import storage
 
-__all__ = ["MANIFEST", "Manifest", "file_hashes", "newest", "open_release", "release_ids", "release_uri", "seal", "verify"]
+__all__ = [
+    "MANIFEST",
+    "Manifest",
+    "file_hashes",
+    "newest",
+    "open_release",
+    "read_part",
+    "release_ids",
+    "release_uri",
+    "seal",
+    "verify",
+]
 
 MANIFEST = "manifest.json"
 _FORMAT = 1
@@ -115,3 +126,24 @@ def open_release(root: str, release_id: str) -> Path:
     if manifest.release_id != release_id:
         raise ArtifactError(f"{folder}: the manifest names release {manifest.release_id}, expected {release_id}; publish again")
     return folder
+
+
+def read_part(root: str, release_id: str, name: str) -> bytes:
+    """Read one file of a release, checked against the manifest, without fetching the bundle.
+
+    Raises: ArtifactError: there is no such release or file, or it is damaged.
+    """
+    uri = release_uri(root, release_id)
+    content = json.loads(storage.read_bytes(storage.join(uri, MANIFEST)))
+    if content.get("format") != _FORMAT or content["release_id"] != release_id:
+        raise ArtifactError(
+            f"{uri}: found release {content.get('release_id')} of format {content.get('format')}, "
+            f"expected {release_id} of {_FORMAT}; publish it again"
+        )
+    if name not in content["files"]:
+        raise ArtifactError(f"{uri}: found no {name} in the manifest, expected it; publish the release again")
+    raw = storage.read_bytes(storage.join(uri, name))
+    found, expected = hashlib.sha256(raw).hexdigest(), content["files"][name]
+    if found != expected:
+        raise ArtifactError(f"{uri}: {name} has SHA-256 {found[:12]}, expected {expected[:12]}; publish the release again")
+    return raw

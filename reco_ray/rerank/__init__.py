@@ -1,8 +1,9 @@
 """Rerank: scored candidates come in, the slate goes out; the only stage that drops and orders for good.
 
-`rules` hides, boosts and caps, `diversity` arranges, `stage` is the whole.
+`rules` hides, boosts and caps, `diversity` arranges, `stage` is the whole; `popular` writes the list for when nothing answers.
 """
 
+from reco_ray.rerank.popular import POPULAR, write_popular
 from reco_ray.rerank.stage import Rerank, build, load
 
-__all__ = ["Rerank", "build", "load"]
+__all__ = ["POPULAR", "Rerank", "build", "load", "write_popular"]

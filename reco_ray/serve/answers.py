@@ -1,7 +1,7 @@
 """From bodies to requests, and from slates to answers as bytes."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import orjson
@@ -46,22 +46,28 @@ def _filters(body: RecommendationsBody | SimilarItemsBody) -> Mapping[str, tuple
 class Answer:
     """A slate as it goes out.
 
-    Attributes:
-        etag: of the slate without its request_id: equal slates have equal tags, whoever asked and when.
+    Args:
+        tail: the JSON of `contract.RecommendationsAnswer` after its first field, the request_id.
+        etag: of the slate without its request_id, when it is known already.
     """
 
-    __slots__ = ("_fields", "degraded", "request_id", "timings")
+    __slots__ = ("_etag", "degraded", "request_id", "tail", "timings")
 
-    def __init__(self, request_id: str, fields: dict[str, object], degraded: list[str], timings: dict[str, float]) -> None:
-        self.request_id, self._fields, self.degraded, self.timings = request_id, fields, degraded, timings
+    def __init__(
+        self, request_id: str, tail: bytes, degraded: Sequence[str], timings: dict[str, float], etag: str = ""
+    ) -> None:
+        self.request_id, self.tail, self.degraded, self.timings, self._etag = request_id, tail, degraded, timings, etag
 
     @property
     def etag(self) -> str:
-        return f'"{digest(orjson.dumps(self._fields), length=20)}"'
+        """Equal slates have equal tags, whoever asked and when."""
+        if not self._etag:
+            self._etag = f'"{digest(b"{" + self.tail, length=20)}"'
+        return self._etag
 
     def body(self) -> bytes:
-        """Write the JSON of `contract.RecommendationsAnswer`."""
-        return orjson.dumps({"request_id": self.request_id, **self._fields})
+        """The whole JSON."""
+        return b"".join((b'{"request_id":', orjson.dumps(self.request_id), b",", self.tail))
 
 
 def write_answer(
@@ -84,7 +90,7 @@ def write_answer(
             item["propensity"] = propensity
     everything = [*degraded, *slate.degraded]
     fields: dict[str, object] = {"release": release, "variant": variant, "items": items, "degraded": everything}
-    return Answer(slate.request_id, fields, everything, timings)
+    return Answer(slate.request_id, orjson.dumps(fields)[1:], everything, timings)
 
 
 def server_timing(timings: dict[str, float]) -> bytes:

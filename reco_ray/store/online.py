@@ -13,7 +13,7 @@ import redis
 import redis.asyncio
 
 from reco_ray.errors import NotReadyError
-from reco_ray.hashing import digest
+from reco_ray.hashing import user_digest
 from reco_ray.store.packing import pack_user, unpack_user
 from reco_ray.types import EMPTY_USER, UserRow
 
@@ -49,49 +49,53 @@ class OnlineStore:
         namespace: prefix of every key.
         ttl_s: life of a user row that is not written again.
         timeout_s: of one call; the gateway degrades when it passes.
+
+    Attributes:
+        calls, blocking_calls: the connections, for the other files of this room.
     """
 
     def __init__(self, url: str, namespace: str, ttl_s: int = 30 * 86400, timeout_s: float = 1.0) -> None:
         self._namespace, self._ttl_s = namespace, ttl_s
-        self._blocking = redis.Redis.from_url(url, socket_timeout=max(timeout_s, 5.0))
-        self._async = redis.asyncio.Redis.from_url(url, socket_timeout=timeout_s, max_connections=64)
+        self.blocking_calls = redis.Redis.from_url(url, socket_timeout=max(timeout_s, 5.0))
+        self.calls = redis.asyncio.Redis.from_url(url, socket_timeout=timeout_s, max_connections=64)
 
     def __enter__(self) -> "OnlineStore":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        self._blocking.close()
+        self.blocking_calls.close()
 
     async def user(self, user_id: str, view: str) -> UserRow:
         """Read a user's row in one round trip; `EMPTY_USER` when there is none.
 
         Raises: redis.RedisError: the store is away or slower than the timeout.
         """
-        raw = await self._async.get(self._user_key(user_id, view))
+        raw = await self.calls.get(self.user_key(user_id, view))
         return unpack_user(raw) if isinstance(raw, bytes) else EMPTY_USER
 
     async def poll_traffic(self) -> Traffic:
         """Read the traffic record; version 0 when nothing was ever deployed."""
-        return _traffic(await self._async.get(self._key("traffic")))
+        return _traffic(await self.calls.get(self.key("traffic")))
 
     async def alive(self) -> bool:
         """Whether the store answers."""
         try:
-            return bool(await self._async.ping())
+            return bool(await self.calls.ping())
         except (redis.RedisError, OSError):
             return False
 
     def users(self, user_ids: Iterable[str], view: str) -> list[UserRow]:
         """Read many rows with one MGET, in order."""
-        keys = [self._user_key(user_id, view) for user_id in user_ids]
-        return [unpack_user(raw) if isinstance(raw, bytes) else EMPTY_USER for raw in self._blocking.mget(keys)] if keys else []
+        keys = [self.user_key(user_id, view) for user_id in user_ids]
+        found = self.blocking_calls.mget(keys) if keys else []
+        return [unpack_user(raw) if isinstance(raw, bytes) else EMPTY_USER for raw in found]
 
     def write_users(self, rows: Iterable[tuple[str, UserRow]], view: str) -> int:
         """Write rows, replacing what was there; returns how many."""
         n = 0
-        pipe = self._blocking.pipeline(transaction=False)
+        pipe = self.blocking_calls.pipeline(transaction=False)
         for n, (user_id, row) in enumerate(rows, 1):
-            pipe.set(self._user_key(user_id, view), pack_user(row), ex=self._ttl_s)
+            pipe.set(self.user_key(user_id, view), pack_user(row), ex=self._ttl_s)
             if n % 1000 == 0:
                 pipe.execute()
         pipe.execute()
@@ -103,7 +107,7 @@ class OnlineStore:
         Raises: NotReadyError: the store is away.
         """
         try:
-            return _traffic(self._blocking.get(self._key("traffic")))
+            return _traffic(self.blocking_calls.get(self.key("traffic")))
         except (redis.RedisError, OSError) as exc:
             raise NotReadyError(f"the online store does not answer: {exc}; start it, or check store.url") from exc
 
@@ -112,7 +116,7 @@ class OnlineStore:
 
         Raises: ValueError: the shares do not sum to 1.
         """
-        key = self._key("traffic")
+        key = self.key("traffic")
 
         def change(pipe: redis.client.Pipeline) -> None:
             now = _traffic(pipe.get(key))  # immediate while the key is watched
@@ -120,14 +124,16 @@ class OnlineStore:
             pipe.multi()
             pipe.set(key, json.dumps({"version": new.version, "weights": new.weights, "user_views": new.user_views}))
 
-        self._blocking.transaction(change, key)
+        self.blocking_calls.transaction(change, key)
         return self.traffic()
 
-    def _key(self, *parts: str) -> str:
+    def key(self, *parts: str) -> str:
+        """Name a key of this namespace."""
         return ":".join((self._namespace, *parts))
 
-    def _user_key(self, user_id: str, view: str) -> str:
-        return self._key("user", view, digest(user_id, length=32))
+    def user_key(self, user_id: str, view: str) -> str:
+        """Name the key of a user's row."""
+        return self.key("user", view, user_digest(user_id))
 
 
 def _traffic(raw: object) -> Traffic:

@@ -1,16 +1,36 @@
-"""One packed value per user: a fixed header, then the arrays of `types.UserRow` as they lie in memory."""
+"""Packed values: a user's row is a header and arrays as they lie in memory, a finished slate a header and its JSON."""
 
 import struct
+from dataclasses import dataclass
 
 import numpy as np
 
 from reco_ray.errors import SchemaError
 from reco_ray.types import UserRow
 
-__all__ = ["pack_user", "unpack_user"]
+__all__ = ["FinishedSlate", "pack_slate", "pack_user", "unpack_slate", "unpack_user"]
 
 _HEADER = struct.Struct("<HHqIII")  # format, reserved, as_of, len(history), len(seen), len(features)
 _FORMAT = 1
+_SLATE = struct.Struct("<HBBHd")  # format, len(etag), len(release), len(degraded), made
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedSlate:
+    """An answer as it went out, ready to go out again.
+
+    Attributes:
+        tail: its JSON after the first field, the request_id.
+        etag: of the slate without its request_id.
+        release: the one that made it. made: unix time in seconds.
+        degraded: what is less than full in it.
+    """
+
+    tail: bytes
+    etag: str
+    release: str
+    made: float
+    degraded: tuple[str, ...] = ()
 
 
 def pack_user(row: UserRow) -> bytes:
@@ -45,3 +65,33 @@ def unpack_user(raw: bytes) -> UserRow:
     weights = np.frombuffer(raw, "<f4", n_history, at := at + 8 * n_seen)
     features = np.frombuffer(raw, "<f4", n_features, at + 4 * n_history)
     return UserRow(history=history, weights=weights, seen=seen, features=features, as_of=as_of)
+
+
+def pack_slate(slate: FinishedSlate) -> bytes:
+    """Pack a finished slate: 14 bytes and its parts, the JSON last."""
+    etag, release, degraded = slate.etag.encode(), slate.release.encode(), ",".join(slate.degraded).encode()
+    header = _SLATE.pack(_FORMAT, len(etag), len(release), len(degraded), slate.made)
+    return b"".join((header, etag, release, degraded, slate.tail))
+
+
+def unpack_slate(raw: bytes) -> FinishedSlate:
+    """Unpack what `pack_slate` made.
+
+    Raises: SchemaError: the value has another format.
+    """
+    if len(raw) < _SLATE.size or (found := _SLATE.unpack_from(raw))[0] != _FORMAT:
+        raise SchemaError(f"finished slate: found {raw[:14]!r}, expected format {_FORMAT}; purge the slates with `reco purge`")
+    _, n_etag, n_release, n_degraded, made = found
+    release_at = _SLATE.size + n_etag
+    degraded_at = release_at + n_release
+    tail_at = degraded_at + n_degraded
+    if tail_at >= len(raw):
+        raise SchemaError(f"finished slate: found {len(raw)} bytes, expected more than {tail_at}; purge with `reco purge`")
+    degraded = raw[degraded_at:tail_at].decode()
+    return FinishedSlate(
+        tail=raw[tail_at:],
+        etag=raw[_SLATE.size : release_at].decode(),
+        release=raw[release_at:degraded_at].decode(),
+        made=made,
+        degraded=tuple(degraded.split(",")) if degraded else (),
+    )

@@ -1,4 +1,4 @@
-"""Bring a published release online: its users' rows into the online store, its stages behind the gateway."""
+"""Bring what the steps left online: users' rows and slates into the online store, a release's stages behind the gateway."""
 
 import json
 import logging
@@ -14,8 +14,9 @@ from reco_ray.lake import storage, tables
 from reco_ray.release import newest, open_release, verify
 from reco_ray.serve.deploy import DeployReport, deploy
 from reco_ray.store import OnlineStore
+from reco_ray.workflow.graph import Output
 
-__all__ = ["deploy_release"]
+__all__ = ["deploy_release", "load_precomputed"]
 
 log = logging.getLogger(__name__)
 
@@ -45,3 +46,17 @@ def deploy_release(config: PipelineConfig, store_url: str, dashboard: str) -> De
     record = json.dumps({**asdict(report), "users": written, "made_ts": made_ts}, indent=1)
     storage.write_bytes(storage.join(config.root, "reports", "deploy_release", f"{made_ts}.json"), record.encode())
     return report
+
+
+def load_precomputed(config: PipelineConfig, slates: Output, store_url: str) -> int:
+    """Load the slates of `recommend_batch` into the online store, where the gateway finds them when the stages cannot answer.
+
+    Not a part of that step: what is in the store may be gone while the step's output still stands. Doing it again does no harm.
+    """
+    from reco_ray.slate.flow import load_slates
+
+    taken = load_slates(
+        str(slates.facts["slates"]), store_url, config.store.namespace, config.store.precomputed_ttl_days * 86_400
+    )
+    log.info("release %s: %d precomputed slates taken by the online store", slates.facts["release"], taken)
+    return taken

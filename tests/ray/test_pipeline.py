@@ -25,9 +25,10 @@ from reco_ray.features import user_row
 from reco_ray.lake import tables
 from reco_ray.release import open_release
 from reco_ray.slate import Pipeline
+from reco_ray.store import OnlineStore
 from reco_ray.types import Request
 from reco_ray.workflow import STEPS, Output, run_all, run_one
-from reco_ray.workflow.deploy import deploy_release
+from reco_ray.workflow.deploy import deploy_release, load_precomputed
 from reco_ray.workflow.steps import user_rows
 
 USERS, ITEMS, EVENTS = 90, 120, 24
@@ -66,6 +67,7 @@ def overrides(root: Path, files: Path) -> list[str]:
         "recall.two_tower.batch_size=64",
         "rank.rounds=20",
         "batch.k=5",
+        f"store.port={free_port()}",
     ]
 
 
@@ -210,6 +212,15 @@ def test_the_release_answers_over_http_as_it_does_in_process(
             assert (answer["release"], answer["degraded"]) == (report.release, [])
             assert [item["item_id"] for item in answer["items"]] == list(pipeline.run([request])[0].item_ids)
             assert all(item["title"].startswith("Article") for item in answer["items"])
+
+
+def test_the_slates_of_a_batch_reach_the_online_store(
+    store_url: str, outputs: dict[str, Output], config: PipelineConfig
+) -> None:
+    assert load_precomputed(config, outputs["recommend_batch"], store_url) == USERS
+    assert load_precomputed(config, outputs["recommend_batch"], store_url) == USERS
+    with OnlineStore(store_url, config.store.namespace) as store:
+        assert len(store.blocking_calls.keys(store.key("precomputed", "*"))) == USERS
 
 
 def test_filters_exclusions_strangers_and_neighbours_are_honoured_over_http(

@@ -1,0 +1,99 @@
+"""The last rung before an error: a release's popular items, past what this request filters, excludes and has seen."""
+
+from pathlib import Path
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from reco_ray.arrays import lookup
+from reco_ray.errors import ArtifactError
+from reco_ray.hashing import item_keys
+from reco_ray.rerank import POPULAR
+from reco_ray.types import Request, Slate
+
+__all__ = ["PopularList"]
+
+_FORMAT = 1
+_REASONS = ("popular",)
+
+
+class PopularList:
+    """At most some hundred items, best first, in memory; needs nothing else of the release.
+
+    Args:
+        content: of the file `rerank.POPULAR`.
+        release: id that its slates name.
+    """
+
+    def __init__(self, content: bytes, release: str = "") -> None:
+        found = orjson.loads(content)
+        if found.get("format") != _FORMAT:
+            raise ArtifactError(f"{POPULAR}: found format {found.get('format')}, expected {_FORMAT}; publish the release again")
+        items = found["items"]
+        self._release, self._seen_items_return = release, bool(found["seen_items_return"])
+        self._item_ids: list[str] = [item["item_id"] for item in items]
+        self._titles: list[str] = [item["title"] for item in items]
+        self._scores = np.array([item["score"] for item in items], np.float32)
+        self._keys = item_keys(self._item_ids)
+        self._years = np.array([item["year"] for item in items], np.int32)
+        names = sorted({name for item in items for name in item["categories"]})
+        self._in_category = {name: np.array([name in item["categories"] for item in items], np.bool_) for name in names}
+
+    @classmethod
+    def load(cls, folder: Path, release: str = "") -> "PopularList":
+        """Load the list from a release's local folder.
+
+        Raises: ArtifactError: the release was published without one.
+        """
+        try:
+            return cls((folder / POPULAR).read_bytes(), release)
+        except FileNotFoundError as exc:
+            raise ArtifactError(f"{folder}: found no {POPULAR}, expected one; publish the release again") from exc
+
+    def __len__(self) -> int:
+        return len(self._item_ids)
+
+    def pick(self, request: Request) -> Slate:
+        """Make a slate of the best items that the request lets through: 0.05 ms.
+
+        Filters mean what they mean to recall; excluded items, and unless they return those seen and of the session, do not come
+        back. Fewer than k are marked ``short_slate``; there may be none.
+        """
+        mask = self._passing(request)
+        hidden = set(request.exclude)
+        if not self._seen_items_return:
+            hidden.update(request.session)
+            if request.user.seen.size:
+                mask &= lookup(request.user.seen, self._keys) < 0
+        rows: list[int] = []
+        for row in np.flatnonzero(mask)[: request.k + len(hidden)].tolist():
+            if self._item_ids[row] not in hidden:
+                rows.append(row)
+                if len(rows) == request.k:
+                    break
+        return Slate(
+            request_id=request.request_id,
+            item_ids=tuple([self._item_ids[row] for row in rows]),
+            titles=tuple([self._titles[row] for row in rows]),
+            scores=self._scores[rows],
+            propensities=np.ones(len(rows), np.float32),
+            reasons=(_REASONS,) * len(rows),
+            degraded=("short_slate",) if len(rows) < request.k else (),
+            release=self._release,
+        )
+
+    def _passing(self, request: Request) -> NDArray[np.bool_]:
+        mask = np.ones(len(self), np.bool_)
+        for attribute, values in request.filters.items():
+            if attribute == "category":
+                has = np.zeros(len(self), np.bool_)
+                for value in values:
+                    if value in self._in_category:
+                        has |= self._in_category[value]
+                mask &= has
+            elif attribute == "year":
+                mask &= np.isin(self._years, [int(value) for value in values])
+            else:
+                raise ValueError(f"filter attribute is {attribute!r}, expected 'category' or 'year'")
+        return mask
