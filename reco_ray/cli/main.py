@@ -122,7 +122,7 @@ def purge(
 
     if bool(user) == bool(release):
         raise ConfigError(f"purge: found --user {user!r} and --release {release!r}, expected one of them")
-    config = config_of(overrides)
+    config = configure(overrides)
     with embedded_store(config) as url, OnlineStore(url, config.store.namespace) as store:
         slates = SlateStore(store)
         removed = slates.purge_user(user) if user else slates.purge_release(release)

@@ -1,6 +1,7 @@
 """The slate cache: what is fresh, stale and gone, one computation however many ask, and what may stand in for what."""
 
 import asyncio
+import contextvars
 import json
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -252,6 +253,24 @@ def test_when_all_have_left_the_answer_is_kept_for_who_asks_next() -> None:
         make.gate.set()
         await asyncio.sleep(0.01)
         assert (await cache.answer(key(), make, 1)).how == "fresh"
+
+    run(story)
+
+
+def test_what_is_shared_does_not_run_in_the_context_of_who_asked_first() -> None:
+    var: contextvars.ContextVar[str] = contextvars.ContextVar("request", default="nobody's")
+
+    async def story() -> None:
+        clock = Clock()
+        seen: list[str] = []
+
+        async def make() -> FinishedSlate:
+            seen.append(var.get())
+            return finished(ABC, clock.now)
+
+        var.set("the first one's")
+        await SlateCache(CONFIG, clock=clock).answer(key(), make, 1)
+        assert seen == ["nobody's"]
 
     run(story)
 
