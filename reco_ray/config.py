@@ -387,6 +387,9 @@ class ServeConfig:
 
     Attributes:
         key_rate, key_burst: requests per second, and at once, of an API key that names none, in each gateway replica.
+        request_log: whether each request leaves a line, without users and items, in requests.jsonl beside the replica's log.
+        trace_share: of the requests whose spans are written; ``trace_endpoint`` is where OTLP over HTTP goes, and without one
+            they go to spans.jsonl beside the replica's log.
     """
 
     host: str = "127.0.0.1"
@@ -396,6 +399,9 @@ class ServeConfig:
     auth: Auth = Auth.off
     key_rate: float = 100.0
     key_burst: int = 200
+    request_log: bool = True
+    trace_share: float = 0.0
+    trace_endpoint: str = ""
     cache: CacheConfig = field(default_factory=CacheConfig)
     gateway: DeploymentConfig = field(
         default_factory=lambda: DeploymentConfig(min_replicas=2, max_replicas=2, max_ongoing_requests=256)

@@ -39,6 +39,11 @@ class Recall:
         self._candidates, self._seen_items_return = candidates, seen_items_return
         self._withdrawn = np.flatnonzero(~catalogue.available)
 
+    @property
+    def names(self) -> list[str]:
+        """Of the sources, in the order of the columns."""
+        return list(self.sources)
+
     def recall(self, requests: Sequence[Request]) -> list[Candidates]:
         """Contract of `slate.RecallStage`: a source that fails is named in the candidates' ``missing`` and passed over.
 

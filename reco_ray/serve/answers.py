@@ -145,12 +145,12 @@ def finish(
     if explain:
         for item, propensity in zip(items, slate.propensities.tolist(), strict=True):
             item["propensity"] = propensity
-    return seal(items, release, variant, rung, (*degraded, *slate.degraded), made)
+    # with the store away, whether the user is known is not known either
+    own = [each for each in slate.degraded if each != "unknown_user" or "store_unavailable" not in degraded]
+    return seal(items, release, variant, rung, (*degraded, *own), made)
 
 
-def seal(
-    items: object, release: str, variant: str, rung: str, degraded: Sequence[str], made: float
-) -> FinishedSlate:
+def seal(items: object, release: str, variant: str, rung: str, degraded: Sequence[str], made: float) -> FinishedSlate:
     """Write the fields of an answer that do not change with who asks."""
     fields = {"release": release, "variant": variant, "rung": rung, "items": items, "degraded": degraded}
     tail = orjson.dumps(fields)[1:]

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from reco_ray.config import CacheConfig
+
 __all__ = ["GatewayArgs", "ReleaseArgs", "Size"]
 
 LOADER = "reco_ray.serve.loading:ReleaseLoader"
@@ -42,6 +44,10 @@ class GatewayArgs(Args):
         key_rate, key_burst: requests per second, and at once, of a key that names none, in each gateway replica.
         deadline_ms: budget of a request that names none; a caller may ask for up to ``max_deadline_ms``.
         batch_rows: requests per batch.
+        cache, precomputed_ttl_days: of the slate cache and of precomputed slates.
+        request_log: whether each request leaves a line in requests.jsonl beside the replica's log.
+        trace_share, trace_endpoint: share of the requests that are traced, and where OTLP over HTTP goes; without an
+            endpoint, to spans.jsonl beside the replica's log.
         loader: import path of what loads stages, ``module:Class``.
     """
 
@@ -56,6 +62,11 @@ class GatewayArgs(Args):
     key_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 100.0
     key_burst: Annotated[int, Field(ge=1)] = 200
     batch_rows: Annotated[int, Field(ge=1, le=256)] = 32
+    cache: CacheConfig = CacheConfig()
+    precomputed_ttl_days: Annotated[int, Field(ge=1)] = 7
+    request_log: bool = True
+    trace_share: Annotated[float, Field(ge=0, le=1)] = 0.0
+    trace_endpoint: str = ""
     gateway: Size = Size(min_replicas=2, max_replicas=2, num_cpus=0.2, max_ongoing_requests=256)
     label_selector: dict[str, str] = {}
     loader: str = LOADER

@@ -186,7 +186,7 @@ class HttpApp:
         body = RecommendationsBody.model_validate({"user_id": incoming.tail, **fields})
         answer = await self._service.recommend(body, incoming.request_id, incoming.budget_s)
         reply = _slate(answer)
-        etag = answer.etag.encode()
+        etag = answer.slate.etag.encode()
         reply.headers += [(b"etag", etag), (b"cache-control", b"private, max-age=0, must-revalidate")]
         wanted = incoming.headers.get(b"if-none-match", b"")
         if wanted == b"*" or etag in [tag.strip().removeprefix(b"W/") for tag in wanted.split(b",")]:
@@ -258,7 +258,7 @@ class _Incoming:
 
 def _slate(answer: Answer) -> _Reply:
     headers = [(b"server-timing", server_timing(answer.timings))]
-    return _Reply(200, answer.body(), headers, answer=answer)
+    return _Reply(200, answer.body(time.time()), headers, answer=answer)
 
 
 def _model(status: int, model: BaseModel) -> _Reply:

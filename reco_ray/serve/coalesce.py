@@ -7,6 +7,7 @@ alone makes batches larger.
 """
 
 import asyncio
+import contextvars
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -118,7 +119,8 @@ class Coalescer(Generic[Result]):
             self._out.add(batch)
             if self._left is not None:
                 self._left(len(members), time.monotonic() - members[0].since)
-            batch.task = asyncio.get_running_loop().create_task(self._run(batch))
+            # in a context of its own: Serve cancels what was called in the context of a request whose client has left
+            batch.task = asyncio.get_running_loop().create_task(self._run(batch), context=contextvars.Context())
             # in a callback and not inside the task: a task cancelled before its first step never runs its own finally
             batch.task.add_done_callback(lambda _, done=batch: self._settle(done))  # type: ignore[misc]
 

@@ -163,9 +163,7 @@ class RecommendationsAnswer(BaseModel):
     release: str
     variant: Annotated[str, Field(description="'main' for the release with most traffic, else 'canary'.")]
     rung: Annotated[
-        Literal[
-            "full", "fewer_sources", "recall_order", "anonymous", "caller_order", "cached", "precomputed", "popular"
-        ],
+        Literal["full", "fewer_sources", "recall_order", "anonymous", "caller_order", "cached", "precomputed", "popular"],
         Field(description="What could be done in time, from everything to a popular list."),
     ]
     items: list[RecommendedItem]

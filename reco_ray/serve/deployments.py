@@ -6,37 +6,38 @@ and the gateway calls all three directly. Gateway is an application of its own a
 
 import asyncio
 import logging
+import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from reco_ray.errors import NotReadyError
-from reco_ray.monitoring.metrics import GatewayMetrics
+from reco_ray.errors import ArtifactError
+from reco_ray.monitoring.metrics import GatewayMetrics, RecallMetrics
+from reco_ray.release import read_part
+from reco_ray.rerank import POPULAR
 from reco_ray.serve import wire
-from reco_ray.serve.admission import Admission
 from reco_ray.serve.args import GatewayArgs
 from reco_ray.serve.asgi import HttpApp
-from reco_ray.serve.fleet import Fleet
-from reco_ray.serve.gate import Gate
+from reco_ray.serve.assembly import Connect, GatewayParts
+from reco_ray.serve.fleet import Connected
 from reco_ray.serve.loading import Loader, find_loader, warm_rank, warm_recall, warm_rerank
 from reco_ray.serve.pipeline import Deadline, LoggingObserver, Run, Stages, run_stages
 from reco_ray.serve.render import application_name
-from reco_ray.serve.service import GatewayService
 from reco_ray.serve.stages import Blocks, InProcess, Left, Remote
-from reco_ray.slate import Pipeline
-from reco_ray.store import OnlineStore
-from reco_ray.types import Request
+from reco_ray.slate import Pipeline, PopularList
+from reco_ray.types import Candidates, Request
 
 __all__ = ["Gateway", "Ranker", "Recall", "Reranker"]
 
 log = logging.getLogger(__name__)
 
 _CONNECT_TIMEOUT_S = 60.0
-_FIRST_LOAD_TIMEOUT_S = 60.0
-_TOLERATED_WAIT = 0.2  # share of the default deadline that a row may wait for its first stage before requests are shed
 
 
 @serve.deployment(name="Recall")
@@ -45,11 +46,14 @@ class Recall:
 
     def __init__(self, root: str, release_id: str, loader: str) -> None:
         self._stage = _load(root, release_id, loader).recall()
+        self._metrics = RecallMetrics(release_id)
         warm_recall(self._stage)
 
     async def recall(self, requests: Blocks) -> Blocks:
         """Return packed candidates per packed request."""
-        return [wire.pack_candidates(found) for found in self._stage.recall([wire.unpack_request(r) for r in requests])]
+        found = self._stage.recall([wire.unpack_request(r) for r in requests])
+        self._metrics.found(*_by_source(found, self._stage.names))
+        return [wire.pack_candidates(each) for each in found]
 
     def check_health(self) -> None:
         """Raise when the stage cannot answer."""
@@ -106,54 +110,36 @@ class Gateway:
     """Owns HTTP, users and traffic: the shell around `service.GatewayService`."""
 
     async def __init__(self, args: GatewayArgs) -> None:  # type: ignore[misc]
-        _share_serve_log()
-        self._store = OnlineStore(args.store_url, args.namespace, timeout_s=args.store_timeout_ms / 1e3)
-        metrics = GatewayMetrics()
-        admission = Admission(args.deadline_ms / 1e3 * _TOLERATED_WAIT, most=args.gateway.max_ongoing_requests)
-
-        def left(stage: str, rows: int, queued_s: float) -> None:
-            if stage == "recall":
-                admission.waited(queued_s)
-
-        connect = _connect_fused(args, left) if args.topology == "fused" else _connect_staged(args, left)
-        self._fleet = fleet = Fleet(self._store.poll_traffic, connect)
+        folder = _share_serve_log()
+        connect = _connect_fused if args.topology == "fused" else _connect_staged
         replica = serve.get_replica_context().replica_id.unique_id
-        observer = LoggingObserver(metrics)
-        service = GatewayService(self._store, fleet, observer, topology=args.topology, replica=replica, admission=admission)
-        gate = None
+        self._parts = GatewayParts(args, GatewayMetrics(), lambda left: connect(args, left), replica, folder)
         if args.auth == "off":
             log.warning("API keys are off: whoever reaches the HTTP port may call; keep it on the loopback interface")
-        else:
-            gate = Gate(self._store.keys.poll, rate=args.key_rate, burst=args.key_burst, metrics=metrics)
-            await gate.refresh()
-        self._http = HttpApp(service, metrics, deadline_ms=args.deadline_ms, max_deadline_ms=args.max_deadline_ms, gate=gate)
-        await fleet.load_now(_FIRST_LOAD_TIMEOUT_S)  # a replica that joins a running system is ready when it is warm
-        self._following = asyncio.get_running_loop().create_task(fleet.run())
-        self._following_keys = asyncio.get_running_loop().create_task(gate.run()) if gate is not None else None
+        await self._parts.start()
 
     def __serve_build_asgi_app__(self) -> HttpApp:
-        return self._http
+        return self._parts.http
 
     def check_health(self) -> None:
-        """Raise when the traffic record is not followed any more, or a stage in this process hangs."""
-        self._fleet.check_health()
-        if self._following.done():
-            raise NotReadyError("the task that follows the traffic record has ended; the replica must be replaced")
-        if self._following_keys is not None and self._following_keys.done():
-            raise NotReadyError("the task that follows the API keys has ended; the replica must be replaced")
+        """Raise when this replica must be replaced."""
+        self._parts.check_health()
 
 
-def _share_serve_log() -> None:
-    """Send this package's log to the replica's own file.
+def _share_serve_log() -> Path:
+    """Send this package's log to the replica's own file; returns the folder it lies in.
 
     Past Serve's buffer, which throughput mode fills with 1,000 lines before it writes one.
     """
     package = logging.getLogger("reco_ray")
+    handlers = [getattr(handler, "target", None) or handler for handler in logging.getLogger("ray.serve").handlers]
     if not package.handlers:
         package.setLevel(logging.INFO)
         package.propagate = False
-        for handler in logging.getLogger("ray.serve").handlers:
-            package.addHandler(getattr(handler, "target", None) or handler)
+        for handler in handlers:
+            package.addHandler(handler)
+    files = [Path(handler.baseFilename) for handler in handlers if isinstance(handler, logging.FileHandler)]
+    return files[0].parent if files else Path(tempfile.gettempdir())
 
 
 def _load(root: str, release_id: str, loader: str) -> Loader:
@@ -164,8 +150,8 @@ def _load(root: str, release_id: str, loader: str) -> Loader:
     return found
 
 
-def _connect_staged(args: GatewayArgs, left: Left) -> Callable[[str], Awaitable[Stages[Any, Any, Any]]]:
-    async def connect(release_id: str) -> Stages[Any, Any, Any]:
+def _connect_staged(args: GatewayArgs, left: Left) -> Connect:
+    async def connect(release_id: str) -> Connected:
         app = application_name(release_id)
         # getting a handle asks the controller and blocks, so in a thread; using it needs this loop
         found = [await asyncio.to_thread(serve.get_deployment_handle, name, app) for name in ("Recall", "Ranker", "Reranker")]
@@ -182,12 +168,12 @@ def _connect_staged(args: GatewayArgs, left: Left) -> Callable[[str], Awaitable[
             left=left,
         )
         await asyncio.wait_for(_warm(stages), _CONNECT_TIMEOUT_S)
-        return stages
+        return stages, await asyncio.to_thread(_popular, args.root, release_id)
 
     return connect
 
 
-def _connect_fused(args: GatewayArgs, left: Left) -> Callable[[str], Awaitable[Stages[Any, Any, Any]]]:
+def _connect_fused(args: GatewayArgs, left: Left) -> Connect:
     def load(release_id: str) -> InProcess:
         loader = _load(args.root, release_id, args.loader)
         pipeline = Pipeline(loader.recall(), loader.rank(), loader.rerank())
@@ -196,12 +182,28 @@ def _connect_fused(args: GatewayArgs, left: Left) -> Callable[[str], Awaitable[S
         warm_rerank(pipeline.rerank)
         return InProcess(pipeline, rows=args.batch_rows, left=left)
 
-    async def connect(release_id: str) -> Stages[Any, Any, Any]:
+    async def connect(release_id: str) -> Connected:
         stages = await asyncio.to_thread(load, release_id)
         await _warm(stages)
-        return stages
+        return stages, await asyncio.to_thread(_popular, args.root, release_id)
 
     return connect
+
+
+def _by_source(found: Sequence[Candidates], sources: Sequence[str]) -> tuple[dict[str, int], dict[str, int]]:
+    """Count a batch's candidates per source, and its requests that lack one."""
+    counts = sum(((each.source_ranks >= 0).sum(axis=0) for each in found), np.zeros(len(sources), np.int64))
+    lacking = Counter(name for each in found for name in each.missing)
+    return dict(zip(sources, counts.tolist(), strict=True)), dict(lacking)
+
+
+def _popular(root: str, release_id: str) -> PopularList | None:
+    """Read the release's popular list; one that was published without has a rung less."""
+    try:
+        return PopularList(read_part(root, release_id, POPULAR), release_id)
+    except (ArtifactError, OSError, ValueError) as exc:
+        log.warning("release %s has no popular list to fall back on: %s", release_id, exc)
+        return None
 
 
 def _caller(method: Any) -> Callable[..., Awaitable[Blocks]]:

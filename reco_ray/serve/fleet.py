@@ -16,11 +16,14 @@ from reco_ray.errors import NotReadyError
 from reco_ray.hashing import unit_interval
 from reco_ray.serve.breaker import Breaker
 from reco_ray.serve.pipeline import Stages
+from reco_ray.slate import PopularList
 from reco_ray.store import Traffic
 
-__all__ = ["Fleet", "Route", "choose"]
+__all__ = ["Connected", "Fleet", "Route", "choose"]
 
 log = logging.getLogger(__name__)
+
+Connected = tuple[Stages[Any, Any, Any], PopularList | None]
 
 _SALT = "traffic"
 _MAX_BACKOFF_S = 10.0
@@ -29,11 +32,12 @@ _LINGER_S = 10.0
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Route:
-    """A loaded release: its stages with a breaker for each, and the user view that its models were trained on."""
+    """A loaded release: its stages with a breaker for each, its popular list, and the user view its models were trained on."""
 
     release: str
     user_view: str
     stages: Stages[Any, Any, Any]
+    popular: PopularList | None = None
     breakers: Mapping[str, Breaker] = field(
         default_factory=lambda: {stage: Breaker() for stage in ("recall", "rank", "rerank")}
     )
@@ -64,14 +68,14 @@ class Fleet:
 
     Args:
         poll: reads the record; whatever it raises means that the store is away.
-        connect: makes a release's stages and warms them; slow, and called once per release.
+        connect: makes a release's stages and warms them, and reads its popular list; slow, and called once per release.
         interval_s: between polls.
     """
 
     def __init__(
         self,
         poll: Callable[[], Awaitable[Traffic]],
-        connect: Callable[[str], Awaitable[Stages[Any, Any, Any]]],
+        connect: Callable[[str], Awaitable[Connected]],
         interval_s: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -154,7 +158,7 @@ class Fleet:
     async def _load(self, release: str) -> None:
         started = time.monotonic()
         try:
-            stages = await self._connect(release)
+            stages, popular = await self._connect(release)
         except Exception as exc:
             pause = min(_MAX_BACKOFF_S, 2 * self._retry_at.get(release, (0.0, 0.25))[1])
             self._retry_at[release] = (self._clock() + pause, pause)
@@ -166,7 +170,7 @@ class Fleet:
         view = self.traffic.user_views.get(release)
         if view is None:
             return  # not named any more
-        self._routes[release] = Route(release, view, stages)
+        self._routes[release] = Route(release, view, stages, popular)
         log.info("release %s is loaded and warm after %.1f s", release, time.monotonic() - started)
         self._settle()
 

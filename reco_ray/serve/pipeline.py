@@ -19,7 +19,7 @@ __all__ = ["CUTOFFS", "Deadline", "LoggingObserver", "Observer", "Outcome", "Run
 log = logging.getLogger(__name__)
 
 # Share of the budget by whose end a stage must have answered: what one leaves unused, the next one has.
-CUTOFFS = {"user": 0.3, "recall": 0.6, "rank": 0.8, "rerank": 0.92, "fallback": 0.98}
+CUTOFFS = {"user": 0.3, "recall": 0.6, "rank": 0.8, "rerank": 0.92, "precomputed": 0.97, "answer": 1.0}
 _FLOOR_S = 0.005  # the last stage may overrun by so much rather than throw finished work away
 
 Query = TypeVar("Query")
@@ -128,6 +128,10 @@ class Run:
     observer: Observer
     breakers: Mapping[str, Breaker] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
+
+    def taken(self) -> dict[str, float]:
+        """Milliseconds per stage, and in all."""
+        return {**self.timings, "total": self.deadline.elapsed_ms()}
 
     async def within(self, stage: str, call: Callable[[], Awaitable[T]]) -> T:
         """Ask one stage within its share of the budget; counts, times and translates whatever goes wrong.

@@ -31,6 +31,11 @@ def render(config: PipelineConfig, release_ids: Sequence[str], store_url: str) -
         auth=serve.auth.value,
         key_rate=serve.key_rate,
         key_burst=serve.key_burst,
+        cache=serve.cache,
+        precomputed_ttl_days=config.store.precomputed_ttl_days,
+        request_log=serve.request_log,
+        trace_share=serve.trace_share,
+        trace_endpoint=serve.trace_endpoint,
         gateway=_size(serve.gateway),
         label_selector=dict(serve.label_selector),
     )

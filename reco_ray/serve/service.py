@@ -1,8 +1,9 @@
-"""What the gateway does with a request, apart from HTTP and Ray: pick the release, look into the cache, read the user, run the
-stages, and where they fail go down the ladder."""
+"""What the gateway does with a request, apart from HTTP and Ray.
+
+Pick the release, look into the cache, read the user, run the stages, and where they fail go down the ladder.
+"""
 
 import time
-from collections.abc import Sequence
 from typing import Protocol
 
 from reco_ray.errors import NotReadyError
@@ -81,7 +82,7 @@ class GatewayService:
             if slate is None:
                 raise problems.stage_failed("the answer", "late") from exc
             return Answer(request_id, slate, variant)
-        return Answer(request_id, found.slate, variant, run.timings if found.how == "made" else {}, found.how)
+        return Answer(request_id, found.slate, variant, run.taken() if found.how == "made" else {}, found.how)
 
     async def similar(self, body: SimilarItemsBody, request_id: str, budget_s: float) -> Answer:
         """Answer ``/v1/similar-items``.
@@ -93,7 +94,7 @@ class GatewayService:
         slate = await self._live(route, variant, request, run, [], None, None, explain=False)
         if "unknown_item" in slate.degraded:
             raise problems.unknown_item(body.item_id)
-        return Answer(request_id, slate, variant, run.timings)
+        return Answer(request_id, slate, variant, run.taken())
 
     async def rank(self, body: RankBody, request_id: str, budget_s: float) -> Answer:
         """Answer ``/v1/rank``; where recall or rerank gives nothing, in the caller's own order.
@@ -108,14 +109,14 @@ class GatewayService:
         else:
             try:
                 outcome = await run_stages(route.stages, request, run)
-                found, marks = outcome.slate, _without_doubt([*marks, *outcome.degraded], outcome.slate.degraded)
+                found, marks = outcome.slate, [*marks, *outcome.degraded]
                 rung = rung_of([*marks, *found.degraded])
             except StageFailed as exc:
                 found, marks, rung = caller_order(request), [*marks, f"{exc.stage}_unavailable"], "caller_order"
             finally:
                 self._admission.leave()
         slate = finish(found, route.release, variant, rung, marks, time.time(), explain=body.explain)
-        return Answer(request_id, slate, variant, run.timings)
+        return Answer(request_id, slate, variant, run.taken())
 
     def releases(self) -> ReleasesAnswer:
         """What runs, and with which share."""
@@ -185,13 +186,11 @@ class GatewayService:
             return found
         finally:
             self._admission.leave()
-        marks = _without_doubt([*marks, *outcome.degraded], outcome.slate.degraded)
+        marks = [*marks, *outcome.degraded]
         rung = rung_of([*marks, *outcome.slate.degraded])
         return finish(outcome.slate, route.release, variant, rung, marks, time.time(), explain=explain)
 
-    async def _user(
-        self, user_id: str, route: Route, field: str, run: Run
-    ) -> tuple[UserRow, FinishedSlate | None, list[str]]:
+    async def _user(self, user_id: str, route: Route, field: str, run: Run) -> tuple[UserRow, FinishedSlate | None, list[str]]:
         try:
             row, stored = await run.within("user", lambda: self._store.user_and_slate(user_id, route.user_view, field))
         except StageFailed:

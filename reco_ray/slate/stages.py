@@ -17,7 +17,14 @@ __all__ = ["RankStage", "RecallStage", "RerankStage", "load_rank", "load_recall"
 
 
 class RecallStage(Protocol):
-    """Finds candidates."""
+    """Finds candidates.
+
+    Attributes:
+        names: of its sources, the columns of the candidates' ``source_ranks``.
+    """
+
+    @property
+    def names(self) -> Sequence[str]: ...
 
     def recall(self, requests: Sequence[Request]) -> list[Candidates]:
         """Return candidates per request, best first; for one with ``items`` those that the release knows, in their order."""

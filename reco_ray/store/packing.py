@@ -1,7 +1,7 @@
 """Packed values: a user's row is a header and arrays as they lie in memory, a finished slate a header and its JSON."""
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -34,7 +34,7 @@ class FinishedSlate:
     made: float
     degraded: tuple[str, ...] = ()
     rung: str = "full"
-    stored: bool = False
+    stored: bool = field(default=False, compare=False)
 
 
 def pack_user(row: UserRow) -> bytes:

@@ -26,7 +26,6 @@ _REFUSAL_S = 10
 """Longer than any request lives."""
 
 # EVAL with the text, not its hash: the server keeps what it compiled by text, and one that starts anew needs no second try.
-_READ = "return {redis.call('GET',KEYS[1]),redis.call('HGET',KEYS[2],ARGV[1])}"
 
 # KEYS: the user's hash, two refusals. ARGV: field, value, life in s, most fields.
 _WRITE = """if redis.call('EXISTS',KEYS[2],KEYS[3])>0 then return 0 end
@@ -70,17 +69,28 @@ class SlateStore:
     def __init__(self, store: OnlineStore, *, life_s: float = 300.0, precomputed_s: float = 7 * 86_400.0) -> None:
         self._store, self._life_s, self._precomputed_s = store, max(1, round(life_s)), precomputed_s
 
-    async def user_and_slate(self, user_id: str, view: str, field: str) -> tuple[UserRow, FinishedSlate | None]:
-        """Read a user's row and finished answer in one round trip.
+    async def users_and_slates(
+        self, user_ids: Sequence[str], views: Sequence[str], fields: Sequence[str]
+    ) -> list[tuple[UserRow, FinishedSlate | None]]:
+        """Read users' rows and finished answers in one round trip, in order.
 
         Args:
-            field: names the answer among the user's, `serve.cache.SlateKey.field`.
+            views: of the row of each. fields: name the answer among the user's, `serve.cache_key.SlateKey.field`; "" for none.
         Raises: redis.RedisError: the store is away or slower than its timeout.
         """
-        store, user = self._store, user_digest(user_id)
-        keys = store.key("user", view, user), store.key("slates", user)
-        row, slate = await store.calls.eval(_READ, 2, *keys, field)
-        return (EMPTY_USER if row is None else unpack_user(row)), _readable(unpack_slate, slate)
+        store = self._store
+        pipe = store.calls.pipeline(transaction=False)
+        for user_id, view, field in zip(user_ids, views, fields, strict=True):
+            user = user_digest(user_id)
+            pipe.get(store.key("user", view, user))
+            if field:
+                pipe.hget(store.key("slates", user), field)
+        found = iter(await pipe.execute())
+        answers = []
+        for field in fields:
+            row, slate = next(found), next(found) if field else None
+            answers.append((EMPTY_USER if row is None else unpack_user(row), _readable(unpack_slate, slate)))
+        return answers
 
     async def precomputed(self, user_id: str) -> Precomputed | None:
         """Read a user's precomputed slate; None when there is none.

@@ -39,6 +39,8 @@ class BrokenLoader(FakeLoader):
 class FakeRecall:
     """Finds items by the hash of nothing: the first 300, rotated by the length of the user's id."""
 
+    names = tuple(f"source-{i}" for i in range(SOURCES))
+
     def __init__(self, ms: float) -> None:
         self._ms = ms
 

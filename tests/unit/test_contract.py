@@ -10,15 +10,18 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from reco_ray.config import CacheConfig
+from reco_ray.serve.admission import Admission
 from reco_ray.serve.asgi import HttpApp
+from reco_ray.serve.cache import SlateCache
 from reco_ray.serve.calls import CALLS
 from reco_ray.serve.contract import ReadinessAnswer, RecommendationsBody
-from reco_ray.serve.fleet import Fleet
+from reco_ray.serve.fleet import Connected, Fleet
 from reco_ray.serve.gate import Gate
 from reco_ray.serve.openapi import schema
 from reco_ray.serve.pipeline import LoggingObserver
 from reco_ray.serve.service import GatewayService
-from reco_ray.store import KeyRecord, Scope, Traffic, new_key
+from reco_ray.store import FinishedSlate, KeyRecord, Precomputed, Scope, Traffic, new_key
 from reco_ray.types import EMPTY_USER, Request, Slate, UserRow
 
 KNOWN = UserRow(as_of=1)
@@ -59,10 +62,13 @@ class Store:
     def __init__(self) -> None:
         self.away = False
 
-    async def user(self, user_id: str, view: str) -> UserRow:
+    async def user_and_slate(self, user_id: str, view: str, field: str) -> tuple[UserRow, FinishedSlate | None]:
         if self.away:
             raise OSError("away")
-        return KNOWN if user_id == "known" else EMPTY_USER
+        return (KNOWN if user_id == "known" else EMPTY_USER), None
+
+    async def precomputed(self, user_id: str) -> Precomputed | None:
+        return None
 
     async def alive(self) -> bool:
         return not self.away
@@ -78,11 +84,12 @@ class World:
         async def poll() -> Traffic:
             return self.traffic
 
-        async def connect(release_id: str) -> Echo:
-            return self.stages
+        async def connect(release_id: str) -> Connected:
+            return self.stages, None
 
         self.fleet = Fleet(poll, connect)
-        service = GatewayService(self.store, self.fleet, LoggingObserver(), topology="fused", replica="r0")
+        cache, admission = SlateCache(CacheConfig(ttl_s=0, stale_s=0)), Admission(1.0)
+        service = GatewayService(self.store, self.fleet, cache, LoggingObserver(), admission, topology="fused", replica="r0")
         self.app = HttpApp(service, deadline_ms=1000, max_deadline_ms=2000, gate=gate)
 
     def ask(self, method: str, path: str, **more: Any) -> httpx.Response:
@@ -155,7 +162,7 @@ def test_an_unknown_or_anonymous_user_gets_a_slate_that_says_so(user_id: str) ->
 def test_without_the_store_a_slate_still_comes_and_says_so() -> None:
     world = World()
     world.store.away = True
-    assert world.post({"user_id": "known"}).json()["degraded"] == ["store_unavailable", "unknown_user"]
+    assert world.post({"user_id": "known"}).json()["degraded"] == ["store_unavailable"]
 
 
 @pytest.mark.parametrize(

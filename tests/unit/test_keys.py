@@ -347,10 +347,10 @@ def test_the_store_holds_digests_and_a_gateway_sees_each_change_at_its_next_poll
         assert (await passes(bearer(key)), await passes(bearer(new))) == (False, True)
         store.keys.revoke(record.key_id, NOW)
         assert not await passes(bearer(new))
-        await store._async.aclose()
+        await store.calls.aclose()
 
     asyncio.run(story())
-    raw = store._blocking.hget(store._key("api_keys"), record.key_id)
+    raw = store.blocking_calls.hget(store.key("api_keys"), record.key_id)
     assert isinstance(raw, bytes)
     assert key.split("_", 2)[2].encode() not in raw
     assert store.keys.revoke(record.key_id, NOW + 9).revoked_ts == NOW, "once is for good"
@@ -367,8 +367,8 @@ def test_a_damaged_record_is_a_key_that_does_not_work_and_harms_no_other(
     store: OnlineStore, damage: dict[str, object] | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     store.keys.add(SHOP)
-    good = json.loads(store._blocking.hget(store._key("api_keys"), SHOP.key_id) or b"")  # type: ignore[arg-type]
-    store._blocking.hset(store._key("api_keys"), "bad", json.dumps({**good, **damage} if damage else None))
+    good = json.loads(store.blocking_calls.hget(store.key("api_keys"), SHOP.key_id) or b"")  # type: ignore[arg-type]
+    store.blocking_calls.hset(store.key("api_keys"), "bad", json.dumps({**good, **damage} if damage else None))
     assert store.keys.all() == [SHOP]
     assert "b'bad': found a record that cannot be read" in caplog.text
 

@@ -49,13 +49,13 @@ class World:
             raise OSError("away")
         return self.record
 
-    async def connect(self, release: str) -> object:
+    async def connect(self, release: str) -> tuple[object, None]:
         self.loads.append(release)
         if release in self.broken:
             raise RuntimeError("broken")
         if release in self.gates:
             await self.gates[release].wait()
-        return object()
+        return object(), None
 
 
 def test_a_new_release_answers_only_once_it_is_loaded_and_the_old_one_until_then() -> None:

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from reco_ray.config import CacheConfig
 from reco_ray.errors import ConfigError
 from reco_ray.hashing import user_digest
-from reco_ray.serve.answers import write_answer
+from reco_ray.serve.answers import Answer, finish
 from reco_ray.serve.cache import SlateCache
 from reco_ray.serve.cache_key import SlateKey, cache_key
 from reco_ray.serve.contract import RecommendationsBody
-from reco_ray.serve.finished import finish, precomputed_of, reopen
+from reco_ray.serve.finished import precomputed_of
 from reco_ray.serve.refresh import Refresher
 from reco_ray.serve.writeback import Writeback
 from reco_ray.store import FinishedSlate
@@ -58,7 +58,7 @@ def finished(
     n = len(ids)
     scores, ones = np.linspace(1, 0.1, n).astype(np.float32), np.ones(n, np.float32)
     slate = Slate("", tuple(ids), tuple(i.title() for i in ids), scores, ones, (("popular",),) * n, degraded)
-    return finish(write_answer(slate, release, "main", [], {}, explain=explain), release, made)
+    return finish(slate, release, "main", "full", (), made, explain=explain)
 
 
 def key(release: str = "r1", rules: str = "1", **body: Any) -> SlateKey:
@@ -121,12 +121,11 @@ def test_session_and_exclusions_cannot_be_taken_for_each_other(a: Any, b: Any, c
     assert (of(a, b).name == of(c, d).name) == (a == c and sorted(b) == sorted(d))
 
 
-def test_an_answer_goes_out_again_with_another_request_id() -> None:
-    slate = Slate("first", ("a",), ("A",), np.ones(1, np.float32), np.ones(1, np.float32), (("x",),))
-    answer = write_answer(slate, "r1", "main", [], {})
-    again = reopen(finish(answer, "r1", 5.0), 'sec"ond', {})
-    assert json.loads(again.body()) == {**json.loads(answer.body()), "request_id": 'sec"ond'}
-    assert again.etag == answer.etag
+def test_an_answer_goes_out_again_with_another_request_id_and_its_age() -> None:
+    slate = finished(["a"], 5.0)
+    first, again = (json.loads(Answer(name, slate, "main").body(7.25)) for name in ("first", 'sec"ond'))
+    assert again == {**first, "request_id": 'sec"ond'}
+    assert first["age_s"] == 2.25
 
 
 def test_fresh_then_stale_with_one_refresh_then_a_miss() -> None:
@@ -352,7 +351,7 @@ def test_purges_take_a_user_or_a_release_and_leave_the_rest() -> None:
     assert len(cache) == 2
     cache.purge_release("r2")
     assert len(cache) == 1
-    assert cache.fallback(key(user_id="v")) is not None
+    assert cache.fallback(key(user_id="v"), ["late"]) is not None
     cache.purge()
     assert (len(cache), cache.bytes, cache.stats.purged) == (0, 0, 4)
 
@@ -367,7 +366,7 @@ def test_it_stays_within_its_bounds_and_counts_its_bytes(found: list[tuple[int, 
     for user, release, n, purge in found:
         k = key(f"r{release}", user_id=f"u{user}")
         cache.put(k, finished([f"i{j}" for j in range(n)], clock.now))
-        assert cache.fallback(k) is not None, "what was put last is there"
+        assert cache.fallback(k, []) is not None, "what was put last is there"
         assert len(cache) <= 4
         assert cache.bytes > 0
         if purge:
@@ -401,14 +400,15 @@ def test_the_fallback_is_the_same_answer_at_any_age_and_says_so() -> None:
     full = finished(ABC, clock.now)
     cache.put(key(), full)
     clock.now += 3599
-    found = cache.fallback(key(), ("recall_unavailable", "cached"))
+    found = cache.fallback(key(), ("recall_unavailable",))
     assert found is not None
-    assert found.degraded == ("recall_unavailable", "cached")
-    assert json.loads(b"{" + found.tail)["degraded"] == ["recall_unavailable", "cached"]
+    assert found.degraded == ("recall_unavailable",)
+    fields = json.loads(b"{" + found.tail)
+    assert (fields["degraded"], fields["rung"]) == (["recall_unavailable"], "cached")
     assert items_of(found) == ABC
     assert found.etag != full.etag
     clock.now += 2
-    assert cache.fallback(key()) is None
+    assert cache.fallback(key(), ["late"]) is None
 
 
 @pytest.mark.parametrize(
@@ -419,15 +419,15 @@ def test_no_answer_stands_in_for_one_it_cannot_be(other: dict[str, Any]) -> None
     clock = Clock()
     cache = SlateCache(CONFIG, clock=clock)
     cache.put(key(), finished(ABC, clock.now))
-    assert cache.fallback(key(**other)) is None
-    assert cache.fallback(key("r2", context={"device": "tv"})) is not None
+    assert cache.fallback(key(**other), ["late"]) is None
+    assert cache.fallback(key("r2", context={"device": "tv"}), ["late"]) is not None
 
 
 def test_a_longer_answer_of_another_release_is_cut_and_loses_what_is_excluded() -> None:
     clock = Clock()
     cache = SlateCache(CONFIG, clock=clock)
     cache.put(key(k=5, explain=True), finished(["a", "b", "c", "d", "e"], clock.now, explain=True))
-    found = cache.fallback(key("r2", k=2, exclude=("a",), session=("c",)))
+    found = cache.fallback(key("r2", k=2, exclude=("a",), session=("c",)), ["late"])
     assert found is not None
     assert found.release == "r1"
     items = json.loads(b"{" + found.tail)["items"]
@@ -439,12 +439,12 @@ def test_one_that_fills_k_is_preferred_to_a_newer_one_that_does_not() -> None:
     cache = SlateCache(CONFIG, clock=clock)
     cache.put(key(k=5), finished(["a", "b", "c", "d", "e"], clock.now))
     cache.put(key(), finished(ABC, clock.now))
-    found = cache.fallback(key(exclude=("a",)))
+    found = cache.fallback(key(exclude=("a",)), ["late"])
     assert found is not None
     assert items_of(found) == ["b", "c", "d"]
-    short = cache.fallback(key(exclude=("a", "b", "c", "d")))
+    short = cache.fallback(key(exclude=("a", "b", "c", "d")), ["late"])
     assert short is not None
-    assert (items_of(short), short.degraded) == (["e"], ("short_slate", "cached"))
+    assert (items_of(short), short.degraded) == (["e"], ("late", "short_slate"))
 
 
 ids = st.lists(st.sampled_from([f"i{n}" for n in range(8)]), max_size=8, unique=True)
@@ -457,13 +457,13 @@ def test_a_fallback_never_shows_what_must_not_come_back(
     clock = Clock()
     cache = SlateCache(CONFIG, clock=clock)
     cache.put(key(k=k), finished(made[:k], clock.now))
-    found = cache.fallback(key(k=asked, exclude=tuple(exclude), session=tuple(session)))
+    found = cache.fallback(key(k=asked, exclude=tuple(exclude), session=tuple(session)), ["late"])
     left = [i for i in made[:k] if i not in {*exclude, *session}][:asked]
     if found is None:
         assert asked > k or not left
     elif exclude or session or asked != k:
         assert items_of(found) == left
-        assert found.degraded[-1] == "cached"
+        assert (found.degraded[0], found.rung) == ("late", "cached")
 
 
 def test_a_configuration_that_contradicts_itself_is_refused() -> None:

@@ -1,0 +1,143 @@
+"""One gateway replica put together: what reads, answers, protects and records, and the tasks that run behind the answers."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Protocol
+
+from reco_ray.errors import NotReadyError
+from reco_ray.monitoring.request_log import RequestLog
+from reco_ray.monitoring.tracing import Traces
+from reco_ray.serve.admission import Admission
+from reco_ray.serve.args import GatewayArgs
+from reco_ray.serve.asgi import HttpApp
+from reco_ray.serve.cache import SlateCache
+from reco_ray.serve.cache_key import SlateKey
+from reco_ray.serve.finished import precomputed_of
+from reco_ray.serve.fleet import Connected, Fleet
+from reco_ray.serve.gate import Gate, GateMetrics
+from reco_ray.serve.pipeline import LoggingObserver, Observer
+from reco_ray.serve.purging import PurgeFollower
+from reco_ray.serve.reads import StoreReads
+from reco_ray.serve.refresh import Refresher
+from reco_ray.serve.served import Recorder, ServedMetrics
+from reco_ray.serve.service import GatewayService
+from reco_ray.serve.stages import Left
+from reco_ray.serve.writeback import Writeback
+from reco_ray.store import FinishedSlate, OnlineStore, SlateStore
+
+__all__ = ["GatewayParts", "Metrics"]
+
+_FIRST_LOAD_TIMEOUT_S = 60.0
+_TOLERATED_WAIT = 0.2  # share of the default deadline that a row may wait for its first stage before requests are shed
+_LAG_INTERVAL_S = 0.05
+
+Connect = Callable[[str], Awaitable[Connected]]
+
+
+class Metrics(Observer, ServedMetrics, GateMetrics, Protocol):
+    """All that a gateway counts; `monitoring.metrics.GatewayMetrics` in production."""
+
+    def left(self, stage: str, rows: int, queued_s: float) -> None:
+        """A batch left for a stage."""
+
+    def state(self, cache: dict[str, int], cache_bytes: int, limit: int) -> None:
+        """What was counted elsewhere since the last call, and what stands now."""
+
+
+class GatewayParts:
+    """The parts of one replica.
+
+    Args:
+        connect: makes, from what is to be told of leaving batches, the function that connects a release.
+        replica: names this process.
+        folder: where the request log and spans go.
+    """
+
+    def __init__(
+        self, args: GatewayArgs, metrics: Metrics, connect: Callable[[Left], Connect], replica: str, folder: Path
+    ) -> None:
+        self._metrics = metrics
+        store = OnlineStore(args.store_url, args.namespace, timeout_s=args.store_timeout_ms / 1e3)
+        cache_life_s = args.cache.ttl_s * (1 + args.cache.jitter) + args.cache.stale_s
+        slates = SlateStore(store, life_s=cache_life_s, precomputed_s=args.precomputed_ttl_days * 86_400)
+        self._writeback, self._refresher = Writeback(slates.write), Refresher(args.cache.refresh_precomputed_s)
+        self._cache = SlateCache(args.cache, self._kept)
+        self._counted = asdict(self._cache.stats)
+        self._admission = Admission(args.deadline_ms / 1e3 * _TOLERATED_WAIT, most=args.gateway.max_ongoing_requests)
+        self._fleet = Fleet(store.poll_traffic, connect(self._left))
+        self._purges = PurgeFollower(slates.purges_since, self._cache, self._refresher, self._tell)
+        self._gate: Gate | None = None
+        if args.auth == "keys":
+            self._gate = Gate(store.keys.poll, rate=args.key_rate, burst=args.key_burst, metrics=metrics)
+        self._log = RequestLog(folder / f"requests_{replica}.jsonl") if args.request_log else None
+        traced = args.trace_share > 0 or args.trace_endpoint
+        traces = Traces(args.trace_share, args.trace_endpoint, folder / f"spans_{replica}.jsonl", replica) if traced else None
+        service = GatewayService(
+            StoreReads(store, slates),
+            self._fleet,
+            self._cache,
+            LoggingObserver(metrics),
+            self._admission,
+            topology=args.topology,
+            replica=replica,
+        )
+        self.http = HttpApp(
+            service,
+            deadline_ms=args.deadline_ms,
+            max_deadline_ms=args.max_deadline_ms,
+            record=Recorder(metrics, self._log, traces),
+            gate=self._gate,
+        )
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    async def start(self) -> None:
+        """Load what gets traffic, then follow the store: a replica that joins a running system is ready when it is warm."""
+        if self._gate is not None:
+            await self._gate.refresh()
+        await self._fleet.load_now(_FIRST_LOAD_TIMEOUT_S)
+        runs = {
+            "traffic": self._fleet.run(),
+            "purges": self._purges.run(),
+            "writes": self._writeback.run(),
+            "loop": self._watch_loop(),
+        }
+        if self._gate is not None:
+            runs["keys"] = self._gate.run()
+        if self._log is not None:
+            runs["request log"] = self._log.run()
+        self._tasks = {name: asyncio.get_running_loop().create_task(run) for name, run in runs.items()}
+
+    def check_health(self) -> None:
+        """Raise when a background task has ended, or a stage in this process hangs."""
+        self._fleet.check_health()
+        if ended := [name for name, task in self._tasks.items() if task.done()]:
+            raise NotReadyError(f"found the task for {', '.join(ended)} ended, expected it to run; replace the replica")
+
+    def _kept(self, key: SlateKey, slate: FinishedSlate) -> None:
+        """An answer was made and is kept: share it with the other replicas."""
+        if slate.stored:
+            return
+        self._writeback.slate(key.user, key.field, slate)
+        if self._refresher.due(key, slate):
+            self._writeback.precomputed(key.user, precomputed_of(slate))
+
+    def _left(self, stage: str, rows: int, queued_s: float) -> None:
+        self._metrics.left(stage, rows, queued_s)
+        if stage == "recall":
+            self._admission.waited(queued_s)
+
+    def _tell(self) -> None:
+        now = asdict(self._cache.stats)
+        since, self._counted = {name: n - self._counted[name] for name, n in now.items()}, now
+        self._metrics.state(since, self._cache.bytes, self._admission.limit)
+
+    async def _watch_loop(self) -> None:
+        """Notice when the event loop itself is the queue."""
+        while True:
+            due = time.monotonic() + _LAG_INTERVAL_S
+            await asyncio.sleep(_LAG_INTERVAL_S)
+            if (lag := time.monotonic() - due) > _LAG_INTERVAL_S / 2:
+                self._admission.waited(lag)
