@@ -85,7 +85,7 @@ def header(head: bytes, name: bytes) -> bytes | None:
 
 
 def _chunks(data: bytes, at: int) -> bytes | None:
-    parts = []
+    parts: list[bytes] = []
     while (end := data.find(b"\r\n", at)) >= 0:
         try:
             size = int(data[at:end].split(b";", 1)[0], 16)

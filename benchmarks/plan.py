@@ -66,11 +66,11 @@ def arrival_times(load: Load) -> list[float]:
     """Draw when requests of an open loop are meant to leave: seconds from the start, warm-up included, ascending."""
     total = load.warmup_s + load.seconds
     if load.arrivals == "fixed":
-        return (np.arange(int(total * load.rate)) / load.rate).tolist()
+        return [i / load.rate for i in range(int(total * load.rate))]
     mean = total * load.rate
     gaps = np.random.default_rng(load.seed).exponential(1 / load.rate, int(mean + 6 * mean**0.5) + 10)
     times = np.cumsum(gaps)
-    return times[times < total].tolist()
+    return list(map(float, times[times < total]))
 
 
 def payloads(load: Load) -> Iterator[bytes]:

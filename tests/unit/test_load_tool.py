@@ -15,7 +15,9 @@ sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))  # scripts, not a
 
 import client
 import http1
+from knee import find_knee, plot
 from load_process import LoadFailed, run_load, start_load
+from overload import recovery
 from plan import Load, arrival_times, payloads
 
 FULL = b'{"items":[],"degraded":[],"rung":"full"}'
@@ -228,6 +230,35 @@ def test_a_load_that_cannot_start_says_why(tmp_path: Path) -> None:
     (tmp_path / "empty").write_text("")
     with pytest.raises(LoadFailed, match="expected one JSON body a line"):
         run_load(Load(url="http://127.0.0.1:9/x", bodies=tmp_path / "empty"))
+
+
+def test_the_knee_is_the_highest_rate_that_holds(tmp_path: Path) -> None:
+    def service(capacity: float, hiccup_at: float = -1) -> Callable[[float], dict[str, Any]]:
+        def measure(rate: float) -> dict[str, Any]:
+            sent, ok = round(10 * rate), min(rate, capacity)
+            late = rate == hiccup_at
+            ms = {"p50": 5.0, "p95": 9.0, "p99": 200.0 if late else 20.0}
+            return {"sent": sent, "seconds": 10, "per_s": ok, "full": sent, "p99_ms": ms["p99"], "latency_ms": ms}
+
+        return measure
+
+    found = find_knee(service(100), 150, start=10, factor=2, refine=3)
+    assert found.knee is not None
+    assert 97 <= found.knee <= 100 / 0.97
+    assert [bool(step["fails"]) for step in found.steps] == [step["rate"] > found.knee for step in found.steps]
+    assert find_knee(service(100, hiccup_at=20), 150, start=10, factor=2, refine=0).knee == 80
+    assert find_knee(service(1), 150, start=10).knee is None
+    assert find_knee(service(1e9), 150, start=10, factor=2, limit=100).knee == 80
+    plot(found, tmp_path / "knee.png", "a service")
+    assert (tmp_path / "knee.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(("bad", "seconds"), [([], 0), ([0, 1], 2), ([0, 3], 4), ([4], 5)])
+def test_recovered_is_the_first_second_after_which_all_is_well(bad: list[int], seconds: int) -> None:
+    timeline = [{"t": t, "sent": 9, "ok": 9, "p99": 500.0 if t in bad else 20.0} for t in range(5)]
+    found = recovery({"timeline": timeline}, 150)
+    assert found["value"] == seconds
+    assert ("note" in found) == (seconds == 5)
 
 
 @pytest.fixture
