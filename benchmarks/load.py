@@ -74,7 +74,7 @@ def sweep(
         if found.knee is not None:
             reports["half_knee"] = half = run_load(replace(base, rate=found.knee / 2, seconds=half_s))
             checks.append(check("p99_half_knee_ms", half["p99_ms"], "ms"))
-            more, under = overload(base, overload_factor * found.knee, overload_s, found.knee / 2, recovery_s)
+            more, under = overload(base, overload_factor * found.knee, overload_s, found.knee / 2, recovery_s, own=not url)
             checks += [*more, recovery(under["recovery"], limit_ms)]
             reports |= under
     _write(out, checks, settings | {"deadline_ms": limit_ms}, {"steps": found.steps, **reports})
@@ -116,7 +116,7 @@ def soak(
         with start_load(replace(base, rate=rate, seconds=seconds, timeline_s=every_s)) as running:
             ended = False
             while not ended:
-                if (now := replica_memory()).replicas:
+                if (now := replica_memory(own=not url)).replicas:
                     memory.append((len(memory) * every_s, now.mb))
                 ended = running.wait(every_s)
             report = running.result()
@@ -169,7 +169,7 @@ def _sweep(base: Load, deadline_ms: float, *, step_s: float, start: float, facto
         return report
 
     found = find_knee(measure, deadline_ms, start=start, factor=factor, limit=limit, refine=refine)
-    columns = ("offered/s", "achieved/s", "p50 ms", "p95 ms", "p99 ms", "full", "rejected + errors", "lag ms", "fails")
+    columns = ("offered", "200s/s", "p50 ms", "p95 ms", "p99 ms", "full", "not 200", "lag ms", "fails")
     table = Table(*columns, title=f"open loop, deadline {deadline_ms:.0f} ms, knee {found.knee or 0:.0f}/s")
     for step in found.steps:
         table.add_row(

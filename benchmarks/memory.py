@@ -18,13 +18,25 @@ class Memory:
     mb: float
 
 
-def replica_memory() -> Memory:
-    """Sum over all replicas of this machine, those of other clusters included; none on another machine or system."""
+def replica_memory(*, own: bool) -> Memory:
+    """Sum over the replicas of this machine; none where it has none.
+
+    Args:
+        own: only of a cluster that this process started. Otherwise those of every cluster count, as a URL does not tell.
+    """
     sizes = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            if (folder / "cmdline").read_bytes().startswith(_TITLE):
+            if (folder / "cmdline").read_bytes().startswith(_TITLE) and (not own or _descends(folder)):
                 sizes.append(int((folder / "statm").read_text().split()[1]) * _PAGE / 2**20)
         except OSError:  # it ended meanwhile
             continue
     return Memory(len(sizes), round(sum(sizes), 1))
+
+
+def _descends(folder: Path) -> bool:
+    """Whether a process descends from this one: driver, raylet, replica."""
+    pid = int(folder.name)
+    while pid > 1 and pid != os.getpid():
+        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return pid > 1

@@ -14,18 +14,22 @@ Check = dict[str, Any]
 _START_S = 2.0  # for two processes to come up, so that one load follows the other without a pause
 
 
-def overload(base: Load, rate: float, seconds: float, after_rate: float, after_s: float) -> tuple[list[Check], dict[str, Any]]:
+def overload(
+    base: Load, rate: float, seconds: float, after_rate: float, after_s: float, *, own: bool
+) -> tuple[list[Check], dict[str, Any]]:
     """Offer ``rate`` for a while, then ``after_rate`` at once, while the overload's last requests are still queued.
 
+    Args:
+        own: this process started the cluster; see `memory.replica_memory`.
     Returns: checks, and the reports by name.
     """
-    before = replica_memory()
+    before = replica_memory(own=own)
     start = time.time() + _START_S
     high = _with(base, rate=rate, seconds=seconds, start_at=start)
     after = _with(base, rate=after_rate, seconds=after_s, start_at=start + seconds, seed=base.seed + 1)
     with start_load(high) as flooding, start_load(after) as going_on:
         flood, calm = flooding.result(), going_on.result()
-    return [*_flood_checks(flood), *_memory_checks(before, replica_memory())], {"overload": flood, "recovery": calm}
+    return [*_flood_checks(flood), *_memory_checks(before, replica_memory(own=own))], {"overload": flood, "recovery": calm}
 
 
 def recovery(report: dict[str, Any], deadline_ms: float) -> Check:

@@ -63,14 +63,17 @@ class Load:
 
 
 def arrival_times(load: Load) -> list[float]:
-    """Draw when requests of an open loop are meant to leave: seconds from the start, warm-up included, ascending."""
-    total = load.warmup_s + load.seconds
+    """Draw when requests of an open loop are meant to leave: seconds from the start, warm-up included, ascending.
+
+    "poisson" draws a Poisson process of a given count (uniform times, sorted): so a rate of 100 is 100, and not what one draw
+    of the count happens to be, which is 10% off in a second.
+    """
     if load.arrivals == "fixed":
-        return [i / load.rate for i in range(int(total * load.rate))]
-    mean = total * load.rate
-    gaps = np.random.default_rng(load.seed).exponential(1 / load.rate, int(mean + 6 * mean**0.5) + 10)
-    times = np.cumsum(gaps)
-    return list(map(float, times[times < total]))
+        return [i / load.rate for i in range(int((load.warmup_s + load.seconds) * load.rate))]
+    rng = np.random.default_rng(load.seed)
+    warm = rng.uniform(0, load.warmup_s, round(load.warmup_s * load.rate))
+    counted = rng.uniform(load.warmup_s, load.warmup_s + load.seconds, round(load.seconds * load.rate))
+    return list(map(float, np.sort(np.concatenate([warm, counted]))))
 
 
 def payloads(load: Load) -> Iterator[bytes]:
