@@ -9,7 +9,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -19,47 +18,33 @@ from typing import Annotated
 import httpx
 import synthetic
 import typer
+from environment import case, deploy_release
+from load_process import Load, run_load
 from rich.console import Console
 from rich.table import Table
 
-from reco_ray.cluster import embedded_store, ray_session
-from reco_ray.compose import compose_config
-from reco_ray.config import PipelineConfig, Topology
-from reco_ray.serve.deploy import deploy
+from reco_ray.cluster import ray_session
+from reco_ray.config import Topology
 from reco_ray.slate import Pipeline
-from reco_ray.store import OnlineStore
 from reco_ray.types import Request
 
 CLIENTS = (1, 8, 32)
-RELEASE = "bench"
-USERS = 1_000
 HERE = Path(__file__).parent
 
 
 def main(out: Annotated[Path, typer.Option()], seconds: float = 8.0, items: int = 100_000, candidates: int = 500) -> None:
     """Measure and write the result; exits with 1 when something could not be measured."""
-    with tempfile.TemporaryDirectory(prefix="reco-bench-", ignore_cleanup_errors=True) as root:
-        config = compose_config(
-            [f"root={root}", "store.port=6395", "store.namespace=bench", "serve.port=8010", "store.timeout_ms=2000"]
-        )
-        config.serve.deadline_ms = 5_000  # nothing may degrade: every answer is the whole computation
-        folder = synthetic.publish(root, RELEASE, items, candidates)
-        bodies = Path(root) / "bodies.jsonl"
-        bodies.write_text("\n".join(json.dumps({"user_id": f"user-{i}", "k": 20}) for i in range(USERS)))
-        measured: dict[str, dict[str, dict[str, float]]] = {"in-process": {"1": _in_process(folder, items, seconds)}}
-        with embedded_store(config) as store_url:
-            with OnlineStore(store_url, config.store.namespace) as store:
-                store.write_users(synthetic.users(USERS, items), synthetic.USER_VIEW)
-            with _uvicorn(folder, store_url) as url:
-                measured["uvicorn x 2"] = _load(url, bodies, seconds)
-            with ray_session(config.cluster) as dashboard:
-                for topology in (Topology.staged, Topology.fused):
-                    config.serve.topology = topology
-                    _roomy(config)
-                    url = deploy(config, RELEASE, store_url, dashboard, user_view=synthetic.USER_VIEW).url
-                    measured[f"Serve, {topology.value}"] = _load(url, bodies, seconds)
-            with _uvicorn(folder, store_url) as url:
-                measured["uvicorn, again"] = _load(url, bodies, seconds)
+    # nothing may degrade: every answer is the whole computation
+    with case(["serve.deadline_ms=5000", "store.timeout_ms=2000"], items=items, candidates=candidates) as given:
+        measured: dict[str, dict[str, dict[str, float]]] = {"in-process": {"1": _in_process(given.folder, items, seconds)}}
+        with _uvicorn(given.folder, given.store_url) as url:
+            measured["uvicorn x 2"] = _load(url, given.bodies, seconds)
+        with ray_session(given.config.cluster) as dashboard:
+            for topology in (Topology.staged, Topology.fused):
+                given.config.serve.topology = topology
+                measured[f"Serve, {topology.value}"] = _load(deploy_release(given, dashboard), given.bodies, seconds)
+        with _uvicorn(given.folder, given.store_url) as url:
+            measured["uvicorn, again"] = _load(url, given.bodies, seconds)
     # the better of before and after: a neighbour's load on this machine must not flatter Serve
     base = max(measured[name]["32"]["per_s"] for name in ("uvicorn x 2", "uvicorn, again"))
     checks = [
@@ -70,20 +55,14 @@ def main(out: Annotated[Path, typer.Option()], seconds: float = 8.0, items: int 
         }
         for t in (Topology.fused, Topology.staged)
     ]
-    case = {"items": items, "candidates": candidates, "trees": 200, "depth": 6, "k": 20, "seconds": seconds}
+    settings = {"items": items, "candidates": candidates, "trees": 200, "depth": 6, "k": 20, "seconds": seconds}
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps({"checks": checks, "case": case, "measured": measured}, indent=1))
+    out.write_text(json.dumps({"checks": checks, "case": settings, "measured": measured}, indent=1))
     _show(measured, checks)
     failed = sum(int(m["errors"]) for by_clients in measured.values() for m in by_clients.values())
     if failed:
         Console(stderr=True).print(f"{failed} answers were not full: nothing was measured that counts")
         raise typer.Exit(1)
-
-
-def _roomy(config: PipelineConfig) -> None:
-    """Two replicas at most of anything: the two cores are the limit, not the configuration."""
-    for size in (config.serve.recall, config.serve.ranker, config.serve.reranker):
-        size.min_replicas, size.max_replicas = 1, 1
 
 
 def _in_process(folder: Path, items: int, seconds: float) -> dict[str, float]:
@@ -133,10 +112,11 @@ def _load(url: str, bodies: Path, seconds: float) -> dict[str, dict[str, float]]
 
 
 def _client(url: str, bodies: Path, clients: int, seconds: float) -> dict[str, float]:
-    command = [sys.executable, str(HERE / "client.py"), f"{url}/v1/recommendations", str(bodies)]
-    command += ["--connections", str(clients), "--seconds", str(seconds)]
-    result: dict[str, float] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    return result
+    found = run_load(Load(url=f"{url}/v1/recommendations", bodies=bodies, connections=clients, seconds=seconds))
+    if found["p99_ms"] is None:
+        Console(stderr=True).print(f"{url}: found no answer, only {found['errors_by_kind']}")
+        raise typer.Exit(1)
+    return {name: found[name] for name in ("requests", "errors", "per_s", "p50_ms", "p95_ms", "p99_ms")}
 
 
 def _show(measured: dict[str, dict[str, dict[str, float]]], checks: list[dict[str, object]]) -> None:
