@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-__all__ = ["GatewayArgs", "ReleaseArgs", "Size"]
+__all__ = ["GatewayArgs", "ReleaseArgs", "Scaling", "Size"]
 
 LOADER = "reco_ray.serve.loading:ReleaseLoader"
 
@@ -33,6 +33,15 @@ class Size(Args):
         return self
 
 
+class Scaling(Args):
+    """When deployments whose ``max_replicas`` exceeds their ``min_replicas`` change size; see ``config.ServeConfig``."""
+
+    queue_delay_ms: Annotated[float, Field(gt=0)] = 20
+    up_s: Annotated[float, Field(ge=0)] = 2
+    down_s: Annotated[float, Field(ge=0)] = 60
+    idle_to_zero_s: Annotated[float, Field(ge=10)] = 600
+
+
 class GatewayArgs(Args):
     """Arguments of the gateway application.
 
@@ -54,6 +63,7 @@ class GatewayArgs(Args):
     auth: Literal["off"] = "off"
     batch_rows: Annotated[int, Field(ge=1, le=256)] = 32
     gateway: Size = Size(min_replicas=2, max_replicas=2, num_cpus=0.2, max_ongoing_requests=256)
+    scaling: Scaling = Scaling()
     label_selector: dict[str, str] = {}
     loader: str = LOADER
 
@@ -66,5 +76,6 @@ class ReleaseArgs(Args):
     recall: Size = Size()
     ranker: Size = Size()
     reranker: Size = Size()
+    scaling: Scaling = Scaling()
     label_selector: dict[str, str] = {}
     loader: str = LOADER
