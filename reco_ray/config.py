@@ -362,7 +362,7 @@ class ServeConfig:
         _between("serve.queue_delay_ms", self.queue_delay_ms, 0.1, 10_000)
         _between("serve.scale_up_s", self.scale_up_s, 0, 3_600)
         _between("serve.scale_down_s", self.scale_down_s, 0, 86_400)
-        _between("serve.idle_to_zero_s", self.idle_to_zero_s, 10, 86_400)
+        _between("serve.idle_to_zero_s", self.idle_to_zero_s, 5, 86_400)
 
 
 @dataclass(kw_only=True)

@@ -39,7 +39,7 @@ class Scaling(Args):
     queue_delay_ms: Annotated[float, Field(gt=0)] = 20
     up_s: Annotated[float, Field(ge=0)] = 2
     down_s: Annotated[float, Field(ge=0)] = 60
-    idle_to_zero_s: Annotated[float, Field(ge=10)] = 600
+    idle_to_zero_s: Annotated[float, Field(ge=5)] = 600
 
 
 class GatewayArgs(Args):

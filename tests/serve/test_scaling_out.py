@@ -15,7 +15,7 @@ from reco_ray.compose import compose_config
 from reco_ray.serve.app import ReleaseArgs, build_release
 from reco_ray.store import OnlineStore
 
-QUICK = {"queue_delay_ms": 10, "up_s": 0.5, "down_s": 1, "idle_to_zero_s": 10}
+QUICK = {"queue_delay_ms": 10, "up_s": 0.5, "down_s": 1, "idle_to_zero_s": 5}
 
 
 class Load:
