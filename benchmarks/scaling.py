@@ -103,12 +103,12 @@ def _until(check: Callable[[], bool], seconds: float = 120) -> float:
     while not check():
         if time.monotonic() - started > seconds:
             raise TimeoutError(f"not within {seconds} s")
-        pause.wait(0.1)
+        pause.wait(0.5)
     return time.monotonic() - started
 
 
 def _under_load(store: OnlineStore, root: Path, down_s: float) -> list[dict[str, object]]:
-    """One visitor, ten requests a second, all the time; twelve clients on top, until there have been two rankers for a while."""
+    """One visitor, ten requests a second, all the time; twelve clients on top, until there were two rankers for a while."""
     _release(store, "busy", "fake:0,10,0", ranker={"max_replicas": 2}, scaling={"down_s": down_s})
     bodies = root / "bodies.jsonl"
     bodies.write_text(json.dumps({"user_id": "user-1", "k": 5}))
@@ -121,7 +121,7 @@ def _under_load(store: OnlineStore, root: Path, down_s: float) -> list[dict[str,
             answers[_ask(2000)[0]] += 1
 
     def watch() -> None:
-        while not stop.wait(0.2):
+        while not stop.wait(0.5):  # asking takes 60 ms of a core
             running = _replicas("busy")["Ranker"]["RUNNING"]
             if not changes or changes[-1][1] != running:
                 changes.append((time.monotonic(), running))

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from ray import serve
+from ray.serve.context import _get_global_client
 from ray.serve.handle import DeploymentHandle
 
 from reco_ray.errors import NotReadyError
@@ -171,9 +172,10 @@ def _load(root: str, release_id: str, loader: str) -> Loader:
 
 
 def _count_replicas() -> Replicas:
-    apps = serve.status().applications
+    # not serve.status(): it validates what it is told, 60 ms for two releases, in a process that answers requests; this takes 1 ms
+    apps = _get_global_client().get_serve_details()["applications"]
     return {
-        name: {deployment: found.replica_states.get("RUNNING", 0) for deployment, found in app.deployments.items()}
+        name: {stage: sum(r["state"] == "RUNNING" for r in found["replicas"]) for stage, found in app["deployments"].items()}
         for name, app in apps.items()
     }
 

@@ -80,7 +80,7 @@ def wait(what: str, check: Callable[[], bool], seconds: float = 40) -> float:
     started, pause = time.monotonic(), threading.Event()
     while not check():
         assert time.monotonic() - started < seconds, f"{what}: not within {seconds} s"
-        pause.wait(0.1)
+        pause.wait(0.4)
     return time.monotonic() - started
 
 
