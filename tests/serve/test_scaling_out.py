@@ -12,7 +12,7 @@ from test_gateway import World, free_port
 
 from reco_ray.cluster import embedded_store
 from reco_ray.compose import compose_config
-from reco_ray.serve.app import ReleaseArgs, build_release
+from reco_ray.serve.app import GatewayArgs, ReleaseArgs, build_gateway, build_release
 from reco_ray.store import OnlineStore
 
 QUICK = {"queue_delay_ms": 10, "up_s": 0.5, "down_s": 1, "idle_to_zero_s": 5}
@@ -56,7 +56,9 @@ def world(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         serve.start(http_options={"host": "127.0.0.1", "port": http_port})
         world = World(store, store_url, f"http://127.0.0.1:{http_port}")
         try:
-            world.run_gateway("staged")
+            # a store that has all the time it needs: here nothing but the stages may make an answer less than full
+            args = GatewayArgs(root="", store_url=store_url, store_timeout_ms=2000, deadline_ms=1000)
+            serve.run(build_gateway(args), name="gateway", route_prefix="/")
             yield world
         finally:
             serve.shutdown()
@@ -103,6 +105,7 @@ def test_a_release_at_zero_comes_back_for_one_request_even_when_its_caller_gave_
     run(world, "rare", "fake:0,0,0", recall=size, ranker=size, reranker=size)
     stages = ("Recall", "Ranker", "Reranker")
     wait("no replica", lambda: all(not replicas("rare", stage) for stage in stages))
+    assert serve.status().applications["release-rare"].status == "RUNNING", "what a deployment of another release waits for"
     url = f"{world.url}/v1/recommendations"
     httpx.post(url, json={"user_id": "u"}, headers={"x-request-timeout-ms": "50"}, timeout=10)
     wait("all stages", lambda: all(replicas("rare", stage).get("RUNNING") == 1 for stage in stages))
