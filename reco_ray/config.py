@@ -338,7 +338,7 @@ class EvaluationConfig:
 
 @dataclass(kw_only=True)
 class DeploymentConfig:
-    """Size of one Serve deployment."""
+    """Size of one Serve deployment. With ``min_replicas`` 0 a stage ends when idle, and starts with the next request."""
 
     min_replicas: int = 1
     max_replicas: int = 2
@@ -346,6 +346,7 @@ class DeploymentConfig:
     max_ongoing_requests: int = 64
 
     def __post_init__(self) -> None:
+        _between("serve: min_replicas", self.min_replicas, 0, 10_000)
         if self.max_replicas < max(1, self.min_replicas):
             raise ConfigError(f"serve: found max_replicas={self.max_replicas} below min_replicas={self.min_replicas}; raise it")
 
@@ -390,6 +391,10 @@ class ServeConfig:
         request_log: whether each request leaves a line, without users and items, in requests.jsonl beside the replica's log.
         trace_share: of the requests whose spans are written; ``trace_endpoint`` is where OTLP over HTTP goes, and without one
             they go to spans.jsonl beside the replica's log.
+        queue_delay_ms: a stage gets replicas when rows wait longer than this for it in the gateway.
+        scale_up_s, scale_down_s: a need for more, or fewer, replicas must last so long before the number changes.
+        idle_to_zero_s: a stage with ``min_replicas`` 0 ends when nothing came for so long.
+        keep_releases: the newest release and those before it that stay loaded, for a quick way back.
     """
 
     host: str = "127.0.0.1"
@@ -409,6 +414,10 @@ class ServeConfig:
     recall: DeploymentConfig = field(default_factory=DeploymentConfig)
     ranker: DeploymentConfig = field(default_factory=DeploymentConfig)
     reranker: DeploymentConfig = field(default_factory=DeploymentConfig)
+    queue_delay_ms: float = 20.0
+    scale_up_s: float = 2.0
+    scale_down_s: float = 60.0
+    idle_to_zero_s: float = 600.0
     keep_releases: int = 2
     ready_timeout_s: int = 180
     label_selector: dict[str, str] = field(default_factory=dict)
@@ -421,6 +430,11 @@ class ServeConfig:
             )
         _between("serve.key_rate", self.key_rate, 1e-3, 1e6)
         _between("serve.key_burst", self.key_burst, 1, 1_000_000)
+        _between("serve.gateway.min_replicas", self.gateway.min_replicas, 1, 10_000)  # nothing waits in front of it
+        _between("serve.queue_delay_ms", self.queue_delay_ms, 0.1, 10_000)
+        _between("serve.scale_up_s", self.scale_up_s, 0, 3_600)
+        _between("serve.scale_down_s", self.scale_down_s, 0, 86_400)
+        _between("serve.idle_to_zero_s", self.idle_to_zero_s, 5, 86_400)
 
 
 @dataclass(kw_only=True)

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from reco_ray.config import CacheConfig
 
-__all__ = ["GatewayArgs", "ReleaseArgs", "Size"]
+__all__ = ["GatewayArgs", "ReleaseArgs", "Scaling", "Size"]
 
 LOADER = "reco_ray.serve.loading:ReleaseLoader"
 
@@ -33,6 +33,15 @@ class Size(Args):
         if self.max_replicas < self.min_replicas:
             raise ValueError(f"found max_replicas={self.max_replicas} below min_replicas={self.min_replicas}; raise it")
         return self
+
+
+class Scaling(Args):
+    """When deployments whose ``max_replicas`` exceeds their ``min_replicas`` change size; see ``config.ServeConfig``."""
+
+    queue_delay_ms: Annotated[float, Field(gt=0)] = 20
+    up_s: Annotated[float, Field(ge=0)] = 2
+    down_s: Annotated[float, Field(ge=0)] = 60
+    idle_to_zero_s: Annotated[float, Field(ge=5)] = 600
 
 
 class GatewayArgs(Args):
@@ -68,6 +77,7 @@ class GatewayArgs(Args):
     trace_share: Annotated[float, Field(ge=0, le=1)] = 0.0
     trace_endpoint: str = ""
     gateway: Size = Size(min_replicas=2, max_replicas=2, num_cpus=0.2, max_ongoing_requests=256)
+    scaling: Scaling = Scaling()
     label_selector: dict[str, str] = {}
     loader: str = LOADER
 
@@ -80,5 +90,6 @@ class ReleaseArgs(Args):
     recall: Size = Size()
     ranker: Size = Size()
     reranker: Size = Size()
+    scaling: Scaling = Scaling()
     label_selector: dict[str, str] = {}
     loader: str = LOADER

@@ -25,6 +25,7 @@ from reco_ray.serve.refresh import Refresher
 from reco_ray.serve.served import Recorder, ServedMetrics
 from reco_ray.serve.service import GatewayService
 from reco_ray.serve.stages import Left
+from reco_ray.serve.watch import Replicas, ReplicaWatch
 from reco_ray.serve.writeback import Writeback
 from reco_ray.store import FinishedSlate, OnlineStore, SlateStore
 
@@ -52,12 +53,19 @@ class GatewayParts:
 
     Args:
         connect: makes, from what is to be told of leaving batches, the function that connects a release.
+        count: asks Serve how many replicas run.
         replica: names this process.
         folder: where the request log and spans go.
     """
 
     def __init__(
-        self, args: GatewayArgs, metrics: Metrics, connect: Callable[[Left], Connect], replica: str, folder: Path
+        self,
+        args: GatewayArgs,
+        metrics: Metrics,
+        connect: Callable[[Left], Connect],
+        count: Callable[[], Replicas],
+        replica: str,
+        folder: Path,
     ) -> None:
         self._metrics = metrics
         store = OnlineStore(args.store_url, args.namespace, timeout_s=args.store_timeout_ms / 1e3)
@@ -68,6 +76,7 @@ class GatewayParts:
         self._counted = asdict(self._cache.stats)
         self._admission = Admission(args.deadline_ms / 1e3 * _TOLERATED_WAIT, most=args.gateway.max_ongoing_requests)
         self._fleet = Fleet(store.poll_traffic, connect(self._left))
+        self._watch = ReplicaWatch(count, lambda: self._fleet.stages)
         self._purges = PurgeFollower(slates.purges_since, self._cache, self._refresher, self._tell)
         self._gate: Gate | None = None
         if args.auth == "keys":
@@ -101,6 +110,7 @@ class GatewayParts:
         runs = {
             "traffic": self._fleet.run(),
             "purges": self._purges.run(),
+            "replicas": self._watch.run(),
             "writes": self._writeback.run(),
             "loop": self._watch_loop(),
         }

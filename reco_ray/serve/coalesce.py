@@ -49,6 +49,8 @@ class Coalescer(Generic[Result]):
         max_in_flight: batches out at a time; may be changed while running.
         max_rows: members per batch.
         left: told the rows of each batch that leaves and how long its oldest member queued, in seconds.
+        tell: give ``call`` two arguments more at the end: the rows that still queue as the batch leaves, and how many
+            milliseconds its oldest member queued.
     """
 
     def __init__(
@@ -58,11 +60,12 @@ class Coalescer(Generic[Result]):
         max_in_flight: int = 2,
         max_rows: int = 32,
         left: Callable[[int, float], None] | None = None,
+        tell: bool = False,
     ) -> None:
         if max_in_flight < 1 or max_rows < 1:
             raise ValueError(f"found max_in_flight={max_in_flight}, max_rows={max_rows}, expected both to be at least 1")
         self.max_in_flight, self.max_rows = max_in_flight, max_rows
-        self._call, self._left = call, left
+        self._call, self._left, self._tell = call, left, tell
         self._queue: deque[_Member[Result]] = deque()
         self._out: set[_Batch[Result]] = set()
         self._pump_due = False
@@ -117,16 +120,18 @@ class Coalescer(Generic[Result]):
             for member in members:
                 member.batch = batch
             self._out.add(batch)
+            queued_s = time.monotonic() - members[0].since
             if self._left is not None:
-                self._left(len(members), time.monotonic() - members[0].since)
+                self._left(len(members), queued_s)
+            told = (len(self._queue), 1e3 * queued_s) if self._tell else ()
             # in a context of its own: Serve cancels what was called in the context of a request whose client has left
-            batch.task = asyncio.get_running_loop().create_task(self._run(batch), context=contextvars.Context())
+            batch.task = asyncio.get_running_loop().create_task(self._run(batch, told), context=contextvars.Context())
             # in a callback and not inside the task: a task cancelled before its first step never runs its own finally
             batch.task.add_done_callback(lambda _, done=batch: self._settle(done))  # type: ignore[misc]
 
-    async def _run(self, batch: _Batch[Result]) -> None:
+    async def _run(self, batch: _Batch[Result], told: tuple[float, ...]) -> None:
         try:
-            results = await self._call(*map(list, zip(*[member.items for member in batch.members], strict=True)))
+            results = await self._call(*map(list, zip(*[member.items for member in batch.members], strict=True)), *told)
         except Exception as exc:
             for member in batch.members:
                 if not member.future.done():

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from ray import serve
+from ray.serve.context import _get_global_client
 from ray.serve.handle import DeploymentHandle
 
 from reco_ray.errors import ArtifactError
@@ -26,10 +27,13 @@ from reco_ray.serve.args import GatewayArgs
 from reco_ray.serve.asgi import HttpApp
 from reco_ray.serve.assembly import Connect, GatewayParts
 from reco_ray.serve.fleet import Connected
+from reco_ray.serve.load import LoadWindow, Queue
 from reco_ray.serve.loading import Loader, find_loader, warm_rank, warm_recall, warm_rerank
 from reco_ray.serve.pipeline import Deadline, LoggingObserver, Run, Stages, run_stages
 from reco_ray.serve.render import application_name
 from reco_ray.serve.stages import Blocks, InProcess, Left, Remote
+from reco_ray.serve.waking import Waker
+from reco_ray.serve.watch import STAGES, Replicas
 from reco_ray.slate import Pipeline, PopularList
 from reco_ray.types import Candidates, Request
 
@@ -40,20 +44,36 @@ log = logging.getLogger(__name__)
 _CONNECT_TIMEOUT_S = 60.0
 
 
+class _Scaled:
+    """What every stage has so that it can be scaled: a measure of its load, and a call that does nothing."""
+
+    def __init__(self) -> None:
+        self._load = LoadWindow()
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Report the load; Serve asks each second."""
+        return self._load.stats()
+
+    async def wake(self) -> None:
+        """Answer a knock: that there is a replica to answer it is all that matters."""
+
+
 @serve.deployment(name="Recall")
-class Recall:
+class Recall(_Scaled):
     """Finds candidates for batches of packed requests."""
 
     def __init__(self, root: str, release_id: str, loader: str) -> None:
         self._stage = _load(root, release_id, loader).recall()
         self._metrics = RecallMetrics(release_id)
         warm_recall(self._stage)
+        super().__init__()
 
-    async def recall(self, requests: Blocks) -> Blocks:
+    async def recall(self, requests: Blocks, queue: Queue | None = None) -> Blocks:
         """Return packed candidates per packed request."""
-        found = self._stage.recall([wire.unpack_request(r) for r in requests])
-        self._metrics.found(*_by_source(found, self._stage.names))
-        return [wire.pack_candidates(each) for each in found]
+        with self._load.batch(len(requests), queue):
+            found = self._stage.recall([wire.unpack_request(r) for r in requests])
+            self._metrics.found(*_by_source(found, self._stage.names))
+            return [wire.pack_candidates(each) for each in found]
 
     def check_health(self) -> None:
         """Raise when the stage cannot answer."""
@@ -61,17 +81,19 @@ class Recall:
 
 
 @serve.deployment(name="Ranker")
-class Ranker:
+class Ranker(_Scaled):
     """Scores candidates."""
 
     def __init__(self, root: str, release_id: str, loader: str) -> None:
         self._stage = _load(root, release_id, loader).rank()
         warm_rank(self._stage)
+        super().__init__()
 
-    async def score(self, requests: Blocks, candidates: Blocks) -> Blocks:
+    async def score(self, requests: Blocks, candidates: Blocks, queue: Queue | None = None) -> Blocks:
         """Return packed scores per packed request and its candidates."""
-        found = [wire.unpack_candidates(c) for c in candidates]
-        return [wire.pack_scores(s) for s in self._stage.score([wire.unpack_request(r) for r in requests], found)]
+        with self._load.batch(len(requests), queue):
+            found = [wire.unpack_candidates(c) for c in candidates]
+            return [wire.pack_scores(s) for s in self._stage.score([wire.unpack_request(r) for r in requests], found)]
 
     def check_health(self) -> None:
         """Raise when the stage cannot answer."""
@@ -79,7 +101,7 @@ class Ranker:
 
 
 @serve.deployment(name="Reranker")
-class Reranker:
+class Reranker(_Scaled):
     """Arranges slates.
 
     Args:
@@ -89,15 +111,17 @@ class Reranker:
     def __init__(self, root: str, release_id: str, loader: str, stages: list[DeploymentHandle]) -> None:
         self._stage = _load(root, release_id, loader).rerank()
         warm_rerank(self._stage)
+        super().__init__()
 
-    async def arrange(self, requests: Blocks, candidates: Blocks, scores: Blocks) -> Blocks:
+    async def arrange(self, requests: Blocks, candidates: Blocks, scores: Blocks, queue: Queue | None = None) -> Blocks:
         """Return a packed slate per packed request, its candidates and their scores."""
-        slates = self._stage.arrange(
-            [wire.unpack_request(r) for r in requests],
-            [wire.unpack_candidates(c) for c in candidates],
-            [wire.unpack_scores(s) for s in scores],
-        )
-        return [wire.pack_slate(slate) for slate in slates]
+        with self._load.batch(len(requests), queue):
+            slates = self._stage.arrange(
+                [wire.unpack_request(r) for r in requests],
+                [wire.unpack_candidates(c) for c in candidates],
+                [wire.unpack_scores(s) for s in scores],
+            )
+            return [wire.pack_slate(slate) for slate in slates]
 
     def check_health(self) -> None:
         """Raise when the stage cannot answer."""
@@ -113,7 +137,7 @@ class Gateway:
         folder = _share_serve_log()
         connect = _connect_fused if args.topology == "fused" else _connect_staged
         replica = serve.get_replica_context().replica_id.unique_id
-        self._parts = GatewayParts(args, GatewayMetrics(), lambda left: connect(args, left), replica, folder)
+        self._parts = GatewayParts(args, GatewayMetrics(), lambda left: connect(args, left), _count_replicas, replica, folder)
         if args.auth == "off":
             log.warning("API keys are off: whoever reaches the HTTP port may call; keep it on the loopback interface")
         await self._parts.start()
@@ -150,23 +174,32 @@ def _load(root: str, release_id: str, loader: str) -> Loader:
     return found
 
 
+def _count_replicas() -> Replicas:
+    # not serve.status(): validating its answer holds this process up for 60 ms with two releases; asking alone takes 1 ms
+    apps = _get_global_client().get_serve_details()["applications"]
+    return {
+        name: {stage: sum(r["state"] == "RUNNING" for r in found["replicas"]) for stage, found in app["deployments"].items()}
+        for name, app in apps.items()
+    }
+
+
 def _connect_staged(args: GatewayArgs, left: Left) -> Connect:
+    sender = serve.get_replica_context().replica_id.unique_id
+
     async def connect(release_id: str) -> Connected:
         app = application_name(release_id)
         # getting a handle asks the controller and blocks, so in a thread; using it needs this loop
-        found = [await asyncio.to_thread(serve.get_deployment_handle, name, app) for name in ("Recall", "Ranker", "Reranker")]
+        found = [await asyncio.to_thread(serve.get_deployment_handle, name, app) for name in STAGES]
         # lists of bytes over gRPC: plain pickle, which writes them faster than the default, cloudpickle
         handles = [
             handle.options(_by_reference=False, request_serialization="pickle", response_serialization="pickle")
             for handle in found
         ]
-        stages = Remote(
-            _caller(handles[0].recall),
-            _caller(handles[1].score),
-            _caller(handles[2].arrange),
-            rows=args.batch_rows,
-            left=left,
-        )
+        waker = Waker({name: handle.wake.remote for name, handle in zip(STAGES, handles, strict=True)})
+        methods = (handles[0].recall, handles[1].score, handles[2].arrange)
+        calls = [_caller(method, name, sender, waker) for method, name in zip(methods, STAGES, strict=True)]
+        stages = Remote(*calls, rows=args.batch_rows, left=left)
+        waker.wake()  # all at once: a release at zero would start one stage after the other
         await asyncio.wait_for(_warm(stages), _CONNECT_TIMEOUT_S)
         return stages, await asyncio.to_thread(_popular, args.root, release_id)
 
@@ -206,16 +239,20 @@ def _popular(root: str, release_id: str) -> PopularList | None:
         return None
 
 
-def _caller(method: Any) -> Callable[..., Awaitable[Blocks]]:
+def _caller(method: Any, stage: str, sender: str, waker: Waker) -> Callable[..., Awaitable[Blocks]]:
     """Make a handle's method a coroutine function that cancels the remote call when it is cancelled itself."""
 
-    async def call(*blocks: Blocks) -> Blocks:
-        response = method.remote(*blocks)
+    async def call(*sent: Any) -> Blocks:
+        *blocks, queued, waited_ms = sent
+        waker.calling(stage)
+        response = method.remote(*blocks, (sender, queued, waited_ms))
         try:
-            return await response
+            answer: Blocks = await response
         except asyncio.CancelledError:
             response.cancel()
             raise
+        waker.answered(stage)
+        return answer
 
     return call
 

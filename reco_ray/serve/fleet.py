@@ -93,6 +93,11 @@ class Fleet:
         return sorted(self._routes)
 
     @property
+    def stages(self) -> dict[str, Stages[Any, Any, Any]]:
+        """The stages of the releases that can answer now."""
+        return {release: route.stages for release, route in self._routes.items()}
+
+    @property
     def main(self) -> str:
         """The loaded release with most traffic; empty when nothing is loaded."""
         return self._main.release if self._main else ""

@@ -5,8 +5,8 @@ from typing import Any
 
 import yaml
 
-from reco_ray.config import DeploymentConfig, PipelineConfig, Topology
-from reco_ray.serve.args import GatewayArgs, ReleaseArgs, Size
+from reco_ray.config import DeploymentConfig, PipelineConfig, ServeConfig, Topology
+from reco_ray.serve.args import GatewayArgs, ReleaseArgs, Scaling, Size
 
 __all__ = ["GATEWAY", "application_name", "render", "to_yaml"]
 
@@ -37,6 +37,7 @@ def render(config: PipelineConfig, release_ids: Sequence[str], store_url: str) -
         trace_share=serve.trace_share,
         trace_endpoint=serve.trace_endpoint,
         gateway=_size(serve.gateway),
+        scaling=_scaling(serve),
         label_selector=dict(serve.label_selector),
     )
     apps = [_app(GATEWAY, "/", "serve_apps.gateway:build", gateway)]
@@ -48,6 +49,7 @@ def render(config: PipelineConfig, release_ids: Sequence[str], store_url: str) -
                 recall=_size(serve.recall),
                 ranker=_size(serve.ranker),
                 reranker=_size(serve.reranker),
+                scaling=_scaling(serve),
                 label_selector=dict(serve.label_selector),
             )
             apps.append(_app(application_name(release_id), None, "serve_apps.release:build", args))
@@ -70,6 +72,15 @@ def _size(config: DeploymentConfig) -> Size:
         max_replicas=config.max_replicas,
         num_cpus=config.num_cpus,
         max_ongoing_requests=config.max_ongoing_requests,
+    )
+
+
+def _scaling(config: ServeConfig) -> Scaling:
+    return Scaling(
+        queue_delay_ms=config.queue_delay_ms,
+        up_s=config.scale_up_s,
+        down_s=config.scale_down_s,
+        idle_to_zero_s=config.idle_to_zero_s,
     )
 
 

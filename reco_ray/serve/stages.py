@@ -34,22 +34,23 @@ class Remote:
     Requests, candidates and scores are packed blocks that pass through this process unopened.
 
     Args:
-        recall, score, arrange: send one batch of blocks and return a block for each.
+        recall, score, arrange: send one batch of blocks and return a block for each; told as well how many rows still queue
+            here behind the batch and how many milliseconds its oldest row queued, which the stage scales on.
         rows: members per batch.
     """
 
     def __init__(
         self,
-        recall: Callable[[Blocks], Awaitable[Blocks]],
-        score: Callable[[Blocks, Blocks], Awaitable[Blocks]],
-        arrange: Callable[[Blocks, Blocks, Blocks], Awaitable[Blocks]],
+        recall: Callable[[Blocks, int, float], Awaitable[Blocks]],
+        score: Callable[[Blocks, Blocks, int, float], Awaitable[Blocks]],
+        arrange: Callable[[Blocks, Blocks, Blocks, int, float], Awaitable[Blocks]],
         *,
         rows: int = 32,
         left: Left | None = None,
     ) -> None:
-        self._recall: Coalescer[bytes] = _coalescer("recall", recall, rows, left)
-        self._score: Coalescer[bytes] = _coalescer("rank", score, rows, left)
-        self._arrange: Coalescer[bytes] = _coalescer("rerank", arrange, rows, left)
+        self._recall: Coalescer[bytes] = _coalescer("recall", recall, rows, left, tell=True)
+        self._score: Coalescer[bytes] = _coalescer("rank", score, rows, left, tell=True)
+        self._arrange: Coalescer[bytes] = _coalescer("rerank", arrange, rows, left, tell=True)
 
     def allow_in_flight(self, recall: int, rank: int, rerank: int) -> None:
         """Set how many batches may be out per stage."""
@@ -152,6 +153,8 @@ class _Thread:
         return run
 
 
-def _coalescer(stage: str, call: Callable[..., Awaitable[Any]], rows: int, left: Left | None) -> Coalescer[Any]:
+def _coalescer(
+    stage: str, call: Callable[..., Awaitable[Any]], rows: int, left: Left | None, *, tell: bool = False
+) -> Coalescer[Any]:
     told = None if left is None else lambda n, queued_s: left(stage, n, queued_s)
-    return Coalescer(call, max_in_flight=1, max_rows=rows, left=told)
+    return Coalescer(call, max_in_flight=1, max_rows=rows, left=told, tell=tell)

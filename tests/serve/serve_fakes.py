@@ -1,7 +1,7 @@
 """A release of fakes: 500 items, each stage at work for about as long as a real one. Loaded by replicas by import path."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,20 +13,40 @@ SOURCES = 5
 KNOWN_ITEM = "item-7"
 
 
+def burn(ms: float) -> None:
+    """Keep the processor busy."""
+    until = time.perf_counter() + ms / 1e3
+    while time.perf_counter() < until:
+        pass
+
+
+def sleep(ms: float) -> None:
+    """Take as long without the processor: two replicas do twice as much, however few cores there are."""
+    time.sleep(ms / 1e3)
+
+
 class FakeLoader:
     """``root`` is ``fake:`` and milliseconds of work per row in recall, rank, rerank, e.g. ``fake:0.3,1.3,0.5``."""
+
+    work: Callable[[float], None] = staticmethod(burn)
 
     def __init__(self, root: str, release_id: str) -> None:
         self._ms = [float(ms) for ms in root.partition(":")[2].split(",")]
 
     def recall(self) -> "FakeRecall":
-        return FakeRecall(self._ms[0])
+        return FakeRecall(self._ms[0], self.work)
 
     def rank(self) -> "FakeRank":
-        return FakeRank(self._ms[1])
+        return FakeRank(self._ms[1], self.work)
 
     def rerank(self) -> "FakeRerank":
-        return FakeRerank(self._ms[2])
+        return FakeRerank(self._ms[2], self.work)
+
+
+class SleepingLoader(FakeLoader):
+    """The same, asleep."""
+
+    work = staticmethod(sleep)
 
 
 class BrokenLoader(FakeLoader):
@@ -41,11 +61,11 @@ class FakeRecall:
 
     names = tuple(f"source-{i}" for i in range(SOURCES))
 
-    def __init__(self, ms: float) -> None:
-        self._ms = ms
+    def __init__(self, ms: float, work: Callable[[float], None] = burn) -> None:
+        self._ms, self._work = ms, work
 
     def recall(self, requests: Sequence[Request]) -> list[Candidates]:
-        _work(self._ms * len(requests))
+        self._work(self._ms * len(requests))
         return [self._one(request) for request in requests]
 
     def _one(self, request: Request) -> Candidates:
@@ -63,24 +83,24 @@ class FakeRank:
 
     n_sources = SOURCES
 
-    def __init__(self, ms: float) -> None:
-        self._ms = ms
+    def __init__(self, ms: float, work: Callable[[float], None] = burn) -> None:
+        self._ms, self._work = ms, work
 
     def score(self, requests: Sequence[Request], candidates: Sequence[Candidates]) -> list[NDArray[np.float32]]:
-        _work(self._ms * len(requests))
+        self._work(self._ms * len(requests))
         return [found.item_idx.astype(np.float32) for found in candidates]
 
 
 class FakeRerank:
     """Sorts, and says what it does not know."""
 
-    def __init__(self, ms: float) -> None:
-        self._ms = ms
+    def __init__(self, ms: float, work: Callable[[float], None] = burn) -> None:
+        self._ms, self._work = ms, work
 
     def arrange(
         self, requests: Sequence[Request], candidates: Sequence[Candidates], scores: Sequence[NDArray[np.float32]]
     ) -> list[Slate]:
-        _work(self._ms * len(requests))
+        self._work(self._ms * len(requests))
         return [_slate(request, found, score) for request, found, score in zip(requests, candidates, scores, strict=True)]
 
 
@@ -100,9 +120,3 @@ def _slate(request: Request, found: Candidates, scores: NDArray[np.float32]) -> 
         reasons=tuple(("popular",) for _ in items),
         degraded=degraded,
     )
-
-
-def _work(ms: float) -> None:
-    until = time.perf_counter() + ms / 1e3
-    while time.perf_counter() < until:
-        pass

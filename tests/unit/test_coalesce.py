@@ -190,3 +190,20 @@ def test_sizes_below_one_are_refused(sizes: dict[str, int]) -> None:
 
     with pytest.raises(ValueError, match="expected both to be at least 1"):
         Coalescer(stage, **sizes)
+
+
+def test_a_batch_is_told_of_the_queue_behind_it_when_asked_for() -> None:
+    async def check() -> None:
+        told: list[tuple[int, float]] = []
+
+        async def stage(items: list[int], queued: int, waited_ms: float) -> list[int]:
+            told.append((queued, waited_ms))
+            await asyncio.sleep(0.02)
+            return items
+
+        coalescer = Coalescer(stage, max_in_flight=1, max_rows=2, tell=True)
+        assert await asyncio.gather(*(coalescer(i) for i in range(5))) == [0, 1, 2, 3, 4]
+        assert [queued for queued, _ in told] == [3, 1, 0]
+        assert told[0][1] < 15 < told[1][1] < told[2][1]
+
+    run(check)

@@ -102,7 +102,8 @@ def test_a_release_is_three_deployments_with_the_reranker_as_root() -> None:
     assert [each.name for each in (recall, ranker, root)] == ["Recall", "Ranker", "Reranker"]
     assert root.init_args[:3] == recall.init_args == ("/r", "rel", "reco_ray.serve.loading:ReleaseLoader")
     scaling = recall._deployment_config.autoscaling_config
-    assert (scaling.min_replicas, scaling.max_replicas) == (2, 5)
+    assert (scaling.min_replicas, scaling.max_replicas, scaling.initial_replicas) == (2, 5, None)
+    assert scaling.policy.get_policy()(**scaling.policy.policy_kwargs)  # as the controller makes it
     assert ranker.max_ongoing_requests == 9
     for each in (recall, ranker, root):
         assert each._deployment_config.max_surge_percent == 100
@@ -115,6 +116,23 @@ def test_the_gateway_has_two_replicas_and_no_label_unless_one_is_given() -> None
     gateway = build_gateway(GatewayArgs(root="/r", store_url="redis://h:1"))._bound_deployment
     assert (gateway.name, gateway.num_replicas, gateway.max_ongoing_requests) == ("Gateway", 2, 256)
     assert "label_selector" not in gateway.ray_actor_options
+
+
+def test_a_stage_that_may_go_to_zero_starts_with_one_replica() -> None:
+    size = {"min_replicas": 0, "max_replicas": 2}
+    args = ReleaseArgs.model_validate({"root": "/r", "release_id": "rel", "reranker": size, "scaling": {"idle_to_zero_s": 90}})
+    scaling = build_release(args)._bound_deployment._deployment_config.autoscaling_config
+    assert (scaling.min_replicas, scaling.initial_replicas, scaling.downscale_to_zero_delay_s) == (0, 1, 90)
+
+
+def test_a_gateway_never_goes_to_zero() -> None:
+    with pytest.raises(ConfigError, match=r"serve\.gateway\.min_replicas: found 0"):
+        compose_config(["root=/data", "serve.gateway.min_replicas=0"])
+
+
+def test_profiles_combine_and_sporadic_lets_all_stages_go_to_zero() -> None:
+    serve = compose_config(["root=/data", "profile=[local,sporadic]"]).serve
+    assert [size.min_replicas for size in (serve.gateway, serve.recall, serve.ranker, serve.reranker)] == [2, 0, 0, 0]
 
 
 class FakeServe:

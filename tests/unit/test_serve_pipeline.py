@@ -191,13 +191,15 @@ class Toy:
 def test_both_topologies_give_the_same_slates() -> None:
     toy = Toy()
 
-    async def recall(requests: list[bytes]) -> list[bytes]:
+    async def recall(requests: list[bytes], queued: int, waited_ms: float) -> list[bytes]:
         return [wire.pack_candidates(c) for c in toy.recall([wire.unpack_request(r) for r in requests])]
 
-    async def score(requests: list[bytes], found: list[bytes]) -> list[bytes]:
+    async def score(requests: list[bytes], found: list[bytes], queued: int, waited_ms: float) -> list[bytes]:
         return [wire.pack_scores(s) for s in toy.score([wire.unpack_request(r) for r in requests], found)]
 
-    async def arrange(requests: list[bytes], found: list[bytes], scores: list[bytes]) -> list[bytes]:
+    async def arrange(
+        requests: list[bytes], found: list[bytes], scores: list[bytes], queued: int, waited_ms: float
+    ) -> list[bytes]:
         unpacked = [wire.unpack_request(r) for r in requests], [wire.unpack_candidates(c) for c in found]
         return [wire.pack_slate(s) for s in toy.arrange(*unpacked, [wire.unpack_scores(s) for s in scores])]
 
