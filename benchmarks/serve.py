@@ -1,4 +1,4 @@
-"""What serving costs: the pipeline in one process, behind FastAPI + uvicorn, and behind Ray Serve, staged and fused.
+"""What serving costs: the pipeline in one process, behind FastAPI + uvicorn, and behind Ray Serve, staged, fused and cached.
 
 ``python benchmarks/serve.py --out FILE`` measures all in one run and writes requests/s and latencies at 1, 8 and 32 closed-loop
 clients, and the ratios to uvicorn at 32 clients. Absolute numbers drift with the machine; the ratios are the result.
@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from reco_ray.cluster import ray_session
-from reco_ray.config import Topology
+from reco_ray.config import CacheConfig, Topology
 from reco_ray.slate import Pipeline
 from reco_ray.types import Request
 
@@ -34,8 +34,9 @@ HERE = Path(__file__).parent
 
 def main(out: Annotated[Path, typer.Option()], seconds: float = 8.0, items: int = 100_000, candidates: int = 500) -> None:
     """Measure and write the result; exits with 1 when something could not be measured."""
-    # nothing may degrade: every answer is the whole computation
-    with case(["serve.deadline_ms=5000", "store.timeout_ms=2000"], items=items, candidates=candidates) as given:
+    # nothing may degrade and nothing is cached: every answer is the whole computation
+    whole = ["serve.deadline_ms=5000", "store.timeout_ms=2000", "serve.cache.ttl_s=0", "serve.cache.stale_s=0"]
+    with case(whole, items=items, candidates=candidates) as given:
         measured: dict[str, dict[str, dict[str, float]]] = {"in-process": {"1": _in_process(given.folder, items, seconds)}}
         with _uvicorn(given.folder, given.store_url) as url:
             measured["uvicorn x 2"] = _load(url, given.bodies, seconds)
@@ -43,18 +44,17 @@ def main(out: Annotated[Path, typer.Option()], seconds: float = 8.0, items: int 
             for topology in (Topology.staged, Topology.fused):
                 given.config.serve.topology = topology
                 measured[f"Serve, {topology.value}"] = _load(deploy_release(given, dashboard), given.bodies, seconds)
+            given.config.serve.topology, given.config.serve.cache = Topology.staged, CacheConfig(ttl_s=600)
+            measured["Serve, cached"] = _load(deploy_release(given, dashboard), given.bodies, seconds)
         with _uvicorn(given.folder, given.store_url) as url:
             measured["uvicorn, again"] = _load(url, given.bodies, seconds)
     # the better of before and after: a neighbour's load on this machine must not flatter Serve
     base = max(measured[name]["32"]["per_s"] for name in ("uvicorn x 2", "uvicorn, again"))
-    checks = [
-        {
-            "name": f"{t.value}_vs_uvicorn",
-            "value": round(measured[f"Serve, {t.value}"]["32"]["per_s"] / base, 3),
-            "unit": "ratio",
-        }
-        for t in (Topology.fused, Topology.staged)
-    ]
+    checks: list[dict[str, object]] = []
+    for name in ("fused", "staged", "cached"):
+        found = measured[f"Serve, {name}"]
+        checks.append({"name": f"{name}_vs_uvicorn", "value": round(found["32"]["per_s"] / base, 3), "unit": "ratio"})
+        checks.append({"name": f"{name}_p50_of_one_client", "value": round(found["1"]["p50_ms"], 2), "unit": "ms"})
     settings = {"items": items, "candidates": candidates, "trees": 200, "depth": 6, "k": 20, "seconds": seconds}
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps({"checks": checks, "case": settings, "measured": measured}, indent=1))

@@ -52,7 +52,8 @@ def _options(size: Size, scaling: dict[str, Any], label_selector: dict[str, str]
         "max_ongoing_requests": size.max_ongoing_requests,
         "max_surge_percent": 100,  # Serve's default of 0 stops the old replica before the new one is up
         "ray_actor_options": actor,
-        "logging_config": {"enable_access_log": False},
+        # Serve makes a log record per request and drops it; this package's own log is not affected
+        "logging_config": {"enable_access_log": False, "log_level": "WARNING"},
         "health_check_period_s": 5,
         "health_check_timeout_s": 5,  # a stage that hangs blocks its replica's loop; three missed checks replace it
         "graceful_shutdown_timeout_s": 10,

@@ -73,6 +73,7 @@ class GatewayParts:
         slates = SlateStore(store, life_s=cache_life_s, precomputed_s=args.precomputed_ttl_days * 86_400)
         self._writeback, self._refresher = Writeback(slates.write), Refresher(args.cache.refresh_precomputed_s)
         self._cache = SlateCache(args.cache, self._kept)
+        self._shares = args.cache.ttl_s > 0
         self._counted = asdict(self._cache.stats)
         self._admission = Admission(args.deadline_ms / 1e3 * _TOLERATED_WAIT, most=args.gateway.max_ongoing_requests)
         self._fleet = Fleet(store.poll_traffic, connect(self._left))
@@ -130,7 +131,8 @@ class GatewayParts:
         """An answer was made and is kept: share it with the other replicas."""
         if slate.stored:
             return
-        self._writeback.slate(key.user, key.field, slate)
+        if self._shares:
+            self._writeback.slate(key.user, key.field, slate)
         if self._refresher.due(key, slate):
             self._writeback.precomputed(key.user, precomputed_of(slate))
 
