@@ -92,6 +92,7 @@ class GatewayParts:
             self._admission,
             topology=args.topology,
             replica=replica,
+            usual_s=args.deadline_ms / 1e3,
         )
         self.http = HttpApp(
             service,
