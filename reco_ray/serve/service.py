@@ -175,7 +175,7 @@ class GatewayService:
     ) -> FinishedSlate:
         """Let the stages answer; where they cannot, the ladder."""
         if not self._admission.enter():
-            shed = self._cache.fallback(key, [*marks, "overloaded"]) if key is not None else None
+            shed = self._ladder.kept(key, stored, [*marks, "overloaded"])
             if shed is None:
                 raise problems.overloaded()
             return shed
