@@ -122,7 +122,7 @@ class SlateCache:
             make: makes the answer. It is shared, and it goes on when the caller leaves. An answer with a mark beyond
                 `KEPT_MARKS` goes to all who wait and is not kept.
             timeout_s: of this caller alone.
-            hasty: whether ``make`` has less time than is usual; what comes of it is shared with others in a hurry only.
+            hasty: whether ``make`` has much less time than is usual; what comes of it is shared with others in a hurry only.
         Raises:
             TimeoutError: the answer is not there in time; it may come yet, for those who ask next.
             Exception: whatever ``make`` raised, to all who wait; it is not kept.

@@ -120,8 +120,8 @@ class Run:
 
     Attributes:
         breakers: by stage; a stage without one is always asked.
-        hasty: whether the caller gave less time than is usual. A stage that is late then is no worse for it: its breaker is
-            not told, or a few callers in a hurry would open it for everybody.
+        hasty: whether the caller gave much less time than is usual. A stage that is late then is no worse for it: its breaker
+            is not told, or a few callers in a hurry would open it for everybody.
         timings: milliseconds per stage so far.
     """
 

@@ -46,8 +46,8 @@ class GatewayService:
     Args:
         topology: shown in ``GET /v1/releases``.
         replica: names this process in ``/readyz``, so that a deployer can tell replicas apart.
-        usual_s: budget of a request that names none; who gives less is in a hurry, and what is late for them is not shared
-            with others, nor held against the stages.
+        usual_s: budget of a request that names none; who gives less than half of it is in a hurry, and what is late for them
+            is not shared with others, nor held against the stages.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class GatewayService:
         except NotReadyError as exc:
             raise problems.not_ready(str(exc)) from exc
         store = {"user": self._store_breaker, "precomputed": self._store_breaker}
-        run = Run(route.release, deadline, self._observer, {**route.breakers, **store}, hasty=budget_s < self._usual_s)
+        run = Run(route.release, deadline, self._observer, {**route.breakers, **store}, hasty=budget_s < self._usual_s / 2)
         return route, "main" if route.release == self._fleet.main else "canary", run
 
     async def _make(
