@@ -117,6 +117,7 @@ class Answer:
         slate = self.slate
         served.release, served.variant, served.rung, served.cache = slate.release, self.variant, slate.rung, self.cache
         served.degraded, served.timings = slate.degraded, self.timings
+        served.items = slate.tail.count(b'"item_id":')  # within a string its quotes would be escaped
 
 
 def finish(

@@ -68,7 +68,7 @@ class GatewayParts:
         folder: Path,
     ) -> None:
         self._metrics = metrics
-        store = OnlineStore(args.store_url, args.namespace, timeout_s=args.store_timeout_ms / 1e3)
+        self._store = store = OnlineStore(args.store_url, args.namespace, timeout_s=args.store_timeout_ms / 1e3)
         cache_life_s = args.cache.ttl_s * (1 + args.cache.jitter) + args.cache.stale_s
         slates = SlateStore(store, life_s=cache_life_s, precomputed_s=args.precomputed_ttl_days * 86_400)
         self._writeback, self._refresher = Writeback(slates.write), Refresher(args.cache.refresh_precomputed_s)
@@ -93,6 +93,7 @@ class GatewayParts:
             self._admission,
             topology=args.topology,
             replica=replica,
+            usual_s=args.deadline_ms / 1e3,
         )
         self.http = HttpApp(
             service,
@@ -126,6 +127,17 @@ class GatewayParts:
         self._fleet.check_health()
         if ended := [name for name, task in self._tasks.items() if task.done()]:
             raise NotReadyError(f"found the task for {', '.join(ended)} ended, expected it to run; replace the replica")
+
+    async def stop(self) -> None:
+        """End the tasks, write what waits to be written, and close the connections."""
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        await self._writeback.flush()
+        if self._log is not None:
+            self._log.close()
+        await self._store.calls.aclose()
+        self._store.blocking_calls.close()
 
     def _kept(self, key: SlateKey, slate: FinishedSlate) -> None:
         """An answer was made and is kept: share it with the other replicas."""

@@ -32,6 +32,7 @@ KEPT_MARKS = frozenset(("unknown_user", "short_slate"))
 
 _OVERHEAD_BYTES = 1_200  # of an entry beside its tail: key, digests, record and places in dictionaries; 1,050 measured
 _MOST_LOOKED_AT = 64
+_HASTY = "!"  # after a variant: the flight of those in a hurry
 
 Name = tuple[str, str, str, str]
 Make = Callable[[], Awaitable[FinishedSlate]]
@@ -114,13 +115,14 @@ class SlateCache:
         """Whether an answer of this age needs no computation; the same on every replica, so it holds for level 2 too."""
         return self._clock() < made + self._ttl_s(key)
 
-    async def answer(self, key: SlateKey, make: Make, timeout_s: float) -> Found:
+    async def answer(self, key: SlateKey, make: Make, timeout_s: float, *, hasty: bool = False) -> Found:
         """Answer from the cache, or make the answer, once for all who ask meanwhile.
 
         Args:
-            make: makes the answer. It is shared, so it must bring the server's own deadline and not this caller's, and it goes
-                on when the caller leaves. An answer with a mark beyond `KEPT_MARKS` goes to all who wait and is not kept.
+            make: makes the answer. It is shared, and it goes on when the caller leaves. An answer with a mark beyond
+                `KEPT_MARKS` goes to all who wait and is not kept.
             timeout_s: of this caller alone.
+            hasty: whether ``make`` has much less time than is usual; what comes of it is shared with others in a hurry only.
         Raises:
             TimeoutError: the answer is not there in time; it may come yet, for those who ask next.
             Exception: whatever ``make`` raised, to all who wait; it is not kept.
@@ -135,11 +137,12 @@ class SlateCache:
             self.stats.stale += 1
             self._refresh(key, make)
             return Found(record.slate, "stale")
-        flight = self._flights.get(key.name)
+        name = (key.user, f"{key.variant}{_HASTY}", key.release, key.rules) if hasty else key.name
+        flight = self._flights.get(name)
         how: Literal["made", "joined"] = "joined"
         if flight is None or flight.task.done():
             how = "made"
-            flight = self._start(key, make)
+            flight = self._start(key, make, name)
         self.stats.misses += how == "made"
         self.stats.joined += how == "joined"
         await asyncio.wait((flight.task,), timeout=max(timeout_s, 0.0))  # cancels nothing: neither does who leaves
@@ -222,7 +225,7 @@ class SlateCache:
         if (flight is not None and not flight.task.done()) or self._refreshing >= self._config.max_refreshes:
             return
         self._refreshing += 1
-        self._start(key, make).task.add_done_callback(self._refreshed)
+        self._start(key, make, key.name).task.add_done_callback(self._refreshed)
 
     def _refreshed(self, task: "asyncio.Task[FinishedSlate]") -> None:
         self._refreshing -= 1
@@ -230,13 +233,13 @@ class SlateCache:
             self.stats.refresh_failed += 1
             log.debug("a stale slate could not be made anew: %s: %s", type(error).__name__, error)
 
-    def _start(self, key: SlateKey, make: Make) -> _Flight:
+    def _start(self, key: SlateKey, make: Make, name: Name) -> _Flight:
         flight = _Flight()
         # in a context of its own: Serve cancels what was called in the context of a request whose client has left
         flight.task = asyncio.get_running_loop().create_task(self._fly(key, make, flight), context=contextvars.Context())
-        self._flights[key.name] = flight
+        self._flights[name] = flight
         self._tasks.add(flight.task)
-        flight.task.add_done_callback(lambda task: self._landed(key.name, flight, task))
+        flight.task.add_done_callback(lambda task: self._landed(name, flight, task))
         return flight
 
     async def _fly(self, key: SlateKey, make: Make, flight: _Flight) -> FinishedSlate:

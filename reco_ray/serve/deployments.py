@@ -142,6 +142,11 @@ class Gateway:
             log.warning("API keys are off: whoever reaches the HTTP port may call; keep it on the loopback interface")
         await self._parts.start()
 
+    async def __del__(self) -> None:
+        """End in order; Serve awaits this once the last request has left."""
+        if (parts := getattr(self, "_parts", None)) is not None:
+            await parts.stop()
+
     def __serve_build_asgi_app__(self) -> HttpApp:
         return self._parts.http
 

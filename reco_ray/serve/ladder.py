@@ -49,10 +49,8 @@ class Ladder:
             key: of the request in the cache; None for one that is never cached.
             stored: the request's slate in the online store, whatever its age.
         """
-        if key is not None and (found := self._cache.fallback(key, marks)) is not None:
+        if (found := self.kept(key, stored, marks)) is not None:
             return found
-        if stored is not None and self._cache.usable(stored.made):
-            return mark(stored, marks, "cached")
         if request.user_id and "store_unavailable" not in marks:
             try:
                 precomputed = await run.within("precomputed", lambda: self._store.precomputed(request.user_id))
@@ -62,12 +60,17 @@ class Ladder:
                 return finish(slate, precomputed.release, variant, "precomputed", marks, precomputed.made)
         return self.popular(route, request, variant, marks)
 
+    def kept(self, key: SlateKey | None, stored: FinishedSlate | None, marks: Sequence[str]) -> FinishedSlate | None:
+        """Find a slate that was made before, here or by another replica; arguments as `descend`."""
+        if key is not None and (found := self._cache.fallback(key, marks)) is not None:
+            return found
+        return mark(stored, marks, "cached") if stored is not None and self._cache.usable(stored.made) else None
+
     def at_once(
         self, route: Route, request: Request, variant: str, marks: Sequence[str], key: SlateKey | None
     ) -> FinishedSlate | None:
         """Find the best that needs no waiting."""
-        found = self._cache.fallback(key, marks) if key is not None else None
-        return found or self.popular(route, request, variant, marks)
+        return self.kept(key, None, marks) or self.popular(route, request, variant, marks)
 
     @staticmethod
     def popular(route: Route, request: Request, variant: str, marks: Sequence[str]) -> FinishedSlate | None:

@@ -120,6 +120,8 @@ class Run:
 
     Attributes:
         breakers: by stage; a stage without one is always asked.
+        hasty: whether the caller gave much less time than is usual. A stage that is late then is no worse for it: its breaker
+            is not told, or a few callers in a hurry would open it for everybody.
         timings: milliseconds per stage so far.
     """
 
@@ -127,6 +129,7 @@ class Run:
     deadline: Deadline
     observer: Observer
     breakers: Mapping[str, Breaker] = field(default_factory=dict)
+    hasty: bool = False
     timings: dict[str, float] = field(default_factory=dict)
 
     def taken(self) -> dict[str, float]:
@@ -149,7 +152,7 @@ class Run:
                 result = await call()
         except Exception as exc:
             reason = "late" if isinstance(exc, TimeoutError) else "failed"
-            if breaker is not None:
+            if breaker is not None and not (self.hasty and reason == "late"):
                 breaker.failed()
             self.observer.failed(self.release, stage, reason, exc)
             self.timings[stage] = (time.perf_counter() - started) * 1e3

@@ -46,6 +46,8 @@ class GatewayService:
     Args:
         topology: shown in ``GET /v1/releases``.
         replica: names this process in ``/readyz``, so that a deployer can tell replicas apart.
+        usual_s: budget of a request that names none; who gives less than half of it is in a hurry, and what is late for them
+            is not shared with others, nor held against the stages.
     """
 
     def __init__(
@@ -58,9 +60,10 @@ class GatewayService:
         *,
         topology: str,
         replica: str,
+        usual_s: float = 0.0,
     ) -> None:
         self._store, self._fleet, self._cache, self._observer, self._admission = store, fleet, cache, observer, admission
-        self._topology, self._replica = topology, replica
+        self._topology, self._replica, self._usual_s = topology, replica, usual_s
         self._ladder = Ladder(cache, store)
         self._store_breaker = Breaker()
 
@@ -76,7 +79,7 @@ class GatewayService:
             return await self._make(route, variant, body, request_id, key, run)
 
         try:
-            found = await self._cache.answer(key, make, run.deadline.left("answer"))
+            found = await self._cache.answer(key, make, run.deadline.left("answer"), hasty=run.hasty)
         except TimeoutError as exc:
             slate = self._ladder.at_once(route, recommend_request(body, request_id), variant, ["late"], key)
             if slate is None:
@@ -144,7 +147,7 @@ class GatewayService:
         except NotReadyError as exc:
             raise problems.not_ready(str(exc)) from exc
         store = {"user": self._store_breaker, "precomputed": self._store_breaker}
-        run = Run(route.release, deadline, self._observer, {**route.breakers, **store})
+        run = Run(route.release, deadline, self._observer, {**route.breakers, **store}, hasty=budget_s < self._usual_s / 2)
         return route, "main" if route.release == self._fleet.main else "canary", run
 
     async def _make(
@@ -172,7 +175,7 @@ class GatewayService:
     ) -> FinishedSlate:
         """Let the stages answer; where they cannot, the ladder."""
         if not self._admission.enter():
-            shed = self._cache.fallback(key, [*marks, "overloaded"]) if key is not None else None
+            shed = self._ladder.kept(key, stored, [*marks, "overloaded"])
             if shed is None:
                 raise problems.overloaded()
             return shed

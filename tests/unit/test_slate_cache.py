@@ -291,6 +291,23 @@ def test_each_who_waits_has_a_deadline_of_its_own() -> None:
     run(story)
 
 
+def test_those_in_a_hurry_share_among_themselves_and_a_purge_reaches_them_too() -> None:
+    async def story() -> None:
+        clock = Clock()
+        cache, hasty, patient = SlateCache(CONFIG, clock=clock), Maker(clock, ["h"]), Maker(clock, ABC)
+        hasty.gate.clear()
+        asked = [asyncio.create_task(cache.answer(key(), hasty, 1, hasty=True)) for _ in range(3)]
+        await asyncio.sleep(0)
+        cache.purge_user(user_digest("u"))
+        assert items_of((await cache.answer(key(), patient, 1)).slate) == ABC
+        hasty.gate.set()
+        assert {tuple(items_of(found.slate)) for found in await asyncio.gather(*asked)} == {("h",)}
+        assert (hasty.calls, patient.calls) == (1, 1)
+        assert items_of((await cache.answer(key(), hasty, 1, hasty=True)).slate) == ABC, "what was purged was not kept"
+
+    run(story)
+
+
 def test_an_error_goes_to_all_who_wait_and_is_not_kept() -> None:
     async def story() -> None:
         clock = Clock()
