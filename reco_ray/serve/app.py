@@ -53,7 +53,7 @@ def _options(size: Size, scaling: dict[str, Any], label_selector: dict[str, str]
         "max_surge_percent": 100,  # Serve's default of 0 stops the old replica before the new one is up
         "ray_actor_options": actor,
         "logging_config": {"enable_access_log": False},
-        "health_check_period_s": 5,
+        "health_check_period_s": 2,  # a replica that was killed is noticed, and replaced, by its health check only
         "health_check_timeout_s": 5,  # a stage that hangs blocks its replica's loop; three missed checks replace it
         "graceful_shutdown_timeout_s": 10,
     }
