@@ -6,7 +6,7 @@
 import contextlib
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import synthetic
 
 from reco_ray.cluster import embedded_store, ray_session
 from reco_ray.compose import compose_config
-from reco_ray.config import PipelineConfig, Topology
+from reco_ray.config import PipelineConfig, SourceName, Topology
 from reco_ray.serve.deploy import deploy
 from reco_ray.store import OnlineStore
 
@@ -51,15 +51,23 @@ class Environment(Case):
 
 
 @contextlib.contextmanager
-def case(overrides: Sequence[str] = (), *, items: int = 100_000, candidates: int = 500, users: int = 1_000) -> Iterator[Case]:
+def case(
+    overrides: Sequence[str] = (),
+    *,
+    items: int = 100_000,
+    candidates: int = 500,
+    users: int = 1_000,
+    quotas: Mapping[SourceName, int] | None = None,
+) -> Iterator[Case]:
     """Publish a release of this size under a temporary root and write its users to an embedded store.
 
     Args:
         overrides: of the configuration, ``serve.deadline_ms=5000``; they win over what is set here.
+        quotas: of the recall sources; see `synthetic.publish`.
     """
     with tempfile.TemporaryDirectory(prefix="reco-bench-", ignore_cleanup_errors=True) as root:
         config = compose_config([f"root={root}", *_OWN_PORTS, *_ONE_REPLICA, *overrides])
-        folder = synthetic.publish(config.root, RELEASE, items, candidates)
+        folder = synthetic.publish(config.root, RELEASE, items, candidates, quotas=quotas)
         bodies = write_bodies(Path(root) / "bodies.jsonl", users)
         with embedded_store(config) as store_url:
             with OnlineStore(store_url, config.store.namespace) as store:

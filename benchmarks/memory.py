@@ -1,12 +1,14 @@
 """Memory of Serve's replicas on this machine, read from /proc by process title."""
 
+import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from processes import processes
+
 __all__ = ["Memory", "replica_memory"]
 
-_TITLE = b"ray::ServeReplica"
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -25,18 +27,7 @@ def replica_memory(*, own: bool) -> Memory:
         own: only of a cluster that this process started. Otherwise those of every cluster count, as a URL does not tell.
     """
     sizes = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if (folder / "cmdline").read_bytes().startswith(_TITLE) and (not own or _descends(folder)):
-                sizes.append(int((folder / "statm").read_text().split()[1]) * _PAGE / 2**20)
-        except OSError:  # it ended meanwhile
-            continue
+    for pid in processes("ray::ServeReplica", own=own):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            sizes.append(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE / 2**20)
     return Memory(len(sizes), round(sum(sizes), 1))
-
-
-def _descends(folder: Path) -> bool:
-    """Whether a process descends from this one: driver, raylet, replica."""
-    pid = int(folder.name)
-    while pid > 1 and pid != os.getpid():
-        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    return pid > 1

@@ -5,7 +5,7 @@ formats, stages and costs are those of any release.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +28,20 @@ USER_VIEW = "bench"
 _CATEGORIES = 10
 
 
-def publish(root: str, release_id: str, items: int = 100_000, candidates: int = 500, trees: int = 200, depth: int = 6) -> Path:
-    """Publish a release of this size under ``root``."""
+def publish(
+    root: str,
+    release_id: str,
+    items: int = 100_000,
+    candidates: int = 500,
+    trees: int = 200,
+    depth: int = 6,
+    quotas: Mapping[SourceName, int] | None = None,
+) -> Path:
+    """Publish a release of this size under ``root``.
+
+    Args:
+        quotas: of the recall sources; by default all candidates come from the two towers.
+    """
     rng = np.random.default_rng(0)
     ids = [f"item-{i}" for i in range(items)]
     table = pl.DataFrame(
@@ -46,7 +58,7 @@ def publish(root: str, release_id: str, items: int = 100_000, candidates: int = 
         pl.Series(c.name, rng.random(items, np.float32)) for c in ITEM_COLUMNS
     )
     target = Path(release_uri(root, release_id))
-    parts = target.parent.parent / "parts"
+    parts = target.parent.parent / "parts" / release_id
     for folder in (target, parts):
         folder.mkdir(parents=True)
     catalogue = Catalogue.build(table, rows)
@@ -54,7 +66,7 @@ def publish(root: str, release_id: str, items: int = 100_000, candidates: int = 
     id_rows, content = item_inputs(catalogue, catalogue.keys)
     towers = TwoTower(TwoTowerConfig(), int(id_rows.max()), content.shape[1], 50)
     save_weights(parts, {name: tensor.numpy() for name, tensor in towers.state_dict().items()}, catalogue.keys)
-    recall = RecallConfig(quotas={SourceName.two_tower: candidates}, candidates=candidates)
+    recall = RecallConfig(quotas=dict(quotas or {SourceName.two_tower: candidates}), candidates=candidates)
     pairs = pl.DataFrame(schema={"a": pl.String, "b": pl.String, "score": pl.Float32})
     assemble(target, table, rows, pairs, recall, RerankConfig(), parts, None)
     columns = rank_features(target).columns

@@ -56,7 +56,9 @@ class Tally:
         if rung := _RUNG.search(body):
             self._rungs[rung[1].decode(errors="replace")] += 1
         if b'"degraded":[]' in body:
-            return True
+            honest = rung is None or rung[1] == b"full"  # a lower rung has a reason, and an answer on it must name that
+            self._undeclared += not honest
+            return honest
         try:
             found = _DEGRADED.search(body)
             reasons = None if found is None else json.loads(found[1])

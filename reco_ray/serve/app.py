@@ -54,7 +54,7 @@ def _options(size: Size, scaling: dict[str, Any], label_selector: dict[str, str]
         "ray_actor_options": actor,
         # Serve makes a log record per request and drops it; this package's own log is not affected
         "logging_config": {"enable_access_log": False, "log_level": "WARNING"},
-        "health_check_period_s": 5,
+        "health_check_period_s": 2,  # a replica that was killed is noticed, and replaced, by its health check only
         "health_check_timeout_s": 5,  # a stage that hangs blocks its replica's loop; three missed checks replace it
         "graceful_shutdown_timeout_s": 10,
     }

@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 # Share of the budget by whose end a stage must have answered: what one leaves unused, the next one has.
 CUTOFFS = {"user": 0.3, "recall": 0.6, "rank": 0.8, "rerank": 0.92, "precomputed": 0.97, "answer": 1.0}
+_FAIR = 0.15  # share of the budget from which on a late stage is held to be slow itself; less was left by one before it
 _FLOOR_S = 0.005  # the last stage may overrun by so much rather than throw finished work away
 
 Query = TypeVar("Query")
@@ -152,7 +153,9 @@ class Run:
                 result = await call()
         except Exception as exc:
             reason = "late" if isinstance(exc, TimeoutError) else "failed"
-            if breaker is not None and not (self.hasty and reason == "late"):
+            # a late ranker leaves rerank a rest in which the best is late: that must not open rerank's breaker, or the store's
+            fair = not self.hasty and left >= _FAIR * self.deadline.budget_s
+            if breaker is not None and (reason == "failed" or fair):
                 breaker.failed()
             self.observer.failed(self.release, stage, reason, exc)
             self.timings[stage] = (time.perf_counter() - started) * 1e3

@@ -252,7 +252,9 @@ def test_without_its_ranker_the_answer_keeps_recalls_order(trouble: str, reason:
     run(story)
 
 
-def test_a_ranker_that_failed_again_and_again_is_not_asked_for_a_while() -> None:
+def test_a_ranker_that_failed_again_and_again_is_not_asked_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reco_ray.serve.breaker._LASTING_S", 0.0)
+
     async def story() -> None:
         world = await World(caches=False).start()
         world.stages.trouble["rank"] = "raise"

@@ -20,8 +20,11 @@ def clock() -> Clock:
 
 
 def opened(clock: Clock) -> Breaker:
+    """Opened at 0 by failures since -0.4."""
+    clock.now = -0.5
     breaker = Breaker(pause_s=1, max_pause_s=4, clock=clock)
     for _ in range(5):
+        clock.now = round(clock.now + 0.1, 1)
         assert breaker.allow()
         breaker.failed()
     return breaker
@@ -34,6 +37,27 @@ def test_five_failures_in_a_row_open_a_breaker_for_its_pause(clock: Clock) -> No
     clock.now = 0.99
     assert not breaker.allow()
     clock.now = 1.0
+    assert breaker.allow()
+
+
+def test_one_late_batch_does_not_open_it_however_many_calls_shared_it(clock: Clock) -> None:
+    breaker = Breaker(clock=clock)
+    for _ in range(3):
+        for _ in range(64):
+            breaker.failed()
+        clock.now += 0.1
+    breaker.succeeded()
+    assert not breaker.open
+
+
+def test_a_dependency_that_is_back_is_noticed_within_two_seconds_by_default(clock: Clock) -> None:
+    breaker = Breaker(clock=clock)
+    while clock.now < 60:
+        clock.now += 0.1
+        if breaker.allow():
+            breaker.failed()
+    assert breaker.open
+    clock.now += 2.0
     assert breaker.allow()
 
 

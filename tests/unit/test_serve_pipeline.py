@@ -10,6 +10,7 @@ import pytest
 from reco_ray.errors import NotReadyError
 from reco_ray.hashing import item_keys
 from reco_ray.serve import wire
+from reco_ray.serve.breaker import Breaker
 from reco_ray.serve.pipeline import Deadline, LoggingObserver, Run, StageFailed, run_stages
 from reco_ray.serve.stages import InProcess, Remote
 from reco_ray.slate import Pipeline
@@ -95,6 +96,18 @@ def test_a_hanging_ranker_leaves_rerank_its_share_of_the_deadline() -> None:
     deadline = Deadline(1.0)
     asyncio.run(run_stages(Stages(rank="hang"), REQUEST, Run("r", deadline, Counted())))
     assert 795 <= deadline.elapsed_ms() < 1000
+
+
+def test_a_hanging_ranker_is_not_blamed_on_rerank_which_has_no_time_left_after_it() -> None:
+    clock = 0.0
+    breakers = {stage: Breaker(clock=lambda: clock) for stage in ("rank", "rerank")}
+    stages = Stages(rank="hang", rerank="hang")
+    for _ in range(5):
+        clock += 0.1
+        with pytest.raises(StageFailed, match="rerank late"):
+            asyncio.run(run_stages(stages, REQUEST, Run("r", Deadline(0.05), Counted(), breakers)))
+    assert breakers["rank"].open
+    assert not breakers["rerank"].open
 
 
 def test_being_cancelled_is_not_a_failure_of_a_stage() -> None:
