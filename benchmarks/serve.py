@@ -45,7 +45,7 @@ def main(out: Annotated[Path, typer.Option()], seconds: float = 8.0, items: int 
                 given.config.serve.topology = topology
                 measured[f"Serve, {topology.value}"] = _load(deploy_release(given, dashboard), given.bodies, seconds)
             given.config.serve.topology, given.config.serve.cache = Topology.staged, CacheConfig(ttl_s=600)
-            measured["Serve, cached"] = _load(deploy_release(given, dashboard), given.bodies, seconds)
+            measured["Serve, cached"] = _load(deploy_release(given, dashboard), given.bodies, seconds, 12.0)
         with _uvicorn(given.folder, given.store_url) as url:
             measured["uvicorn, again"] = _load(url, given.bodies, seconds)
     # the better of before and after: a neighbour's load on this machine must not flatter Serve
@@ -103,9 +103,9 @@ def _await(url: str) -> None:
     raise typer.Exit(1)
 
 
-def _load(url: str, bodies: Path, seconds: float) -> dict[str, dict[str, float]]:
+def _load(url: str, bodies: Path, seconds: float, warmup_s: float = 2.0) -> dict[str, dict[str, float]]:
     found = {}
-    _client(url, bodies, 8, 2.0)  # warm-up
+    _client(url, bodies, 8, warmup_s)
     for clients in CLIENTS:
         found[str(clients)] = _client(url, bodies, clients, seconds)
     return found
