@@ -29,6 +29,7 @@ from reco_ray.slate import Pipeline
 from reco_ray.types import Request
 
 CLIENTS = (1, 8, 32)
+_TRIES = 3  # the kernel may give most connections to one of uvicorn's two workers, which halves it; its best of three counts
 HERE = Path(__file__).parent
 
 
@@ -39,7 +40,7 @@ def main(out: Annotated[Path, typer.Option()], seconds: float = 8.0, items: int 
     with case(whole, items=items, candidates=candidates) as given:
         measured: dict[str, dict[str, dict[str, float]]] = {"in-process": {"1": _in_process(given.folder, items, seconds)}}
         with _uvicorn(given.folder, given.store_url) as url:
-            measured["uvicorn x 2"] = _load(url, given.bodies, seconds)
+            measured["uvicorn x 2"] = _load(url, given.bodies, seconds, tries=_TRIES)
         with ray_session(given.config.cluster) as dashboard:
             for topology in (Topology.staged, Topology.fused):
                 given.config.serve.topology = topology
@@ -47,9 +48,9 @@ def main(out: Annotated[Path, typer.Option()], seconds: float = 8.0, items: int 
             given.config.serve.topology, given.config.serve.cache = Topology.staged, CacheConfig(ttl_s=600)
             measured["Serve, cached"] = _load(deploy_release(given, dashboard), given.bodies, seconds, 12.0)
         with _uvicorn(given.folder, given.store_url) as url:
-            measured["uvicorn, again"] = _load(url, given.bodies, seconds)
-    # the better of before and after: a neighbour's load on this machine must not flatter Serve
-    base = max(measured[name]["32"]["per_s"] for name in ("uvicorn x 2", "uvicorn, again"))
+            measured["uvicorn, again"] = _load(url, given.bodies, seconds, tries=_TRIES)
+    # its best at any number of clients, before or after: neither bad luck nor a neighbour's load must flatter Serve
+    base = max(m["per_s"] for name in ("uvicorn x 2", "uvicorn, again") for m in measured[name].values())
     checks: list[dict[str, object]] = []
     for name in ("fused", "staged", "cached"):
         found = measured[f"Serve, {name}"]
@@ -103,11 +104,13 @@ def _await(url: str) -> None:
     raise typer.Exit(1)
 
 
-def _load(url: str, bodies: Path, seconds: float, warmup_s: float = 2.0) -> dict[str, dict[str, float]]:
+def _load(url: str, bodies: Path, seconds: float, warmup_s: float = 2.0, tries: int = 1) -> dict[str, dict[str, float]]:
+    """Measure each number of clients; of several tries with connections of their own, the fastest counts."""
     found = {}
     _client(url, bodies, 8, warmup_s)
     for clients in CLIENTS:
-        found[str(clients)] = _client(url, bodies, clients, seconds)
+        each = [_client(url, bodies, clients, seconds) for _ in range(tries if clients > 1 else 1)]
+        found[str(clients)] = max(each, key=lambda m: m["per_s"])
     return found
 
 
