@@ -39,6 +39,7 @@ def serve_environment() -> dict[str, str]:
         "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
         "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # three that fail replace HAProxy; by default that takes 30 s
         "RAY_SERVE_REQUEST_LATENCY_BUCKETS_MS": "0.5,1,2,3,5,8,12,20,35,50,100,250,1000",
         "RAY_worker_niceness": "0",
         "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
