@@ -25,6 +25,12 @@ def sleep(ms: float) -> None:
     time.sleep(ms / 1e3)
 
 
+def number(item_id: str) -> int:
+    """The number of an item; 0 for one that there is not."""
+    digits = item_id.removeprefix("item-")
+    return int(digits) if digits.isdigit() else 0
+
+
 class FakeLoader:
     """``root`` is ``fake:`` and milliseconds of work per row in recall, rank, rerank, e.g. ``fake:0.3,1.3,0.5``."""
 
@@ -57,7 +63,7 @@ class BrokenLoader(FakeLoader):
 
 
 class FakeRecall:
-    """Finds items by the hash of nothing: the first 300, rotated by the length of the user's id."""
+    """Finds the first 300 items, rotated by the length of the user's id and by the session."""
 
     names = tuple(f"source-{i}" for i in range(SOURCES))
 
@@ -70,7 +76,8 @@ class FakeRecall:
 
     def _one(self, request: Request) -> Candidates:
         n = 0 if request.similar_to and request.similar_to != KNOWN_ITEM else 300
-        idx = ((np.arange(n) + len(request.user_id)) % ITEMS).astype(np.int32)
+        start = len(request.user_id) + sum(number(item) for item in request.session)
+        idx = ((np.arange(n) + start) % ITEMS).astype(np.int32)
         ranks = np.full((n, SOURCES), -1, np.int16)
         ranks[:, 0] = np.arange(n)
         scores = np.linspace(1, 0, n, dtype=np.float32)
@@ -79,7 +86,7 @@ class FakeRecall:
 
 
 class FakeRank:
-    """Likes high numbers."""
+    """Likes high numbers, counted from where the user's first feature says."""
 
     n_sources = SOURCES
 
@@ -88,7 +95,9 @@ class FakeRank:
 
     def score(self, requests: Sequence[Request], candidates: Sequence[Candidates]) -> list[NDArray[np.float32]]:
         self._work(self._ms * len(requests))
-        return [found.item_idx.astype(np.float32) for found in candidates]
+        starts = [int(request.user.features[0]) if request.user.as_of else 0 for request in requests]
+        found = zip(candidates, starts, strict=True)
+        return [((each.item_idx - start) % ITEMS + start).astype(np.float32) for each, start in found]
 
 
 class FakeRerank:
@@ -105,8 +114,8 @@ class FakeRerank:
 
 
 def _slate(request: Request, found: Candidates, scores: NDArray[np.float32]) -> Slate:
-    excluded = {int(item.removeprefix("item-")) for item in request.exclude}
-    order = [at for at in np.argsort(-scores, kind="stable") if int(found.item_idx[at]) not in excluded][: request.k]
+    excluded = {*request.exclude, *request.session}
+    order = [at for at in np.argsort(-scores, kind="stable") if f"item-{found.item_idx[at]}" not in excluded][: request.k]
     items = found.item_idx[order]
     degraded = () if request.user.as_of or request.similar_to else ("unknown_user",)
     if request.similar_to and len(found) == 0:
