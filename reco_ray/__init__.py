@@ -5,4 +5,4 @@ Raw events come in, slates of items go out over HTTP; the rooms are the way betw
 
 __all__ = ["__version__"]
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
