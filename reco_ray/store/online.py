@@ -11,6 +11,8 @@ from types import TracebackType
 
 import redis
 import redis.asyncio
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 from reco_ray.errors import NotReadyError
 from reco_ray.hashing import user_digest
@@ -59,7 +61,10 @@ class OnlineStore:
     def __init__(self, url: str, namespace: str, ttl_s: int = 30 * 86400, timeout_s: float = 1.0) -> None:
         self._namespace, self._ttl_s = namespace, ttl_s
         self.blocking_calls = redis.Redis.from_url(url, socket_timeout=max(timeout_s, 5.0))
-        self.calls = redis.asyncio.Redis.from_url(url, socket_timeout=timeout_s, max_connections=64)
+        # once more at once where a pooled connection turns out to be dead, as all are after a restart of the store: without it
+        # each of them costs a read, hours later maybe. What is late is not asked twice.
+        again = Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,))
+        self.calls = redis.asyncio.Redis.from_url(url, socket_timeout=timeout_s, max_connections=64, retry=again)
         self.keys = KeyStore(self.blocking_calls, self.calls, self.key("api_keys"))
 
     def __enter__(self) -> "OnlineStore":

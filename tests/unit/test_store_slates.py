@@ -349,3 +349,13 @@ def test_the_command_purges_a_user_or_a_release(world: World) -> None:
     assert "purged: 1 found" in command("--release", "r1").output
     for wrong in ((), ("--user", "u", "--release", "r1")):
         assert isinstance(command(*wrong).exception, ConfigError)
+
+
+def test_connections_that_the_store_has_dropped_cost_no_read(world: World) -> None:
+    async def story(slates: SlateStore) -> None:
+        store = slates._store
+        for _ in range(3):  # as after a restart of the store: none of the pooled connections lives
+            await asyncio.gather(*(read(slates, "u", "v1", "f") for _ in range(8)))
+            await asyncio.to_thread(store.blocking_calls.client_kill_filter, _type="normal", skipme=True)
+
+    world.run(story)
