@@ -180,13 +180,18 @@ class Load:
 
     Args:
         ms: budget of each request.
+
+    Attributes:
+        answers: by status, rung and marks; 0 where there was none.
+        broken: connections kept open that ended without an answer; the request is sent once more, as HTTP clients do.
     """
 
     def __init__(self, world: World, ms: int) -> None:
         self._world, self._ms = world, ms
         self._stops: list[threading.Event] = []
         self._threads: list[threading.Thread] = []
-        self.answers: Counter[tuple[int, str, str]] = Counter()  # status, rung, marks
+        self.answers: Counter[tuple[int, str, str]] = Counter()
+        self.broken = 0
         self.full_in_a_row = 0
 
     def __enter__(self) -> "Load":
@@ -217,8 +222,13 @@ class Load:
         with httpx.Client(timeout=30, headers={**self._world.headers, "x-request-timeout-ms": str(self._ms)}) as client:
             while not stop.is_set():
                 user += 1
+                body = {"user_id": f"user-{user % USERS}", "k": 5}
                 try:
-                    response = client.post(self._world.url + PATH, json={"user_id": f"user-{user % USERS}", "k": 5})
+                    try:
+                        response = client.post(self._world.url + PATH, json=body)
+                    except httpx.RemoteProtocolError:
+                        self.broken += 1
+                        response = client.post(self._world.url + PATH, json=body)
                     answer = response.json()
                     outcome = response.status_code, answer.get("rung", ""), " ".join(answer.get("degraded", ()))
                 except (httpx.HTTPError, ValueError) as exc:
