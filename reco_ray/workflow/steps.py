@@ -10,6 +10,7 @@ from pathlib import Path
 
 import polars as pl
 
+from reco_ray import __version__
 from reco_ray.config import PipelineConfig, RankKind, SourceKind, SourceName
 from reco_ray.evaluation.splits import assign_parts, choose_split
 from reco_ray.features import SNAPSHOTS, Catalogue, transform, user_view_version
@@ -238,7 +239,9 @@ def _publish_release(work: Work) -> Mapping[str, object]:
     bundle.mkdir()
     _assemble(work, "live", bundle)
     settings = repr((config.recall, config.rank, config.rerank, config.features))
-    release_id = digest("release", settings, *(f"{n}={o.content}" for n, o in sorted(work.inputs.items()) if n != "evaluate"))
+    release_id = digest(
+        "release", __version__, settings, *(f"{n}={o.content}" for n, o in sorted(work.inputs.items()) if n != "evaluate")
+    )
     facts = {
         "inputs": {name: output.content for name, output in work.inputs.items()},
         "features_key": features.key,
