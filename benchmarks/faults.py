@@ -6,7 +6,7 @@ Replicas load it by import path (`LOADER`), as they load `ReleaseLoader`. Withou
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +31,14 @@ class Switch:
     Each process looks at its time of change at most every 50 ms, so that a fault which is off costs nothing.
     """
 
-    def __init__(self, root: str) -> None:
-        self._path = Path(root) / "faults.json"
+    def __init__(self, root: str, clock: Callable[[], float] = time.time) -> None:
+        self._path, self._clock = Path(root) / "faults.json", clock
         self._looked, self._changed = -1e9, 0
         self._fault: dict[str, Any] = {}
 
     def write(self, target: str, seconds: float, *, sleep_s: float = 0.0) -> None:
         """Let a stage or source sleep before each batch, or fail where ``sleep_s`` is 0, for ``seconds`` from now."""
-        fault = {"target": target, "until": time.time() + seconds, "sleep_s": sleep_s}
+        fault = {"target": target, "until": self._clock() + seconds, "sleep_s": sleep_s}
         half = self._path.with_suffix(".half")
         half.write_text(json.dumps(fault))
         os.replace(half, self._path)
@@ -48,10 +48,10 @@ class Switch:
 
         Raises: RuntimeError: the target fails.
         """
-        if (now := time.monotonic()) - self._looked >= _LOOK_S:
+        if (now := self._clock()) - self._looked >= _LOOK_S:
             self._looked = now
             self._look()
-        if self._fault.get("target") != target or time.time() >= self._fault["until"]:
+        if self._fault.get("target") != target or now >= self._fault["until"]:
             return
         if not self._fault["sleep_s"]:
             raise RuntimeError(f"{target} fails on purpose")

@@ -178,12 +178,13 @@ class SlateCache:
         Any answer up to ``fallback_s`` old to the same user, surface and filters for at least as many items will do, of
         whatever release, context, session and exclusions: what this request excludes, and its session, is taken out, and the
         rest is cut to k. What was made for this very key comes first, then the newest that fills k, then the newest. The
-        64 variants of a user that were made last are looked at.
+        64 variants of a user that were made last are looked at; without a user, only what was made for this very key.
         """
         now, hidden = self._clock(), set(key.hidden)
         exact = self._records.get(key.name)
         names = [] if exact is None else [key.name]
-        names += islice(reversed(self._by_user.get(key.user, {})), _MOST_LOOKED_AT)
+        if not key.anonymous:  # visitors without an id are many people, and the session of one is nothing for another
+            names += islice(reversed(self._by_user.get(key.user, {})), _MOST_LOOKED_AT)
         best: FinishedSlate | None = None
         for name in names:
             record = self._records[name]

@@ -11,6 +11,7 @@ from reco_ray.serve.contract import RecommendationsBody
 __all__ = ["SlateKey", "cache_key"]
 
 _SORTED = orjson.OPT_SORT_KEYS
+_ANONYMOUS = user_digest("")
 
 
 class SlateKey(NamedTuple):
@@ -34,6 +35,11 @@ class SlateKey(NamedTuple):
     explain: bool
     hidden: tuple[str, ...]
     excludes: bool
+
+    @property
+    def anonymous(self) -> bool:
+        """Whether the request names nobody."""
+        return self.user == _ANONYMOUS
 
     @property
     def name(self) -> tuple[str, str, str, str]:

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
+from reco_ray.errors import SchemaError
 from reco_ray.serve.breaker import Breaker
 from reco_ray.types import Request, Slate
 
@@ -156,7 +157,8 @@ class Run:
             reason = "late" if isinstance(exc, TimeoutError) else "failed"
             # a late ranker leaves rerank a rest in which the best is late: that must not open rerank's breaker, or the store's
             fair = not self.hasty and left >= _FAIR * self.deadline.budget_s
-            if breaker is not None and (reason == "failed" or fair):
+            # one value that cannot be read is not a store that is down
+            if breaker is not None and not isinstance(exc, SchemaError) and (reason == "failed" or fair):
                 breaker.failed()
             self.observer.failed(self.release, stage, reason, exc)
             self.timings[stage] = (time.perf_counter() - started) * 1e3

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from reco_ray.errors import SchemaError
 from reco_ray.serve.coalesce import Coalescer
 from reco_ray.store import FinishedSlate, OnlineStore, Precomputed, SlateStore
 from reco_ray.types import UserRow
@@ -16,13 +17,19 @@ class StoreReads:
 
     def __init__(self, store: OnlineStore, slates: SlateStore, rows: int = 64) -> None:
         self._store, self._slates = store, slates
-        self._reads: Coalescer[tuple[UserRow, FinishedSlate | None]] = Coalescer(
+        self._reads: Coalescer[tuple[UserRow | SchemaError, FinishedSlate | None]] = Coalescer(
             self._read, max_in_flight=_PIPELINES, max_rows=rows
         )
 
     async def user_and_slate(self, user_id: str, view: str, field: str) -> tuple[UserRow, FinishedSlate | None]:
-        """As `store.SlateStore.users_and_slates`, for one."""
-        return await self._reads(user_id, view, field)
+        """As `store.SlateStore.users_and_slates`, for one.
+
+        Raises: SchemaError: this user's row cannot be read.
+        """
+        row, slate = await self._reads(user_id, view, field)
+        if isinstance(row, SchemaError):
+            raise row
+        return row, slate
 
     async def precomputed(self, user_id: str) -> Precomputed | None:
         """As `store.SlateStore.precomputed`."""
@@ -34,5 +41,5 @@ class StoreReads:
 
     async def _read(
         self, user_ids: Sequence[str], views: Sequence[str], fields: Sequence[str]
-    ) -> list[tuple[UserRow, FinishedSlate | None]]:
+    ) -> list[tuple[UserRow | SchemaError, FinishedSlate | None]]:
         return await self._slates.users_and_slates(user_ids, views, fields)

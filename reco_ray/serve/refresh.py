@@ -4,13 +4,10 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
-from reco_ray.hashing import user_digest
 from reco_ray.serve.cache_key import SlateKey
 from reco_ray.store import FinishedSlate
 
 __all__ = ["Refresher"]
-
-_ANONYMOUS = user_digest("")
 
 
 class Refresher:
@@ -49,7 +46,7 @@ class Refresher:
         No: it is less than full, nobody's, shaped by filters or exclusions, for fewer than ``min_k`` items, or this user's
         precomputed slate is young enough.
         """
-        if slate.degraded or key.user == _ANONYMOUS or key.filtered or key.excludes or key.k < self._min_k:
+        if slate.degraded or key.anonymous or key.filtered or key.excludes or key.k < self._min_k:
             return False
         now, user = self._clock(), int(key.user[:16], 16)
         written = self._written.get(user)

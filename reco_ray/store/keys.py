@@ -4,7 +4,6 @@ A key is ``reco_<key_id>_<secret>`` and is shown once, when it is made. The stor
 salted hashes that passwords need guard against guessing, and 256 random bits cannot be guessed. Times are seconds since 1970.
 """
 
-import contextlib
 import json
 import logging
 import re
@@ -17,7 +16,8 @@ from hashlib import sha256
 import redis
 import redis.asyncio
 
-from reco_ray.errors import ConfigError, NotReadyError
+from reco_ray.errors import ConfigError
+from reco_ray.store.away import answering
 
 __all__ = ["KeyRecord", "KeyStore", "Scope", "new_key", "rotated"]
 
@@ -130,12 +130,12 @@ class KeyStore:
 
     def all(self) -> list[KeyRecord]:
         """Read all keys, oldest first."""
-        with _answering():
+        with answering():
             return sorted(_readable(self._blocking.hgetall(self._key)), key=lambda record: (record.created_ts, record.key_id))
 
     def add(self, record: KeyRecord) -> None:
         """Store a new key; one with the same id is never replaced."""
-        with _answering():
+        with answering():
             if not self._blocking.hsetnx(self._key, record.key_id, _dump(record)):
                 raise ConfigError(f"key {record.key_id}: found a key with this id, expected a new id; try again")
 
@@ -167,7 +167,7 @@ class KeyStore:
             pipe.multi()
             pipe.hset(self._key, key_id, _dump(changed[-1]))
 
-        with _answering():
+        with answering():
             self._blocking.transaction(within, self._key)
         return changed[-1]
 
@@ -195,11 +195,3 @@ def _readable(raw: _Raw) -> Iterator[KeyRecord]:
             log.error("API key %r: found a record that cannot be read, so that it does not work; create another", key_id)
         else:
             yield record
-
-
-@contextlib.contextmanager
-def _answering() -> Iterator[None]:
-    try:
-        yield
-    except (redis.RedisError, OSError) as exc:
-        raise NotReadyError(f"the online store does not answer: {exc}; start it, or check store.url") from exc

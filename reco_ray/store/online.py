@@ -14,8 +14,8 @@ import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from reco_ray.errors import NotReadyError
 from reco_ray.hashing import user_digest
+from reco_ray.store.away import answering
 from reco_ray.store.keys import KeyStore
 from reco_ray.store.packing import pack_user, unpack_user
 from reco_ray.types import EMPTY_USER, UserRow
@@ -114,10 +114,8 @@ class OnlineStore:
 
         Raises: NotReadyError: the store is away.
         """
-        try:
+        with answering():
             return _traffic(self.blocking_calls.get(self.key("traffic")))
-        except (redis.RedisError, OSError) as exc:
-            raise NotReadyError(f"the online store does not answer: {exc}; start it, or check store.url") from exc
 
     def set_traffic(self, weights: Mapping[str, float], user_views: Mapping[str, str]) -> Traffic:
         """Replace the traffic record atomically; the version grows by one.

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from reco_ray.errors import SchemaError
 from reco_ray.hashing import user_digest
+from reco_ray.store.away import answering
 from reco_ray.store.online import OnlineStore
 from reco_ray.store.packing import FinishedSlate, pack_slate, unpack_slate, unpack_user
 from reco_ray.store.precomputed import Precomputed, pack_precomputed, unpack_precomputed
@@ -71,11 +72,12 @@ class SlateStore:
 
     async def users_and_slates(
         self, user_ids: Sequence[str], views: Sequence[str], fields: Sequence[str]
-    ) -> list[tuple[UserRow, FinishedSlate | None]]:
+    ) -> list[tuple[UserRow | SchemaError, FinishedSlate | None]]:
         """Read users' rows and finished answers in one round trip, in order.
 
         Args:
             views: of the row of each. fields: name the answer among the user's, `serve.cache_key.SlateKey.field`; "" for none.
+        Returns: a row that cannot be read is the error that says so: it is one user's, not that of all who were asked for.
         Raises: redis.RedisError: the store is away or slower than its timeout.
         """
         store = self._store
@@ -89,7 +91,7 @@ class SlateStore:
         answers = []
         for field in fields:
             row, slate = next(found), next(found) if field else None
-            answers.append((EMPTY_USER if row is None else unpack_user(row), _readable(unpack_slate, slate)))
+            answers.append((_row(row), _readable(unpack_slate, slate)))
         return answers
 
     async def precomputed(self, user_id: str) -> Precomputed | None:
@@ -150,19 +152,29 @@ class SlateStore:
         return Purges(_id(new[-1]) if new else last_id, tuple(users), tuple(releases))
 
     def purge_user(self, user_id: str) -> int:
-        """Remove a user's slates here, and within about a second from every replica; returns how many keys there were."""
+        """Remove a user's slates here, and within about a second from every replica; returns how many keys there were.
+
+        Raises: NotReadyError: the store is away.
+        """
         user = user_digest(user_id)
         pipe = self._store.blocking_calls.pipeline()
         pipe.set(self._refusal(user), 1, ex=_REFUSAL_S)
         pipe.delete(self._store.key("slates", user), self._store.key("precomputed", user))
         pipe.xadd(self._store.key("purges"), {"user": user}, maxlen=_MAX_PURGES)
-        return int(pipe.execute()[1])
+        with answering():
+            return int(pipe.execute()[1])
 
     def purge_release(self, release_id: str) -> int:
         """Remove a release's slates here, and within about a second from every replica; returns how many there were.
 
         Walks over the keys of all users, 1000 at a time: for people and jobs, not for requests.
+
+        Raises: NotReadyError: the store is away; what was ordered so far holds.
         """
+        with answering():
+            return self._purge_release(release_id)
+
+    def _purge_release(self, release_id: str) -> int:
         calls = self._store.blocking_calls
         pipe = calls.pipeline()
         pipe.set(self._refusal(release_id), 1, ex=_REFUSAL_S)
@@ -197,6 +209,13 @@ class SlateStore:
 
     def _refusal(self, what: str) -> str:
         return self._store.key("purged", what)
+
+
+def _row(raw: bytes | None) -> UserRow | SchemaError:
+    try:
+        return EMPTY_USER if raw is None else unpack_user(raw)
+    except SchemaError as exc:
+        return exc
 
 
 def _readable(unpack: Callable[[bytes], T], raw: object) -> T | None:

@@ -1,7 +1,6 @@
 """The fault injection of the benchmarks: how a fault's effect is counted, and the switch that replicas look at."""
 
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +40,17 @@ def test_a_load_that_ends_degraded_never_recovered() -> None:
 
 
 def test_a_switch_hits_its_target_for_its_time_in_every_process_that_looks(tmp_path: Path) -> None:
-    operator, replica = Switch(str(tmp_path)), Switch(str(tmp_path))
+    now = 1000.0
+
+    def clock() -> float:
+        return now
+
+    operator, replica = Switch(str(tmp_path), clock), Switch(str(tmp_path), clock)
     replica.pass_through("popular")
     operator.write("popular", 0.2)
-    time.sleep(0.06)
+    now += 0.06
     replica.pass_through("ranker")
     with pytest.raises(RuntimeError, match="popular fails on purpose"):
         replica.pass_through("popular")
-    time.sleep(0.2)
+    now += 0.2
     replica.pass_through("popular")

@@ -1,7 +1,10 @@
 """Traces and the request log: what is written, and that writing cannot hurt."""
 
 import json
+import logging
 from pathlib import Path
+
+import pytest
 
 from reco_ray.monitoring.request_log import RequestLog
 from reco_ray.monitoring.tracing import Traces
@@ -52,3 +55,13 @@ def test_the_request_log_is_json_lines_and_says_what_it_dropped(tmp_path: Path) 
     assert lines[0] == {"request_id": "q0", "status": 200}
     assert len(lines) == 20_001
     assert lines[-1] == {"dropped": 3}
+
+
+def test_a_full_disk_drops_and_counts_lines_and_says_so_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    log = RequestLog(Path("/dev/full"))
+    with caplog.at_level(logging.WARNING):
+        for i in range(3):
+            log.add({"request_id": f"q{i}"})
+            log.flush()
+    assert [record.message.split(":")[0] for record in caplog.records] == ["the request log cannot be written"]
+    assert log.dropped == 3

@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 
-from reco_ray.errors import NotReadyError
+from reco_ray.errors import NotReadyError, SchemaError
 from reco_ray.hashing import item_keys
 from reco_ray.serve import wire
 from reco_ray.serve.breaker import Breaker
@@ -248,5 +248,21 @@ def test_a_stage_that_hangs_in_its_thread_leaves_the_loop_alone_and_is_found_by_
             stages.check_health()
         go.set()
         stages.close()
+
+    asyncio.run(check())
+
+
+def test_a_value_that_cannot_be_read_does_not_open_the_stores_breaker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reco_ray.serve.breaker._LASTING_S", 0.0)
+
+    async def read() -> None:
+        raise SchemaError("found 3 bytes")
+
+    async def check() -> None:
+        breaker = Breaker()
+        for _ in range(50):
+            with pytest.raises(StageFailed, match="user failed"):
+                await Run("r", Deadline(1.0), Counted(), {"user": breaker}).within("user", read)
+        assert not breaker.open
 
     asyncio.run(check())

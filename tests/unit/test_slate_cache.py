@@ -464,6 +464,14 @@ def test_one_that_fills_k_is_preferred_to_a_newer_one_that_does_not() -> None:
     assert (items_of(short), short.degraded) == (["e"], ("late", "short_slate"))
 
 
+def test_what_was_made_for_one_visitor_without_an_id_is_nothing_for_another() -> None:
+    clock = Clock()
+    cache = SlateCache(CONFIG, clock=clock)
+    cache.put(key(user_id="", session=("x",)), finished(ABC, clock.now))
+    assert cache.fallback(key(user_id=""), ["late"]) is None
+    assert cache.fallback(key(user_id="", session=("x",)), ["late"]) is not None
+
+
 ids = st.lists(st.sampled_from([f"i{n}" for n in range(8)]), max_size=8, unique=True)
 
 

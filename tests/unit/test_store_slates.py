@@ -17,9 +17,10 @@ from typer.testing import CliRunner
 from reco_ray.cli import app
 from reco_ray.cluster import embedded_store
 from reco_ray.compose import compose_config
-from reco_ray.errors import ConfigError, SchemaError
+from reco_ray.errors import ConfigError, NotReadyError, SchemaError
 from reco_ray.hashing import item_keys, user_digest
 from reco_ray.schema import SLATES
+from reco_ray.serve.reads import StoreReads
 from reco_ray.slate.flow import load_batch
 from reco_ray.store import (
     FinishedSlate,
@@ -359,3 +360,30 @@ def test_connections_that_the_store_has_dropped_cost_no_read(world: World) -> No
             await asyncio.to_thread(store.blocking_calls.client_kill_filter, _type="normal", skipme=True)
 
     world.run(story)
+
+
+def test_a_row_that_cannot_be_read_is_the_error_of_its_own_user_only(world: World) -> None:
+    with world.store() as store:
+        store.write_users([("u", UserRow(as_of=7))], "v")
+        store.blocking_calls.set(store.user_key("damaged", "v"), b"???")
+
+        async def story(slates: SlateStore) -> None:
+            (bad, _), (good, _) = await slates.users_and_slates(["damaged", "u"], ["v", "v"], ["", ""])
+            assert isinstance(bad, SchemaError)
+            assert isinstance(good, UserRow)
+            assert good.as_of == 7
+            reads = StoreReads(store, slates)
+            found = await asyncio.gather(
+                reads.user_and_slate("damaged", "v", ""), reads.user_and_slate("u", "v", ""), return_exceptions=True
+            )
+            assert [type(each) for each in found] == [SchemaError, tuple]
+
+        world.run(story)
+
+
+def test_a_purge_of_a_store_that_is_away_says_so(world: World) -> None:
+    with OnlineStore("redis://127.0.0.1:1", "x") as store:
+        slates = SlateStore(store)
+        for purge in (slates.purge_user, slates.purge_release):
+            with pytest.raises(NotReadyError, match="does not answer"):
+                purge("any")
