@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reco_ray.recall.query import Hits, Query, Source
-from reco_ray.serve.loading import ReleaseLoader
+from reco_ray.serve.path.loading import ReleaseLoader
 from reco_ray.slate import RankStage, RecallStage
 from reco_ray.types import Candidates, Request
 

@@ -11,7 +11,7 @@ from reco_ray.config import CacheConfig
 
 __all__ = ["GatewayArgs", "ReleaseArgs", "Scaling", "Size"]
 
-LOADER = "reco_ray.serve.loading:ReleaseLoader"
+LOADER = "reco_ray.serve.path.loading:ReleaseLoader"
 
 
 class Args(BaseModel):

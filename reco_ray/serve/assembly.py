@@ -10,23 +10,23 @@ from typing import Protocol
 from reco_ray.errors import NotReadyError
 from reco_ray.monitoring.request_log import RequestLog
 from reco_ray.monitoring.tracing import Traces
-from reco_ray.serve.admission import Admission
 from reco_ray.serve.args import GatewayArgs
-from reco_ray.serve.asgi import HttpApp
-from reco_ray.serve.cache import SlateCache
-from reco_ray.serve.cache_key import SlateKey
-from reco_ray.serve.finished import precomputed_of
-from reco_ray.serve.fleet import Connected, Fleet
-from reco_ray.serve.gate import Gate, GateMetrics
-from reco_ray.serve.pipeline import LoggingObserver, Observer
-from reco_ray.serve.purging import PurgeFollower
-from reco_ray.serve.reads import StoreReads
-from reco_ray.serve.refresh import Refresher
+from reco_ray.serve.caching.cache import SlateCache
+from reco_ray.serve.caching.cache_key import SlateKey
+from reco_ray.serve.caching.finished import precomputed_of
+from reco_ray.serve.caching.purging import PurgeFollower
+from reco_ray.serve.caching.refresh import Refresher
+from reco_ray.serve.caching.writeback import Writeback
+from reco_ray.serve.guard.admission import Admission
+from reco_ray.serve.guard.gate import Gate, GateMetrics
+from reco_ray.serve.http.asgi import HttpApp
+from reco_ray.serve.path.fleet import Connected, Fleet
+from reco_ray.serve.path.pipeline import LoggingObserver, Observer
+from reco_ray.serve.path.reads import StoreReads
+from reco_ray.serve.path.service import GatewayService
+from reco_ray.serve.path.stages import Left
+from reco_ray.serve.path.watch import Replicas, ReplicaWatch
 from reco_ray.serve.served import Recorder, ServedMetrics
-from reco_ray.serve.service import GatewayService
-from reco_ray.serve.stages import Left
-from reco_ray.serve.watch import Replicas, ReplicaWatch
-from reco_ray.serve.writeback import Writeback
 from reco_ray.store import FinishedSlate, OnlineStore, SlateStore
 
 __all__ = ["GatewayParts", "Metrics"]

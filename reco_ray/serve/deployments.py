@@ -22,18 +22,18 @@ from reco_ray.errors import ArtifactError
 from reco_ray.monitoring.metrics import GatewayMetrics, RecallMetrics
 from reco_ray.release import read_part
 from reco_ray.rerank import POPULAR
-from reco_ray.serve import wire
 from reco_ray.serve.args import GatewayArgs
-from reco_ray.serve.asgi import HttpApp
 from reco_ray.serve.assembly import Connect, GatewayParts
-from reco_ray.serve.fleet import Connected
-from reco_ray.serve.load import LoadWindow, Queue
-from reco_ray.serve.loading import Loader, find_loader, warm_rank, warm_recall, warm_rerank
-from reco_ray.serve.pipeline import Deadline, LoggingObserver, Run, Stages, run_stages
+from reco_ray.serve.http.asgi import HttpApp
+from reco_ray.serve.path import wire
+from reco_ray.serve.path.fleet import Connected
+from reco_ray.serve.path.load import LoadWindow, Queue
+from reco_ray.serve.path.loading import Loader, find_loader, warm_rank, warm_recall, warm_rerank
+from reco_ray.serve.path.pipeline import Deadline, LoggingObserver, Run, Stages, run_stages
+from reco_ray.serve.path.stages import Blocks, InProcess, Left, Remote
+from reco_ray.serve.path.waking import Waker
+from reco_ray.serve.path.watch import STAGES, Replicas
 from reco_ray.serve.render import application_name
-from reco_ray.serve.stages import Blocks, InProcess, Left, Remote
-from reco_ray.serve.waking import Waker
-from reco_ray.serve.watch import STAGES, Replicas
 from reco_ray.slate import Pipeline, PopularList
 from reco_ray.types import Candidates, Request
 

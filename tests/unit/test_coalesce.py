@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from reco_ray.errors import NotReadyError
-from reco_ray.serve.coalesce import Coalescer
+from reco_ray.serve.path.coalesce import Coalescer
 
 
 class Stage:

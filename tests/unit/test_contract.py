@@ -11,16 +11,16 @@ import pytest
 from pydantic import ValidationError
 
 from reco_ray.config import CacheConfig
-from reco_ray.serve.admission import Admission
-from reco_ray.serve.asgi import HttpApp
-from reco_ray.serve.cache import SlateCache
-from reco_ray.serve.calls import CALLS
-from reco_ray.serve.contract import ReadinessAnswer, RecommendationsBody
-from reco_ray.serve.fleet import Connected, Fleet
-from reco_ray.serve.gate import Gate
-from reco_ray.serve.openapi import schema
-from reco_ray.serve.pipeline import LoggingObserver
-from reco_ray.serve.service import GatewayService
+from reco_ray.serve.caching.cache import SlateCache
+from reco_ray.serve.guard.admission import Admission
+from reco_ray.serve.guard.gate import Gate
+from reco_ray.serve.http.asgi import HttpApp
+from reco_ray.serve.http.calls import CALLS
+from reco_ray.serve.http.contract import ReadinessAnswer, RecommendationsBody
+from reco_ray.serve.http.openapi import schema
+from reco_ray.serve.path.fleet import Connected, Fleet
+from reco_ray.serve.path.pipeline import LoggingObserver
+from reco_ray.serve.path.service import GatewayService
 from reco_ray.store import FinishedSlate, KeyRecord, Precomputed, Scope, Traffic, new_key
 from reco_ray.types import EMPTY_USER, Request, Slate, UserRow
 

@@ -16,10 +16,10 @@ from reco_ray.cli import app
 from reco_ray.cluster import embedded_store
 from reco_ray.compose import compose_config
 from reco_ray.errors import ConfigError, NotReadyError
-from reco_ray.serve.gate import Gate
-from reco_ray.serve.keys import KeyRing
-from reco_ray.serve.limits import RateLimits
-from reco_ray.serve.problems import HttpProblem
+from reco_ray.serve.guard.gate import Gate
+from reco_ray.serve.guard.keys import KeyRing
+from reco_ray.serve.guard.limits import RateLimits
+from reco_ray.serve.http.problems import HttpProblem
 from reco_ray.store import KeyRecord, OnlineStore, Scope, new_key, rotated
 
 NOW = 1_800_000_000.0

@@ -20,18 +20,18 @@ from reco_ray.compose import compose_config
 from reco_ray.config import CacheConfig
 from reco_ray.errors import NotReadyError
 from reco_ray.hashing import item_keys, user_digest
-from reco_ray.serve.admission import Admission
 from reco_ray.serve.args import GatewayArgs
-from reco_ray.serve.asgi import HttpApp
 from reco_ray.serve.assembly import GatewayParts
-from reco_ray.serve.cache import SlateCache
-from reco_ray.serve.cache_key import cache_key
-from reco_ray.serve.contract import RecommendationsBody
-from reco_ray.serve.fleet import Connected, Fleet
-from reco_ray.serve.purging import PurgeFollower
-from reco_ray.serve.refresh import Refresher
+from reco_ray.serve.caching.cache import SlateCache
+from reco_ray.serve.caching.cache_key import cache_key
+from reco_ray.serve.caching.purging import PurgeFollower
+from reco_ray.serve.caching.refresh import Refresher
+from reco_ray.serve.guard.admission import Admission
+from reco_ray.serve.http.asgi import HttpApp
+from reco_ray.serve.http.contract import RecommendationsBody
+from reco_ray.serve.path.fleet import Connected, Fleet
+from reco_ray.serve.path.service import GatewayService
 from reco_ray.serve.served import Served
-from reco_ray.serve.service import GatewayService
 from reco_ray.slate import PopularList
 from reco_ray.store import FinishedSlate, OnlineStore, Precomputed, Purges, SlateStore, Traffic
 from reco_ray.types import EMPTY_USER, Request, Slate, UserRow
@@ -253,7 +253,7 @@ def test_without_its_ranker_the_answer_keeps_recalls_order(trouble: str, reason:
 
 
 def test_a_ranker_that_failed_again_and_again_is_not_asked_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reco_ray.serve.breaker._LASTING_S", 0.0)
+    monkeypatch.setattr("reco_ray.serve.guard.breaker._LASTING_S", 0.0)
 
     async def story() -> None:
         world = await World(caches=False).start()

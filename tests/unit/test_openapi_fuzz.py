@@ -14,7 +14,7 @@ from schemathesis.specs.openapi.checks import (
 )
 from test_contract import World
 
-from reco_ray.serve.gate import Gate
+from reco_ray.serve.guard.gate import Gate
 from reco_ray.store import KeyRecord, Scope
 from reco_ray.store.keys import new_key
 

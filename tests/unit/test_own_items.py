@@ -19,8 +19,8 @@ from reco_ray.recall import load as load_recall
 from reco_ray.recall.merge import line_up
 from reco_ray.recall.stage import Recall
 from reco_ray.rerank import Rerank
-from reco_ray.serve import wire
-from reco_ray.serve.answers import caller_order
+from reco_ray.serve.http.answers import caller_order
+from reco_ray.serve.path import wire
 from reco_ray.slate import Pipeline
 from reco_ray.types import MAX_OWN_ITEMS, Candidates, Request, Slate, UserRow
 

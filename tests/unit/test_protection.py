@@ -2,8 +2,8 @@
 
 import pytest
 
-from reco_ray.serve.admission import Admission
-from reco_ray.serve.breaker import Breaker
+from reco_ray.serve.guard.admission import Admission
+from reco_ray.serve.guard.breaker import Breaker
 
 
 class Clock:

@@ -11,10 +11,10 @@ from ray.serve.autoscaling_policy import _apply_autoscaling_config
 from ray.serve.config import AutoscalingConfig
 
 from reco_ray.serve.autoscaling import Signals, StagePolicy, desired_replicas
-from reco_ray.serve.load import LoadWindow, batches_in_flight
-from reco_ray.serve.stages import Remote
-from reco_ray.serve.waking import Waker
-from reco_ray.serve.watch import Replicas, ReplicaWatch
+from reco_ray.serve.path.load import LoadWindow, batches_in_flight
+from reco_ray.serve.path.stages import Remote
+from reco_ray.serve.path.waking import Waker
+from reco_ray.serve.path.watch import Replicas, ReplicaWatch
 
 CALM = Signals(replicas=2, reporting=2, busy=1.0, rows_per_s=100.0)
 

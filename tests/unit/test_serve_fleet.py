@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from reco_ray.errors import NotReadyError
-from reco_ray.serve.fleet import Fleet, choose
+from reco_ray.serve.path.fleet import Fleet, choose
 from reco_ray.store import Traffic
 
 

@@ -9,10 +9,10 @@ import pytest
 
 from reco_ray.errors import NotReadyError, SchemaError
 from reco_ray.hashing import item_keys
-from reco_ray.serve import wire
-from reco_ray.serve.breaker import Breaker
-from reco_ray.serve.pipeline import Deadline, LoggingObserver, Run, StageFailed, run_stages
-from reco_ray.serve.stages import InProcess, Remote
+from reco_ray.serve.guard.breaker import Breaker
+from reco_ray.serve.path import wire
+from reco_ray.serve.path.pipeline import Deadline, LoggingObserver, Run, StageFailed, run_stages
+from reco_ray.serve.path.stages import InProcess, Remote
 from reco_ray.slate import Pipeline
 from reco_ray.types import EMPTY_USER, Candidates, Request, Slate, UserRow
 
@@ -231,7 +231,7 @@ def test_both_topologies_give_the_same_slates() -> None:
 def test_a_stage_that_hangs_in_its_thread_leaves_the_loop_alone_and_is_found_by_the_health_check(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("reco_ray.serve.stages._HANGS_S", 0.05)
+    monkeypatch.setattr("reco_ray.serve.path.stages._HANGS_S", 0.05)
     toy, go = Toy(), threading.Event()
 
     class Hanging(Toy):
@@ -253,7 +253,7 @@ def test_a_stage_that_hangs_in_its_thread_leaves_the_loop_alone_and_is_found_by_
 
 
 def test_a_value_that_cannot_be_read_does_not_open_the_stores_breaker(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reco_ray.serve.breaker._LASTING_S", 0.0)
+    monkeypatch.setattr("reco_ray.serve.guard.breaker._LASTING_S", 0.0)
 
     async def read() -> None:
         raise SchemaError("found 3 bytes")

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from reco_ray.config import CacheConfig
 from reco_ray.errors import ConfigError
 from reco_ray.hashing import user_digest
-from reco_ray.serve.answers import Answer, finish
-from reco_ray.serve.cache import SlateCache
-from reco_ray.serve.cache_key import SlateKey, cache_key
-from reco_ray.serve.contract import RecommendationsBody
-from reco_ray.serve.finished import precomputed_of
-from reco_ray.serve.refresh import Refresher
-from reco_ray.serve.writeback import Writeback
+from reco_ray.serve.caching.cache import SlateCache
+from reco_ray.serve.caching.cache_key import SlateKey, cache_key
+from reco_ray.serve.caching.finished import precomputed_of
+from reco_ray.serve.caching.refresh import Refresher
+from reco_ray.serve.caching.writeback import Writeback
+from reco_ray.serve.http.answers import Answer, finish
+from reco_ray.serve.http.contract import RecommendationsBody
 from reco_ray.store import FinishedSlate
 from reco_ray.types import Slate
 

@@ -20,7 +20,7 @@ from reco_ray.compose import compose_config
 from reco_ray.errors import ConfigError, NotReadyError, SchemaError
 from reco_ray.hashing import item_keys, user_digest
 from reco_ray.schema import SLATES
-from reco_ray.serve.reads import StoreReads
+from reco_ray.serve.path.reads import StoreReads
 from reco_ray.slate.flow import load_batch
 from reco_ray.store import (
     FinishedSlate,

@@ -4,7 +4,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
-from reco_ray.serve.cache_key import SlateKey
+from reco_ray.serve.caching.cache_key import SlateKey
 from reco_ray.store import FinishedSlate
 
 __all__ = ["Refresher"]

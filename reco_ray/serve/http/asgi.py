@@ -15,10 +15,11 @@ from urllib.parse import parse_qs, unquote
 
 from pydantic import BaseModel, ValidationError
 
-from reco_ray.serve import openapi, problems
-from reco_ray.serve.answers import Answer, server_timing
-from reco_ray.serve.calls import CALLS, Call
-from reco_ray.serve.contract import (
+from reco_ray.serve.guard.gate import Gate
+from reco_ray.serve.http import openapi, problems
+from reco_ray.serve.http.answers import Answer, server_timing
+from reco_ray.serve.http.calls import CALLS, Call
+from reco_ray.serve.http.contract import (
     MAX_BODY_BYTES,
     Health,
     RankBody,
@@ -27,8 +28,7 @@ from reco_ray.serve.contract import (
     ReleasesAnswer,
     SimilarItemsBody,
 )
-from reco_ray.serve.gate import Gate
-from reco_ray.serve.problems import HttpProblem
+from reco_ray.serve.http.problems import HttpProblem
 from reco_ray.serve.served import Served
 
 __all__ = ["HttpApp", "Service"]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from reco_ray.errors import SchemaError
-from reco_ray.serve.coalesce import Coalescer
+from reco_ray.serve.path.coalesce import Coalescer
 from reco_ray.store import FinishedSlate, OnlineStore, Precomputed, SlateStore
 from reco_ray.types import UserRow
 

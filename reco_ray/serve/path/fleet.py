@@ -14,8 +14,8 @@ from typing import Any
 
 from reco_ray.errors import NotReadyError
 from reco_ray.hashing import unit_interval
-from reco_ray.serve.breaker import Breaker
-from reco_ray.serve.pipeline import Stages
+from reco_ray.serve.guard.breaker import Breaker
+from reco_ray.serve.path.pipeline import Stages
 from reco_ray.slate import PopularList
 from reco_ray.store import Traffic
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import orjson
 
-from reco_ray.serve.answers import seal
-from reco_ray.serve.cache_key import SlateKey
+from reco_ray.serve.caching.cache_key import SlateKey
+from reco_ray.serve.http.answers import seal
 from reco_ray.store import FinishedSlate, Precomputed
 
 __all__ = ["fit", "mark", "precomputed_of"]

@@ -19,8 +19,8 @@ from typing import Literal, NamedTuple
 
 from reco_ray.config import CacheConfig
 from reco_ray.errors import NotReadyError
-from reco_ray.serve.cache_key import SlateKey
-from reco_ray.serve.finished import fit, mark
+from reco_ray.serve.caching.cache_key import SlateKey
+from reco_ray.serve.caching.finished import fit, mark
 from reco_ray.store import FinishedSlate
 
 __all__ = ["KEPT_MARKS", "CacheStats", "Found", "SlateCache"]

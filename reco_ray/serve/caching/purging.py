@@ -4,8 +4,8 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from reco_ray.serve.cache import SlateCache
-from reco_ray.serve.refresh import Refresher
+from reco_ray.serve.caching.cache import SlateCache
+from reco_ray.serve.caching.refresh import Refresher
 from reco_ray.store import Purges
 
 __all__ = ["PurgeFollower"]

@@ -5,10 +5,10 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from reco_ray.serve.load import batches_in_flight
-from reco_ray.serve.pipeline import Stages
+from reco_ray.serve.path.load import batches_in_flight
+from reco_ray.serve.path.pipeline import Stages
+from reco_ray.serve.path.stages import Remote
 from reco_ray.serve.render import GATEWAY, application_name
-from reco_ray.serve.stages import Remote
 
 __all__ = ["STAGES", "ReplicaWatch", "Replicas"]
 

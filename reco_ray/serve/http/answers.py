@@ -9,7 +9,7 @@ import numpy as np
 import orjson
 
 from reco_ray.hashing import digest
-from reco_ray.serve.contract import Context, RankBody, RecommendationsBody, SimilarItemsBody
+from reco_ray.serve.http.contract import Context, RankBody, RecommendationsBody, SimilarItemsBody
 from reco_ray.serve.served import Served
 from reco_ray.store import FinishedSlate
 from reco_ray.types import EMPTY_USER, Request, Slate, UserRow

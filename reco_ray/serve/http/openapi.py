@@ -14,9 +14,9 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from reco_ray import __version__
-from reco_ray.serve.calls import CALLS, Call
-from reco_ray.serve.contract import Problem, RecommendationsBody
-from reco_ray.serve.problems import KEY_KINDS, KINDS
+from reco_ray.serve.http.calls import CALLS, Call
+from reco_ray.serve.http.contract import Problem, RecommendationsBody
+from reco_ray.serve.http.problems import KEY_KINDS, KINDS
 
 __all__ = ["document", "page", "schema"]
 

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
 
-from reco_ray.serve import problems
-from reco_ray.serve.limits import RateLimits
+from reco_ray.serve.guard.limits import RateLimits
+from reco_ray.serve.http import problems
 from reco_ray.store import KeyRecord, Scope
 
 __all__ = ["KeyRing"]

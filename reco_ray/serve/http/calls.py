@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from pydantic import BaseModel
 
-from reco_ray.serve.contract import (
+from reco_ray.serve.http.contract import (
     Health,
     RankBody,
     ReadinessAnswer,

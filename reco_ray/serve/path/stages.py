@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reco_ray.errors import NotReadyError
-from reco_ray.serve import wire
-from reco_ray.serve.coalesce import Coalescer
+from reco_ray.serve.path import wire
+from reco_ray.serve.path.coalesce import Coalescer
 from reco_ray.slate import Pipeline
 from reco_ray.types import Candidates, Request, Slate
 

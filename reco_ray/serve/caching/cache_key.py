@@ -6,7 +6,7 @@ from typing import NamedTuple
 import orjson
 
 from reco_ray.hashing import user_digest
-from reco_ray.serve.contract import RecommendationsBody
+from reco_ray.serve.http.contract import RecommendationsBody
 
 __all__ = ["SlateKey", "cache_key"]
 

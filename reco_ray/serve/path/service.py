@@ -7,13 +7,13 @@ import time
 from typing import Protocol
 
 from reco_ray.errors import NotReadyError
-from reco_ray.serve import problems
-from reco_ray.serve.admission import Admission
-from reco_ray.serve.answers import Answer, caller_order, finish, rank_request, recommend_request, similar_request
-from reco_ray.serve.breaker import Breaker
-from reco_ray.serve.cache import SlateCache
-from reco_ray.serve.cache_key import SlateKey, cache_key
-from reco_ray.serve.contract import (
+from reco_ray.serve.caching.cache import SlateCache
+from reco_ray.serve.caching.cache_key import SlateKey, cache_key
+from reco_ray.serve.guard.admission import Admission
+from reco_ray.serve.guard.breaker import Breaker
+from reco_ray.serve.http import problems
+from reco_ray.serve.http.answers import Answer, caller_order, finish, rank_request, recommend_request, similar_request
+from reco_ray.serve.http.contract import (
     RankBody,
     ReadinessAnswer,
     RecommendationsBody,
@@ -21,9 +21,9 @@ from reco_ray.serve.contract import (
     ReleasesAnswer,
     SimilarItemsBody,
 )
-from reco_ray.serve.fleet import Fleet, Route
-from reco_ray.serve.ladder import Ladder, PrecomputedSlates, rung_of
-from reco_ray.serve.pipeline import Deadline, Observer, Run, StageFailed, run_stages
+from reco_ray.serve.path.fleet import Fleet, Route
+from reco_ray.serve.path.ladder import Ladder, PrecomputedSlates, rung_of
+from reco_ray.serve.path.pipeline import Deadline, Observer, Run, StageFailed, run_stages
 from reco_ray.store import FinishedSlate
 from reco_ray.types import EMPTY_USER, Request, UserRow
 

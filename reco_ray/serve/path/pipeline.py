@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from reco_ray.errors import SchemaError
-from reco_ray.serve.breaker import Breaker
+from reco_ray.serve.guard.breaker import Breaker
 from reco_ray.types import Request, Slate
 
 __all__ = ["CUTOFFS", "Deadline", "LoggingObserver", "Observer", "Outcome", "Run", "StageFailed", "Stages", "run_stages"]

@@ -10,10 +10,10 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from reco_ray.serve import problems
-from reco_ray.serve.keys import KeyRing
-from reco_ray.serve.limits import RateLimits
-from reco_ray.serve.problems import HttpProblem
+from reco_ray.serve.guard.keys import KeyRing
+from reco_ray.serve.guard.limits import RateLimits
+from reco_ray.serve.http import problems
+from reco_ray.serve.http.problems import HttpProblem
 from reco_ray.store import KeyRecord, Scope
 
 __all__ = ["Gate", "GateMetrics"]

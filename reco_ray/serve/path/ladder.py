@@ -7,12 +7,12 @@ import time
 from collections.abc import Sequence
 from typing import Protocol
 
-from reco_ray.serve.answers import finish
-from reco_ray.serve.cache import SlateCache
-from reco_ray.serve.cache_key import SlateKey
-from reco_ray.serve.finished import mark
-from reco_ray.serve.fleet import Route
-from reco_ray.serve.pipeline import Run, StageFailed
+from reco_ray.serve.caching.cache import SlateCache
+from reco_ray.serve.caching.cache_key import SlateKey
+from reco_ray.serve.caching.finished import mark
+from reco_ray.serve.http.answers import finish
+from reco_ray.serve.path.fleet import Route
+from reco_ray.serve.path.pipeline import Run, StageFailed
 from reco_ray.store import FinishedSlate, Precomputed
 from reco_ray.types import Request
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import orjson
 from pydantic import ValidationError
 
-from reco_ray.serve.contract import MAX_BODY_BYTES
+from reco_ray.serve.http.contract import MAX_BODY_BYTES
 
 __all__ = [
     "KEY_KINDS",

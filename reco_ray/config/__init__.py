@@ -1,0 +1,47 @@
+"""The schemas of the configuration: one dataclass per group of ``conf/``.
+
+Defaults live here; YAML under ``conf/`` holds only what differs. A field without a default is required. `compose.to_config`
+turns a composed Hydra configuration into these classes once, at the door of a job; from there on they travel as they are.
+The classes check themselves and do nothing else.
+"""
+
+from reco_ray.config.cluster import ClusterConfig, StoreConfig, TrackingConfig
+from reco_ray.config.data import ColumnsConfig, FeaturesConfig, SourceConfig, SourceKind, SplitConfig, SplitKind
+from reco_ray.config.models import (
+    BatchConfig,
+    EvaluationConfig,
+    RankConfig,
+    RankKind,
+    RecallConfig,
+    RerankConfig,
+    SourceName,
+    TwoTowerConfig,
+)
+from reco_ray.config.pipeline import PipelineConfig
+from reco_ray.config.serving import Auth, CacheConfig, DeploymentConfig, ServeConfig, Topology
+
+__all__ = [
+    "Auth",
+    "BatchConfig",
+    "CacheConfig",
+    "ClusterConfig",
+    "ColumnsConfig",
+    "DeploymentConfig",
+    "EvaluationConfig",
+    "FeaturesConfig",
+    "PipelineConfig",
+    "RankConfig",
+    "RankKind",
+    "RecallConfig",
+    "RerankConfig",
+    "ServeConfig",
+    "SourceConfig",
+    "SourceKind",
+    "SourceName",
+    "SplitConfig",
+    "SplitKind",
+    "StoreConfig",
+    "Topology",
+    "TrackingConfig",
+    "TwoTowerConfig",
+]

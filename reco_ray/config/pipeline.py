@@ -1,0 +1,49 @@
+"""The whole configuration of a job."""
+
+from dataclasses import dataclass, field
+
+from reco_ray.config.cluster import ClusterConfig, StoreConfig, TrackingConfig
+from reco_ray.config.data import FeaturesConfig, SourceConfig, SplitConfig
+from reco_ray.config.models import BatchConfig, EvaluationConfig, RankConfig, RecallConfig, RerankConfig
+from reco_ray.config.serving import ServeConfig
+from reco_ray.errors import ConfigError
+
+__all__ = ["PipelineConfig"]
+
+
+@dataclass(kw_only=True)
+class PipelineConfig:
+    """Everything a job may need; each job reads its groups and those of the steps before it.
+
+    Attributes:
+        root: the one URI under which all data lie: a folder, ``s3://`` or ``gs://``.
+        seed: of every random choice.
+        release: id of the release to deploy or score with; empty means the newest one published.
+        only: ``run_pipeline`` stops after this step; empty runs all of them.
+    """
+
+    root: str = "~/.reco_ray"
+    seed: int = 7
+    release: str = ""
+    only: str = ""
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    store: StoreConfig = field(default_factory=StoreConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    source: SourceConfig = field(default_factory=SourceConfig)
+    split: SplitConfig = field(default_factory=SplitConfig)
+    features: FeaturesConfig = field(default_factory=FeaturesConfig)
+    recall: RecallConfig = field(default_factory=RecallConfig)
+    rank: RankConfig = field(default_factory=RankConfig)
+    rerank: RerankConfig = field(default_factory=RerankConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    serve: ServeConfig = field(default_factory=ServeConfig)
+    batch: BatchConfig = field(default_factory=BatchConfig)
+
+    def __post_init__(self) -> None:
+        if not self.root:
+            raise ConfigError("root: found nothing, expected a URI that every node reaches; give root=s3://bucket/reco")
+        if "://" in self.root and not (self.store.url and self.tracking.uri):
+            raise ConfigError(
+                f"root={self.root} is remote: found store.url={self.store.url!r} and tracking.uri={self.tracking.uri!r}, "
+                "expected both, as nothing beside a job outlives it; give store.url=redis://HOST:PORT tracking.uri=URI"
+            )
