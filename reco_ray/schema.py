@@ -7,13 +7,13 @@ import pyarrow as pa
 
 from reco_ray.errors import SchemaError
 
-__all__ = ["EVENTS", "EVENT_TYPES", "ITEMS", "LABELS", "SLATES", "TS", "USERS", "check"]
+__all__ = ["EVENTS", "EVENT_TYPES", "EXPOSURES", "FEEDBACK", "ITEMS", "LABELS", "SLATES", "TS", "USERS", "check"]
 
 TS = pa.timestamp("us", tz="UTC")
 
 EVENT_TYPES = ("impression", "click", "view", "add_to_cart", "purchase", "refund", "rating", "like", "dismiss")
 
-_CONTEXT = pa.struct([("device", pa.string()), ("locale", pa.string()), ("surface", pa.string())])
+_CONTEXT = pa.struct([("device", pa.string()), ("locale", pa.string()), ("surface", pa.string()), ("location", pa.string())])
 
 EVENTS = pa.schema(
     [
@@ -26,12 +26,79 @@ EVENTS = pa.schema(
         pa.field("item_id", pa.string(), nullable=False),
         pa.field("ts", TS, nullable=False),
         pa.field("value", pa.float32()),
+        pa.field("order_id", pa.string()),
+        pa.field("quantity", pa.int32()),
+        pa.field("price", pa.float64()),  # of one unit
+        pa.field("currency", pa.string()),  # ISO 4217
+        pa.field("dwell_ms", pa.int64()),
         pa.field("session_id", pa.string()),
         pa.field("request_id", pa.string()),
         pa.field("position", pa.int32()),
         pa.field("context", _CONTEXT),
         pa.field("consent", pa.bool_(), nullable=False),
         pa.field("extra", pa.string()),
+        pa.field("date", pa.string(), nullable=False),
+        pa.field("user_bucket", pa.int32(), nullable=False),
+    ]
+)
+
+# One decision of the gateway; slots are parallel lists, the first place first. Immutable: outcomes are FEEDBACK.
+EXPOSURES = pa.schema(
+    [
+        pa.field("request_id", pa.string(), nullable=False),
+        pa.field("received_ts", TS, nullable=False),
+        pa.field("bus_position", pa.string()),
+        pa.field("call", pa.string(), nullable=False),
+        pa.field("user_id", pa.string(), nullable=False),  # empty for anonymous requests and without consent
+        pa.field("ts", TS, nullable=False),
+        pa.field("surface", pa.string()),
+        pa.field("context", _CONTEXT),
+        pa.field("consent", pa.bool_(), nullable=False),
+        pa.field("release", pa.string(), nullable=False),
+        pa.field("variant", pa.string(), nullable=False),
+        pa.field("experiment", pa.string()),
+        pa.field("rung", pa.string(), nullable=False),
+        pa.field("degraded", pa.list_(pa.string()), nullable=False),
+        pa.field("draw_id", pa.string(), nullable=False),  # the request that the slate was made for; a cached slate keeps it
+        pa.field("age_s", pa.float32(), nullable=False),
+        pa.field("item_ids", pa.list_(pa.string()), nullable=False),
+        pa.field("scores", pa.list_(pa.float32()), nullable=False),
+        pa.field("propensities", pa.list_(pa.float32()), nullable=False),  # null where the rung was deterministic
+        pa.field("sources", pa.list_(pa.list_(pa.string())), nullable=False),
+        pa.field("rules", pa.list_(pa.list_(pa.string())), nullable=False),
+        pa.field("user_view", pa.string()),
+        pa.field("user_row", pa.binary()),  # packed as in the online store, for a share of the decisions
+        pa.field("timings", pa.map_(pa.string(), pa.float32()), nullable=False),  # ms per stage
+        pa.field("date", pa.string(), nullable=False),
+        pa.field("user_bucket", pa.int32(), nullable=False),
+    ]
+)
+
+# One slot of a decision with what followed it.
+FEEDBACK = pa.schema(
+    [
+        pa.field("request_id", pa.string(), nullable=False),
+        pa.field("ts", TS, nullable=False),
+        pa.field("user_id", pa.string(), nullable=False),
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("position", pa.int32(), nullable=False),  # 1 is the first place
+        pa.field("score", pa.float32()),
+        pa.field("propensity", pa.float32()),
+        pa.field("surface", pa.string()),
+        pa.field("release", pa.string(), nullable=False),
+        pa.field("variant", pa.string(), nullable=False),
+        pa.field("experiment", pa.string()),
+        pa.field("rung", pa.string(), nullable=False),
+        pa.field("draw_id", pa.string(), nullable=False),
+        pa.field("impressions", pa.int32(), nullable=False),
+        pa.field("clicks", pa.int32(), nullable=False),
+        pa.field("purchases", pa.int32(), nullable=False),  # orders that hold the item, refunds taken off
+        pa.field("revenue", pa.float64(), nullable=False),
+        pa.field("currency", pa.string()),
+        pa.field("dwell_ms", pa.int64()),
+        pa.field("delay_s", pa.float32()),  # until the strongest event; null where none followed
+        pa.field("grade", pa.float32(), nullable=False),
+        pa.field("consent", pa.bool_(), nullable=False),
         pa.field("date", pa.string(), nullable=False),
         pa.field("user_bucket", pa.int32(), nullable=False),
     ]

@@ -6,7 +6,17 @@ The classes check themselves and do nothing else.
 """
 
 from reco_ray.config.cluster import ClusterConfig, StoreConfig, TrackingConfig
-from reco_ray.config.data import ColumnsConfig, FeaturesConfig, SourceConfig, SourceKind, SplitConfig, SplitKind
+from reco_ray.config.data import (
+    ColumnsConfig,
+    DateUnit,
+    FeaturesConfig,
+    LakeConfig,
+    SourceConfig,
+    SourceKind,
+    SplitConfig,
+    SplitKind,
+)
+from reco_ray.config.events import BusConfig, BusKind, EventsConfig, ExposuresConfig, FeedbackConfig, PrivacyConfig
 from reco_ray.config.models import (
     BatchConfig,
     EvaluationConfig,
@@ -23,13 +33,21 @@ from reco_ray.config.serving import Auth, CacheConfig, DeploymentConfig, ServeCo
 __all__ = [
     "Auth",
     "BatchConfig",
+    "BusConfig",
+    "BusKind",
     "CacheConfig",
     "ClusterConfig",
     "ColumnsConfig",
+    "DateUnit",
     "DeploymentConfig",
     "EvaluationConfig",
+    "EventsConfig",
+    "ExposuresConfig",
     "FeaturesConfig",
+    "FeedbackConfig",
+    "LakeConfig",
     "PipelineConfig",
+    "PrivacyConfig",
     "RankConfig",
     "RankKind",
     "RecallConfig",

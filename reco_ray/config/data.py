@@ -6,7 +6,16 @@ from enum import Enum
 from reco_ray.config.checks import between
 from reco_ray.errors import ConfigError
 
-__all__ = ["ColumnsConfig", "FeaturesConfig", "SourceConfig", "SourceKind", "SplitConfig", "SplitKind"]
+__all__ = [
+    "ColumnsConfig",
+    "DateUnit",
+    "FeaturesConfig",
+    "LakeConfig",
+    "SourceConfig",
+    "SourceKind",
+    "SplitConfig",
+    "SplitKind",
+]
 
 
 class SourceKind(Enum):
@@ -67,6 +76,20 @@ class SourceConfig:
             raise ConfigError("source.events: found nothing, expected a CSV, Parquet or JSONL file; give source.events=PATH")
         if self.ts_unit not in ("s", "ms", "us"):
             raise ConfigError(f"source.ts_unit: found {self.ts_unit!r}, expected 's', 'ms' or 'us'")
+
+
+class DateUnit(Enum):
+    """The partitions of the lake's tables of events."""
+
+    day = "day"
+    month = "month"
+
+
+@dataclass(kw_only=True)
+class LakeConfig:
+    """The lake's tables. ``date_unit`` is fixed for the life of a root; months suit few events over many years."""
+
+    date_unit: DateUnit = DateUnit.day
 
 
 @dataclass(kw_only=True)

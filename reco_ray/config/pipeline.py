@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 
 from reco_ray.config.cluster import ClusterConfig, StoreConfig, TrackingConfig
-from reco_ray.config.data import FeaturesConfig, SourceConfig, SplitConfig
+from reco_ray.config.data import FeaturesConfig, LakeConfig, SourceConfig, SplitConfig
+from reco_ray.config.events import EventsConfig, ExposuresConfig, FeedbackConfig, PrivacyConfig
 from reco_ray.config.models import BatchConfig, EvaluationConfig, RankConfig, RecallConfig, RerankConfig
 from reco_ray.config.serving import ServeConfig
 from reco_ray.errors import ConfigError
@@ -30,6 +31,7 @@ class PipelineConfig:
     store: StoreConfig = field(default_factory=StoreConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     source: SourceConfig = field(default_factory=SourceConfig)
+    lake: LakeConfig = field(default_factory=LakeConfig)
     split: SplitConfig = field(default_factory=SplitConfig)
     features: FeaturesConfig = field(default_factory=FeaturesConfig)
     recall: RecallConfig = field(default_factory=RecallConfig)
@@ -38,6 +40,10 @@ class PipelineConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     serve: ServeConfig = field(default_factory=ServeConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
+    events: EventsConfig = field(default_factory=EventsConfig)
+    exposures: ExposuresConfig = field(default_factory=ExposuresConfig)
+    feedback: FeedbackConfig = field(default_factory=FeedbackConfig)
+    privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
 
     def __post_init__(self) -> None:
         if not self.root:
