@@ -6,13 +6,14 @@ kept in ``extra``, without personal data. Context is an allow-list: what is not 
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from reco_ray.events.encoding import encode
 from reco_ray.events.personal import coarse_location, is_personal, maybe_personal, redact
@@ -23,7 +24,11 @@ __all__ = ["MAX_EVENTS", "Admitted", "Limits", "Refused", "admit", "batch_schema
 MAX_EVENTS = 1_000
 _MAX_EXTRA = 16 * 1024
 _IDS = ("event_id", "user_id", "item_id", "session_id", "order_id", "request_id")
-_OLDEST_US = -62_135_596_800_000_000  # the year 1
+_MAX_DEPTH = 200
+_JSON = orjson.OPT_NON_STR_KEYS | orjson.OPT_SORT_KEYS
+_EPOCH, _MICROSECOND = datetime.fromtimestamp(0, UTC), timedelta(microseconds=1)
+_OLDEST_US, _NEWEST_US = -62_135_596_800_000_000, 253_402_300_799_999_999  # the years 1 to 9999
+_LETTERLESS = re.compile(r"\n\d*[^\w\n][^A-Za-z_\n]*(?=\n|\Z)")  # among ids, one to a line: all that can be numbers of people
 _Reason = Literal["malformed", "invalid", "unsupported_version", "future", "personal_data"]
 
 Id = Annotated[str, Field(min_length=1, max_length=256)]
@@ -88,7 +93,7 @@ class EventsBody(BaseModel):
     events: Annotated[list[Event], Field(min_length=1, max_length=MAX_EVENTS)]
 
 
-_EVENT: TypeAdapter[Event] = TypeAdapter(Event)
+_validate = Event.__pydantic_validator__.validate_python
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +105,17 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """An event that the bus may have; ``value`` is its encoding there."""
+    """An event that the bus may have; ``value`` is its encoding there.
+
+    Attributes:
+        dropped: entries of its context that go nowhere: not on the list, or no location.
+    """
 
     event_id: str
     user_id: str
     ts_us: int
     value: bytes
+    dropped: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +123,9 @@ class Refused:
     """An event that is kept as a dead letter.
 
     Attributes:
-        event_id, user_id: None where they cannot be read. A ``user_id`` that is itself personal data is None too.
+        event_id, user_id: None where they cannot be read, or are personal data.
         detail: found, expected, remedy; holds no value of the event.
-        raw: the event's JSON, without personal data where that was the reason.
+        raw: the event's JSON; redacted where an id is personal data, cut off where it is nested deeper than 200 levels.
     """
 
     event_id: str | None
@@ -128,10 +138,13 @@ class Refused:
 def admit(raw: Sequence[object], now_us: int, limits: Limits = Limits()) -> list[Admitted | Refused]:
     """Decide on each event of a batch, in order; one event's fate does not depend on the others.
 
+    An event with several faults is refused for the first of: malformed, personal_data, unsupported_version, invalid, future.
+
     Args:
         raw: parsed JSON. now_us: our clock, microseconds since 1970; what is admitted carries it as ``received_us``.
     """
-    return [_one(each, now_us, limits) for each in raw]
+    latest_us = now_us + int(limits.max_future_s * 1e6)
+    return [_one(each, now_us, latest_us) for each in raw]
 
 
 def event_schema() -> dict[str, Any]:
@@ -148,87 +161,91 @@ def batch_schema() -> dict[str, Any]:
     return EventsBody.model_json_schema()
 
 
-def _one(raw: object, now_us: int, limits: Limits) -> Admitted | Refused:
-    if not isinstance(raw, Mapping):
+def _one(raw: object, now_us: int, latest_us: int) -> Admitted | Refused:
+    if not isinstance(raw, dict):
         return Refused(None, None, "malformed", f"found {type(raw).__name__}, expected an object", _dump(raw))
     version = raw.get("schema_version", OLDEST)
     if isinstance(version, str) and (wrong := unsupported(version)) is not None:
         return _refuse(raw, "unsupported_version", wrong)
     try:
-        event = _EVENT.validate_python(raw)
+        event = _validate(raw)
     except ValidationError as exc:
         return _refuse(raw, "invalid", _wrong(exc))
+    row = event.__dict__  # in the order of the fields, which is that of the columns
+    event_id, user_id = row["event_id"], row["user_id"]
+    ids = f"\n{event_id}\n{user_id}\n{row['item_id']}\n{row['session_id']}\n{row['order_id']}\n{row['request_id']}"
+    if ("@" in ids or "%" in ids or ":" in ids or _LETTERLESS.search(ids)) and _personal_ids(row):
+        return _refuse(raw, "personal_data", "")
     try:
-        ts_us = _microseconds(event.ts)
+        ts_us = row["ts"] = _microseconds(row["ts"])
+        _check_required(row)
+        extra = event.__pydantic_extra__
+        row["extra"] = _extra(extra) if extra else None
     except ValueError as exc:
         return _refuse(raw, "invalid", str(exc))
-    if missing := [name for name in requires(event.type, event.schema_version) if getattr(event, name) is None]:
-        return _refuse(
-            raw, "invalid", f"a {event.type} of version {event.schema_version} lacks {', '.join(missing)}; send them"
-        )
-    if named := [name for name in _IDS if (found := getattr(event, name)) is not None and is_personal(found)]:
-        detail = f"{', '.join(named)}: found an e-mail address, a telephone number or an IP address, expected an id of your own"
-        return _refuse(raw, "personal_data", detail, personal=True)
-    if ts_us > now_us + limits.max_future_s * 1e6:
+    if ts_us > latest_us:
         ahead_s = (ts_us - now_us) / 1e6
-        return _refuse(raw, "future", f"ts: found {ahead_s:.0f} s ahead of our clock, expected at most {limits.max_future_s:g}")
-    extra = event.model_extra
-    text = None
-    if extra:
-        text = _dump(extra).decode()
-        if maybe_personal(text):
-            text = _dump(_cleaned(extra)).decode()
-        if len(text) > _MAX_EXTRA:
-            return _refuse(raw, "invalid", f"unknown fields: found {len(text)} bytes, expected at most {_MAX_EXTRA}; send less")
-    context = event.context
-    row = {
-        "event_id": event.event_id,
-        "schema_version": event.schema_version,
-        "type": event.type,
-        "user_id": event.user_id,
-        "item_id": event.item_id,
-        "ts": ts_us,
-        "value": event.value,
-        "order_id": event.order_id,
-        "quantity": event.quantity,
-        "price": event.price,
-        "currency": event.currency,
-        "dwell_ms": event.dwell_ms,
-        "session_id": event.session_id,
-        "request_id": event.request_id,
-        "position": event.position,
-        "context": None if context is None else _context(context),
-        "consent": event.consent,
-        "extra": text,
-        "received_us": now_us,
-    }
-    return Admitted(event.event_id, event.user_id, ts_us, encode(row))
+        most_s = (latest_us - now_us) / 1e6
+        return _refuse(raw, "future", f"ts: found {ahead_s:.0f} s ahead of our clock, expected at most {most_s:g}")
+    dropped = 0
+    context = row["context"]
+    if context is not None:
+        row["context"] = kept = _context(context)
+        dropped = len(raw["context"]) - len(context.__pydantic_fields_set__)
+        dropped += kept["location"] is None and context.location is not None
+    row["received_us"] = now_us
+    return Admitted(event_id, user_id, ts_us, encode(row), dropped)
 
 
-def _personal_ids(event: Event) -> list[str]:
-    ids = [event.event_id, event.user_id, event.item_id, event.session_id, event.order_id, event.request_id]
-    if not maybe_personal("\n".join([each for each in ids if each is not None])):  # one search instead of six
-        return []
-    return [name for name, each in zip(_IDS, ids, strict=True) if each is not None and is_personal(each)]
+def _personal_ids(fields: Mapping[str, object]) -> list[str]:
+    return [name for name in _IDS if isinstance(found := fields.get(name), str) and is_personal(found)]
+
+
+def _check_required(row: Mapping[str, object]) -> None:
+    event_type, version = str(row["type"]), str(row["schema_version"])
+    if missing := [name for name in requires(event_type, version) if row[name] is None]:
+        raise ValueError(f"a {event_type} of version {version} lacks {', '.join(missing)}; send them")
+
+
+def _extra(fields: Mapping[str, object]) -> str:
+    """Unknown fields as JSON text, without personal data."""
+    try:
+        text = orjson.dumps(fields, default=str, option=_JSON)
+    except TypeError:
+        if _is_deep(fields, _MAX_DEPTH):
+            raise ValueError(f"unknown fields: found more than {_MAX_DEPTH} levels, expected fewer; send less") from None
+        text = _dump(fields)
+    if len(text) > _MAX_EXTRA:
+        raise ValueError(f"unknown fields: found {len(text)} bytes, expected at most {_MAX_EXTRA}; send less")
+    return (_dump(_cleaned(fields)) if maybe_personal(text.decode()) else text).decode()
 
 
 def _context(context: EventContext) -> dict[str, str | None]:
-    location = context.location
+    device, locale, surface, location = context.device, context.locale, context.surface, context.location
+    if maybe_personal(f"{device}\n{locale}\n{surface}"):
+        device, locale, surface = (text and redact(text) for text in (device, locale, surface))
     if location is not None:
-        location = coarse_location(location.model_dump() if isinstance(location, Location) else location)
-    found = {"device": context.device, "locale": context.locale, "surface": context.surface, "location": location}
-    return {name: value and (value if name == "location" else redact(value)) for name, value in found.items()}
+        location = coarse_location(location.__dict__ if isinstance(location, Location) else location)
+    return {"device": device, "locale": locale, "surface": surface, "location": location}
 
 
-def _refuse(raw: Mapping[object, object], reason: _Reason, detail: str, *, personal: bool = False) -> Refused:
-    event_id, user_id = raw.get("event_id"), raw.get("user_id")
-    user = user_id if isinstance(user_id, str) and 1 <= len(user_id) <= 256 and not is_personal(user_id) else None
-    kept = _cleaned(raw) if personal else raw
-    return Refused(_shown(event_id), user, reason, detail, _dump(kept))
+def _refuse(raw: dict[str, object], reason: _Reason, detail: str) -> Refused:
+    if personal := _personal_ids(raw):
+        reason = "personal_data"
+        detail = f"{', '.join(personal)}: found an e-mail address, a telephone number or an IP address, expected an id of yours"
+    event_id = None if "event_id" in personal else _readable(raw.get("event_id"), 128)
+    user_id = None if "user_id" in personal else _readable(raw.get("user_id"), 256)
+    return Refused(event_id, user_id, reason, detail, _dump(raw, cleaned=bool(personal)))
 
 
-def _shown(event_id: object) -> str | None:
-    return event_id if isinstance(event_id, str) and len(event_id) <= 128 and not is_personal(event_id) else None
+def _readable(identifier: object, most: int) -> str | None:
+    if not isinstance(identifier, str) or not 1 <= len(identifier) <= most:
+        return None
+    try:
+        identifier.encode()
+    except UnicodeEncodeError:  # half a surrogate pair
+        return None
+    return identifier
 
 
 def _wrong(exc: ValidationError) -> str:
@@ -240,20 +257,15 @@ def _wrong(exc: ValidationError) -> str:
 def _microseconds(ts: int | str) -> int:
     if isinstance(ts, str):
         try:
-            when = datetime.fromisoformat(ts)
+            when = datetime.fromisoformat(ts.upper())
         except ValueError:
             raise ValueError("ts: found text that is no time, expected RFC 3339, such as 2026-01-31T12:00:00Z") from None
         if when.tzinfo is None:
             raise ValueError("ts: found a time without an offset, expected RFC 3339, such as 2026-01-31T12:00:00Z")
-        return _since_1970(when)
-    if not _OLDEST_US <= ts <= 253_402_300_799_999_999:
+        ts = (when - _EPOCH) // _MICROSECOND
+    if not _OLDEST_US <= ts <= _NEWEST_US:
         raise ValueError("ts: found a number that is no time, expected microseconds since 1970")
     return ts
-
-
-def _since_1970(when: datetime) -> int:
-    since = when.astimezone(UTC) - datetime.fromtimestamp(0, UTC)
-    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
 
 
 def _cleaned(value: Any) -> Any:
@@ -261,7 +273,11 @@ def _cleaned(value: Any) -> Any:
     if isinstance(value, str):
         return redact(value)
     if isinstance(value, Mapping):
-        return {redact(str(name)): _cleaned(each) for name, each in value.items()}
+        found: dict[str, Any] = {}
+        for name, each in value.items():
+            key = redact(str(name))
+            found[key if key not in found else f"{key} {len(found)}"] = _cleaned(each)
+        return found
     if isinstance(value, list | tuple):
         return [_cleaned(each) for each in value]
     if isinstance(value, float) and not math.isfinite(value):
@@ -269,8 +285,23 @@ def _cleaned(value: Any) -> Any:
     return value
 
 
-def _dump(value: object) -> bytes:
+def _dump(value: object, *, cleaned: bool = False) -> bytes:
     try:
-        return orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_SORT_KEYS)
-    except TypeError:  # a number of more than 64 bits, half a surrogate pair
-        return json.dumps(value, default=str).encode()
+        return orjson.dumps(_cleaned(value) if cleaned else value, default=str, option=_JSON)
+    except (TypeError, RecursionError):  # a number of more than 64 bits, half a surrogate pair; too deep
+        value = _pruned(value, _MAX_DEPTH)
+        return json.dumps(_cleaned(value) if cleaned else value, default=str, sort_keys=True).encode()
+
+
+def _is_deep(value: object, levels: int) -> bool:
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    return bool(inner) and (levels == 0 or any(_is_deep(each, levels - 1) for each in inner))
+
+
+def _pruned(value: object, levels: int) -> object:
+    """Cut off what lies deeper than so many levels."""
+    if isinstance(value, Mapping):
+        return {str(name): _pruned(each, levels - 1) for name, each in value.items()} if levels else "cut off"
+    if isinstance(value, list | tuple):
+        return [_pruned(each, levels - 1) for each in value] if levels else "cut off"
+    return value

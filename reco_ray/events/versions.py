@@ -10,7 +10,8 @@ __all__ = ["CURRENT", "OLDEST", "requires", "unsupported"]
 
 OLDEST, CURRENT = "1.0", "1.1"
 _MAJOR = 1
-_FORM = re.compile(r"(0|[1-9]\d{0,3})\.(0|[1-9]\d{0,3})")
+_FORM = re.compile(r"(0|[1-9][0-9]{0,3})\.(0|[1-9][0-9]{0,3})")
+_KNOWN = frozenset((OLDEST, CURRENT))
 
 # Type -> the minor version since which it must have fields that others need not, and these.
 _REQUIRED = {"purchase": (1, ("order_id", "quantity", "price", "currency")), "refund": (1, ("order_id",))}
@@ -18,9 +19,11 @@ _REQUIRED = {"purchase": (1, ("order_id", "quantity", "price", "currency")), "re
 
 def unsupported(version: str) -> str | None:
     """Say why an event of this version is not read, or None."""
+    if version in _KNOWN:
+        return None
     found = _FORM.fullmatch(version)
     if found is None:
-        return f"schema_version: found {version[:20]!r}, expected MAJOR.MINOR, such as {CURRENT!r}"
+        return f"schema_version: found other text, expected MAJOR.MINOR, such as {CURRENT!r}"
     if int(found[1]) != _MAJOR:
         return f"schema_version: found {version!r}, expected {OLDEST} to {_MAJOR}.x; send the fields as they are in {CURRENT}"
     return None
