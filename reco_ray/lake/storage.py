@@ -1,15 +1,32 @@
 """Files under ``root``, wherever that is: a folder, ``s3://`` or ``gs://``, through pyarrow's filesystems."""
 
+import os
 import shutil
 import tempfile
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from pyarrow import fs
 
 from reco_ray.errors import ArtifactError
 
-__all__ = ["exists", "fetch", "is_local", "join", "listing", "publish", "read_bytes", "remove", "write_bytes"]
+__all__ = [
+    "exists",
+    "fetch",
+    "is_local",
+    "join",
+    "listing",
+    "make_durable",
+    "publish",
+    "read_bytes",
+    "read_parquet",
+    "remove",
+    "write_bytes",
+    "write_parquet",
+]
 
 
 def join(root: str, *parts: str) -> str:
@@ -52,6 +69,41 @@ def write_bytes(uri: str, data: bytes) -> None:
     partial = f"{path}.{uuid.uuid4().hex[:8]}.partial"
     Path(partial).write_bytes(data)
     Path(partial).replace(path)
+
+
+def write_parquet(uri: str, table: pa.Table, **options: object) -> int:
+    """Write a Parquet file and make it durable; returns its size in bytes.
+
+    Args:
+        options: of `pyarrow.parquet.write_table`.
+    """
+    system, path = _open(uri)
+    if is_local(uri):  # an object store has no folders
+        system.create_dir(path.rpartition("/")[0], recursive=True)
+    pq.write_table(table, path, filesystem=system, **options)
+    make_durable(uri)
+    return int(system.get_file_info(path).size)
+
+
+def read_parquet(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read a Parquet file, or some of its columns.
+
+    Raises: FileNotFoundError: there is none.
+    """
+    system, path = _open(uri)
+    with system.open_input_file(path) as file:
+        return pq.ParquetFile(file).read(None if columns is None else list(columns))
+
+
+def make_durable(uri: str) -> None:
+    """Return when a file outlives a power cut: on a local disk, once it and its folder are synchronised."""
+    if is_local(uri):
+        for path in (Path(uri), Path(uri).parent):
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
 
 
 def listing(uri: str) -> list[str]:
