@@ -1,6 +1,6 @@
 """The fence: users whose data are being erased or were erased lately, as gateways, sinks and imports ask for it.
 
-One hash, ``{namespace}:fence``: user digest -> ``{"receipt_id", "erased_us", "done"}``, and a version that grows with each change.
+One hash, ``{namespace}:fence``: user digest -> ``{"receipt_id", "erased_us", "done"}``, and a version that grows with changes.
 Who reads under a name says with each read which version it has worked by until then, so that an erasure can wait until nobody
 works by an older one. `store.erasures` writes it.
 """
@@ -83,7 +83,7 @@ class FenceStore:
 
         Raises: redis.RedisError: the store is away or slower than the timeout.
         """
-        return self._take(await self._store.calls.eval(_READ, 3, *self._keys, self._reader, str(self._fence.version)))  # type: ignore[misc]
+        return self._take(await self._store.calls.eval(_READ, 3, *self._keys, self._reader, str(self._fence.version)))
 
     def read(self) -> Fence:
         """Read it.
@@ -103,8 +103,9 @@ class FenceStore:
             now, found = int(calls.time()[0]), calls.hgetall(self._keys[2])
         readers = []
         for name, value in found.items():
-            version, read_s = value.decode().split(" ")
-            readers.append(FenceReader(name.decode(), int(version), max(0.0, now - int(read_s))))
+            version, read_s = str(value, "ascii").split(" ") if isinstance(value, bytes) else value.split(" ")
+            known_as = name.decode() if isinstance(name, bytes) else name
+            readers.append(FenceReader(known_as, int(version), max(0.0, now - int(read_s))))
         return sorted([each for each in readers if each.age_s < 86_400], key=lambda each: each.name)
 
     def _take(self, answer: Any) -> Fence:
