@@ -45,14 +45,19 @@ class TableAppender:
     Args:
         app_id: names the writer for ever; two processes under one name are fenced from each other by `append`.
         unit: of the table's dates.
+
+    Attributes:
+        schema: of the rows that it takes.
+
     Raises: DataError: the table has dates of another unit, or columns of another type.
     """
 
     def __init__(self, root: str, name: str, app_id: str, unit: DateUnit | None = None) -> None:
-        self._name, self._app_id = name, app_id
+        self._app_id = app_id
         self._where = f"table {name!r} under {root}, writer {app_id}"
         self._uri = tables.table_uri(root, name)
         self._table = open_table(root, name, unit)
+        self.schema = SCHEMAS[name]
 
     def position(self) -> int:
         """Last position that the table holds of this writer; -1 when there is none."""
@@ -69,7 +74,7 @@ class TableAppender:
             StaleWriterError: the table holds ``first`` of this writer already: somebody else writes under its name.
             NotReadyError: others committed between at each attempt; nothing was written.
         """
-        rows = check(rows, SCHEMAS[self._name], self._where)
+        rows = check(rows, self.schema, self._where)
         chosen: pa.Table = rows
         actions: list[AddAction | RemoveAction] | None = None
         for attempt in range(_ATTEMPTS):

@@ -9,6 +9,7 @@ import json
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 
 import polars as pl
 import pyarrow as pa
@@ -18,7 +19,7 @@ from deltalake.transaction import AddAction
 
 from reco_ray.lake import storage
 
-__all__ = ["files_of", "read_columns", "write_files"]
+__all__ = ["files_of", "newest_us", "read_columns", "write_files"]
 
 _ORDER = ("user_bucket", "user_id", "ts")
 _STATISTICS = ("ts", "user_bucket")
@@ -58,6 +59,13 @@ def files_of(table: DeltaTable, dates: Sequence[str] | None = None) -> dict[str,
     return found
 
 
+def newest_us(table: DeltaTable) -> int:
+    """Latest ``ts`` of a table by its log, microseconds since 1970; 0 where it has no rows."""
+    actions = pa.table(table.get_add_actions(flatten=True))
+    latest = pl.Series(actions.column("max.ts")).max() if "max.ts" in actions.column_names else None
+    return int(latest.timestamp() * 1e6) if isinstance(latest, datetime) else 0
+
+
 def read_columns(uri: str, path: str, columns: Sequence[str] | None = None) -> pa.Table:
     """Read a file of a table, without its date.
 
@@ -92,4 +100,4 @@ def _statistics(part: pa.Table) -> str:
 
 
 def _plain(value: object) -> object:
-    return value.strftime("%Y-%m-%dT%H:%M:%S.%fZ") if hasattr(value, "strftime") else value
+    return value.strftime("%Y-%m-%dT%H:%M:%S.%fZ") if isinstance(value, datetime) else value
