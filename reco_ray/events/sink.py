@@ -210,9 +210,18 @@ def _dead_letter(record: Record, exc: Exception) -> bytes:
             "detail": type(exc).__name__,
             "received_us": record.ts_ms * 1000,
             "raw_b64": base64.b64encode(record.value).decode(),
-            "user_digest": "",
+            "user_digest": _user(record.value),
         }
     )
+
+
+def _user(value: bytes) -> str | None:
+    """Digest of the record's user, so that an erasure finds the letter; None where none can be read."""
+    try:
+        user_id = orjson.loads(value)["user_id"]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return None
+    return user_digest(user_id) if isinstance(user_id, str) and user_id else None
 
 
 def _microseconds(ts: pa.Scalar) -> int:
