@@ -4,6 +4,7 @@ An admitted event is ready for the bus; a refused one has a reason and the bytes
 kept in ``extra``, without personal data. Context is an allow-list: what is not on it goes nowhere.
 """
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -269,4 +270,7 @@ def _cleaned(value: Any) -> Any:
 
 
 def _dump(value: object) -> bytes:
-    return orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_SORT_KEYS)
+    try:
+        return orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_SORT_KEYS)
+    except TypeError:  # a number of more than 64 bits, half a surrogate pair
+        return json.dumps(value, default=str).encode()
