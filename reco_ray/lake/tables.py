@@ -19,6 +19,7 @@ __all__ = ["content_hash", "exists", "has_partition", "read", "replace", "statis
 _PARTITIONS = {
     "events": ["date"],
     "exposures": ["date"],
+    "dead_letters": ["date"],
     "features_users": ["snapshot"],
     "features_items": ["snapshot"],
     "features_pairs": ["snapshot"],
@@ -28,6 +29,7 @@ _PARTITIONS = {
 _STATISTICS = {
     "events": "ts,user_bucket",
     "exposures": "ts,user_bucket",
+    "dead_letters": "ts,user_bucket",
     "features_users": "as_of",
     "users": "user_bucket",
     "items": "updated_ts",
