@@ -127,4 +127,4 @@ def content_hash(frame: pl.DataFrame, by: Sequence[str]) -> str:
 
 def _configuration(name: str) -> dict[str, str | None]:
     # no min/max of ids in the log: erasure could not remove them from there
-    return {"delta.dataSkippingStatsColumns": _STATISTICS[name]} if name in _STATISTICS else {}
+    return {"delta.dataSkippingStatsColumns": _STATISTICS.get(name, "")}
