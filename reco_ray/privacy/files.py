@@ -1,7 +1,7 @@
 """Users in the other files under ``root``: outputs of steps, batches of slates, reports, tracking.
 
-Parquet files with a column of users are written anew without the rows, and a manifest beside them learns of the new content. All
-other files are searched for the id as bytes: nothing of ours writes one there, so that what is found is for people to look at.
+Parquet files with a column of users are written anew without the rows, and a manifest beside them learns of the new content.
+All other files are searched for the id as bytes: nothing of ours writes one there, so that what is found is for people to look at.
 """
 
 import hashlib
@@ -11,12 +11,13 @@ from collections.abc import Collection, Mapping
 from pathlib import PurePosixPath
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from reco_ray.errors import NotReadyError
 from reco_ray.lake import storage
 from reco_ray.privacy.lake import Found
 from reco_ray.privacy.needles import Needle
-from reco_ray.privacy.rows import USER_COLUMN, count_users, without_users
+from reco_ray.privacy.rows import count_users, without_users
 from reco_ray.release.bundle import MANIFEST
 
 __all__ = ["nobody_at_work", "remove_from_parquet", "search"]
@@ -49,7 +50,9 @@ def remove_from_parquet(root: str, user_ids: Collection[str]) -> Found:
         except (pa.ArrowInvalid, FileNotFoundError):  # not finished, or gone: `search` looks at the bytes
             continue
         if users:
-            storage.write_parquet(where, without_users(where, user_ids), compression="zstd", write_statistics=False)
+            sink = pa.BufferOutputStream()
+            pq.write_table(without_users(where, user_ids), sink, compression="zstd", write_statistics=False)
+            storage.write_bytes(where, sink.getvalue().to_pybytes())
             _note_content(root, path)
             found.update(users)
     return Found(looked_at, found)
