@@ -11,6 +11,7 @@ from reco_ray.config import PipelineConfig, SourceConfig, SourceKind
 from reco_ray.errors import DataError
 from reco_ray.hashing import digest
 from reco_ray.lake import sources, tables
+from reco_ray.lake.appending import append_events
 from reco_ray.schema import ITEMS
 
 __all__ = ["ImportReport", "import_dataset"]
@@ -62,7 +63,7 @@ def import_dataset(config: PipelineConfig) -> ImportReport:
         users.update(batch.column("user_id").unique().to_pylist())
         met.update(batch.column("item_id").unique().to_pylist())
         # content decides what is new, and the id of a batch is its content: blocks may come in another order next time
-        new += tables.append_events(root, batch, f"{writer}:{_batch_digest(batch)}", 0)
+        new += append_events(root, batch, f"{writer}:{_batch_digest(batch)}", 0)
         log.info("%s: %d events read, %d new", where, read, new)
     if not read:
         raise DataError(f"{where}: found no rows, expected events; check the file")

@@ -1,7 +1,7 @@
 """Users in the other files under ``root``: outputs of steps, batches of slates, reports, tracking.
 
 Parquet files with a column of users are written anew without the rows, and a manifest beside them learns of the new content.
-All other files are searched for the id as bytes: nothing of ours writes one there, so that what is found is for people to look at.
+All other files are searched for the id as bytes: nothing of ours writes one there; what is found is for people to look at.
 """
 
 import hashlib
