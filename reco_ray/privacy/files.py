@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Collection, Mapping
+from itertools import chain
 from pathlib import PurePosixPath
 
 import pyarrow as pa
@@ -16,7 +17,7 @@ import pyarrow.parquet as pq
 from reco_ray.errors import NotReadyError
 from reco_ray.lake import storage
 from reco_ray.privacy.lake import Found
-from reco_ray.privacy.needles import Needle
+from reco_ray.privacy.needles import Needle, holders
 from reco_ray.privacy.rows import count_users, without_users
 from reco_ray.release.bundle import MANIFEST
 
@@ -63,9 +64,8 @@ def search(root: str, needles: Mapping[str, Needle]) -> tuple[int, dict[str, lis
     found: dict[str, list[str]] = {}
     paths = _files(root)
     for path in paths:
-        for user_id, needle in needles.items():
-            if needle.within(path.encode()) or needle.within_any(storage.read_parts(storage.join(root, path))):
-                found.setdefault(user_id, []).append(path)
+        for user_id in holders(chain((path.encode(), b"\n"), storage.read_parts(storage.join(root, path))), needles):
+            found.setdefault(user_id, []).append(path)
     return len(paths), found
 
 

@@ -9,6 +9,7 @@ Instead of a vacuum, which also removes the files that a writer has not committe
 is read, and goes when it holds the users. Writers behind the fence write no such file any more, so that none of theirs is lost.
 """
 
+import contextlib
 import json
 import logging
 import time
@@ -28,10 +29,10 @@ from deltalake.transaction import AddAction, RemoveAction
 
 from reco_ray.errors import NotReadyError
 from reco_ray.lake import storage
-from reco_ray.privacy.needles import Needle
+from reco_ray.privacy.needles import Needle, holders
 from reco_ray.privacy.rows import USER_COLUMN, count_users, without_users
 
-__all__ = ["Found", "clean_log", "remove_old_files", "remove_rows", "tables_of_users"]
+__all__ = ["Found", "clean_log", "count_rows", "remove_old_files", "remove_rows", "tables_of_users"]
 
 log = logging.getLogger(__name__)
 
@@ -132,7 +133,7 @@ def clean_log(uri: str, needles: Mapping[str, Needle]) -> Found:
     found: Counter[str] = Counter()
     last = -1
     for name in names:
-        theirs = [user_id for user_id, needle in needles.items() if _holds(storage.join(folder, name), needle)]
+        theirs = holders(_parts(storage.join(folder, name)), needles)
         found.update(theirs)
         last = max(last, _version(name)) if theirs else last
     if last >= 0:
@@ -212,14 +213,14 @@ def _version(name: str) -> int:
     return int(number) if number.isdigit() else -1
 
 
-def _holds(uri: str, needle: Needle) -> bool:
+def _parts(uri: str) -> Iterator[bytes]:
+    """What a file of the log says: commits as they are, checkpoints as JSON."""
     if not uri.endswith(".parquet"):
-        return needle.within_any(storage.read_parts(uri))
-    try:
-        batches = storage.read_parquet(uri).to_batches(max_chunksize=10_000)
-    except FileNotFoundError:
-        return False
-    return needle.within_any(json.dumps(batch.to_pylist(), default=str).encode() for batch in batches)
+        yield from storage.read_parts(uri)
+        return
+    with contextlib.suppress(FileNotFoundError):
+        for batch in storage.read_parquet(uri).to_batches(max_chunksize=10_000):
+            yield json.dumps(batch.to_pylist(), default=str).encode()
 
 
 def _busy(uri: str) -> NotReadyError:

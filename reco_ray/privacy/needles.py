@@ -3,10 +3,10 @@
 import base64
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from urllib.parse import quote
 
-__all__ = ["Needle"]
+__all__ = ["Needle", "holders"]
 
 _SHORT = 6
 _WORD = rb"[0-9A-Za-z_\-]"
@@ -42,16 +42,6 @@ class Needle:
             return False
         return any(self._pattern.search(text) for token in _BASE64.findall(data) for text in self._decoded(token))
 
-    def within_any(self, parts: Iterable[bytes]) -> bool:
-        """Whether the id stands in bytes that come in parts, also across two of them."""
-        tail = b""
-        for part in parts:
-            data = tail + part
-            if self.within(data):
-                return True
-            tail = data[-self.reach :]
-        return False
-
     def _decoded(self, token: bytes) -> Iterable[bytes]:
         """What a token of base64 stands for, wherever in it the first group of four begins."""
         if any(core in token for core in self._cores):
@@ -59,6 +49,18 @@ class Needle:
             for start in range(4):
                 rest = letters[start : len(letters) - ((len(letters) - start) % 4 == 1)]
                 yield base64.b64decode(rest + b"=" * (-len(rest) % 4))
+
+
+def holders(parts: Iterable[bytes], needles: Mapping[str, Needle]) -> set[str]:
+    """The users whose ids stand in bytes that come in parts, also across two of them."""
+    found: set[str] = set()
+    reach = max((needle.reach for needle in needles.values()), default=1)
+    tail = b""
+    for part in parts:
+        data = tail + part
+        found |= {user_id for user_id, needle in needles.items() if user_id not in found and needle.within(data)}
+        tail = data[-reach:]
+    return found
 
 
 def _forms(user_id: str) -> Iterable[bytes]:
