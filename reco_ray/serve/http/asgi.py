@@ -83,6 +83,7 @@ class HttpApp:
         max_deadline_ms: what that header may ask for at most.
         record: told of each answered request.
         gate: asked before each call that has a scope; None lets everybody pass.
+        behind: whether the event loop has fallen so far behind that calls with a scope are refused unread.
     """
 
     def __init__(
@@ -93,8 +94,9 @@ class HttpApp:
         max_deadline_ms: int,
         record: Callable[[Served], None] | None = None,
         gate: Gate | None = None,
+        behind: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._service, self._record, self._gate = service, record, gate
+        self._service, self._record, self._gate, self._behind = service, record, gate, behind
         self._deadline_ms, self._max_deadline_ms = deadline_ms, max_deadline_ms
         self._exact = {(call.method, call.path): call for call in CALLS if "{" not in call.path}
         self._prefixed = [call for call in CALLS if "{" in call.path]
@@ -124,8 +126,11 @@ class HttpApp:
         try:
             call, tail = self._find(scope)
             name = call.name
-            if self._gate is not None and call.scope is not None:
-                self._gate.admit(headers.get(b"authorization"), call.scope)
+            if call.scope is not None:
+                if self._behind():
+                    raise problems.overloaded()
+                if self._gate is not None:
+                    self._gate.admit(headers.get(b"authorization"), call.scope)
             incoming = _Incoming(scope, headers, request_id, tail, receive, self._budget_s(headers))
             reply = await self._handlers[name](incoming)
         except HttpProblem as exc:
