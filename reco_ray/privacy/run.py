@@ -55,7 +55,7 @@ def bus_of(config: PipelineConfig, store_url: str) -> OpenReader:
     """How to open a partition of the configured bus."""
     from reco_ray.events.open import open_reader
 
-    return partial(open_reader, config, store_url)
+    return partial(open_reader, config.events, config.store.namespace, store_url)
 
 
 def _person(
