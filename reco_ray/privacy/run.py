@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from reco_ray.config import PipelineConfig
+from reco_ray.events.open import open_reader
 from reco_ray.privacy.erasure import Person, erase
 from reco_ray.privacy.receipts import Receipt, audit, new_receipt
 from reco_ray.privacy.requests import find_receipt, request_erasure
@@ -53,8 +54,6 @@ def erase_users(
 
 def bus_of(config: PipelineConfig, store_url: str) -> OpenReader:
     """How to open a partition of the configured bus."""
-    from reco_ray.events.open import open_reader
-
     return partial(open_reader, config.events, config.store.namespace, store_url)
 
 
