@@ -64,6 +64,14 @@ class GatewayMetrics:
             "reco_serve_cache_total", description="Looks into the slate cache, by result.", tag_keys=("result",)
         )
         self._cache_bytes = Gauge("reco_serve_cache_bytes", description="Memory of the slate cache.")
+        self._exposures = Counter("reco_serve_exposures_total", description="Decisions recorded on the bus.")
+        self._exposures_lost = Counter(
+            "reco_serve_exposures_lost_total", description="Decisions whose record was lost, by reason.", tag_keys=("reason",)
+        )
+        self._exposure_failures = Counter(
+            "reco_serve_exposure_failures_total", description="Times that the bus did not take records of decisions."
+        )
+        self._exposures_waiting = Gauge("reco_serve_exposures_waiting", description="Records of decisions not on the bus yet.")
         self._limit = Gauge("reco_serve_admission_limit", description="Requests that may be at work before more are shed.")
 
     def served(self, call: str, status: int, release: str, variant: str, rung: str, degraded: Sequence[str], ms: float) -> None:
@@ -98,6 +106,16 @@ class GatewayMetrics:
                 self._cache.inc(n, {"result": result})
         self._cache_bytes.set(cache_bytes)
         self._limit.set(limit)
+
+    def exposed(self, sent: int, lost: Mapping[str, int], failures: int, waiting: int) -> None:
+        """Records of decisions since the last call: ``lost`` by reason, ``overflow`` or ``unwritable``."""
+        if sent:
+            self._exposures.inc(sent)
+        if failures:
+            self._exposure_failures.inc(failures)
+        for reason, n in lost.items():
+            self._exposures_lost.inc(n, {"reason": reason})
+        self._exposures_waiting.set(waiting)
 
 
 class RecallMetrics:

@@ -83,6 +83,7 @@ class HttpApp:
         max_deadline_ms: what that header may ask for at most.
         record: told of each answered request.
         gate: asked before each call that has a scope; None lets everybody pass.
+        expose: told of each decision once it is answered.
     """
 
     def __init__(
@@ -93,8 +94,9 @@ class HttpApp:
         max_deadline_ms: int,
         record: Callable[[Served], None] | None = None,
         gate: Gate | None = None,
+        expose: Callable[[str, Answer], None] | None = None,
     ) -> None:
-        self._service, self._record, self._gate = service, record, gate
+        self._service, self._record, self._gate, self._expose = service, record, gate, expose
         self._deadline_ms, self._max_deadline_ms = deadline_ms, max_deadline_ms
         self._exact = {(call.method, call.path): call for call in CALLS if "{" not in call.path}
         self._prefixed = [call for call in CALLS if "{" in call.path]
@@ -138,6 +140,8 @@ class HttpApp:
         start: list[Header] = [(b"content-type", reply.media), (b"content-length", b"%d" % len(reply.body)), *reply.headers]
         await send({"type": "http.response.start", "status": reply.status, "headers": start})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else reply.body})
+        if self._expose is not None and reply.answer is not None and scope["method"] != "HEAD":
+            self._expose(name, reply.answer)
         if self._record is not None:
             served = Served(request_id, name, reply.status, (time.perf_counter() - started) * 1e3)
             if reply.answer is not None:
@@ -179,9 +183,9 @@ class HttpApp:
 
     async def _recommend_user(self, incoming: "_Incoming") -> _Reply:
         query = parse_qs(incoming.scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)
-        fields = {name: values[-1] for name, values in query.items() if name in ("k", "surface")}
+        fields = {name: values[-1] for name, values in query.items() if name in ("k", "surface", "consent")}
         if unknown := sorted(set(query) - set(fields)):
-            errors = tuple((name, "Unknown parameter; expected 'k' or 'surface'") for name in unknown)
+            errors = tuple((name, "Unknown parameter; expected 'k', 'surface' or 'consent'") for name in unknown)
             raise HttpProblem("invalid-request", f"{len(unknown)} parameter(s) cannot be used; see errors", errors)
         body = RecommendationsBody.model_validate({"user_id": incoming.tail, **fields})
         answer = await self._service.recommend(body, incoming.request_id, incoming.budget_s)

@@ -69,7 +69,7 @@ CALLS = (
         "The same for a user by id, with an ETag.",
         answer=RecommendationsAnswer,
         path_field="user_id",
-        query_fields=("k", "surface"),
+        query_fields=("k", "surface", "consent"),
         problems=_SLATE_PROBLEMS,
         scope=Scope.recommend,
     ),
