@@ -8,13 +8,16 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import parse_qs, unquote
 
+import orjson
 from pydantic import BaseModel, ValidationError
 
+from reco_ray.serve.events.backpressure import EventsRefused
+from reco_ray.serve.events.intake import Taken
 from reco_ray.serve.guard.gate import Gate
 from reco_ray.serve.http import openapi, problems
 from reco_ray.serve.http.answers import Answer, server_timing
@@ -28,10 +31,11 @@ from reco_ray.serve.http.contract import (
     ReleasesAnswer,
     SimilarItemsBody,
 )
+from reco_ray.serve.http.event_bodies import parse_events
 from reco_ray.serve.http.problems import HttpProblem
 from reco_ray.serve.served import Served
 
-__all__ = ["HttpApp", "Service"]
+__all__ = ["Events", "HttpApp", "Service"]
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +68,13 @@ class Service(Protocol):
         """Whether requests can be answered."""
 
 
+class Events(Protocol):
+    """What ``POST /v1/events`` needs; `intake.EventIntake` in production."""
+
+    async def take(self, raw: Sequence[object]) -> Taken:
+        """Take a batch of parsed events."""
+
+
 @dataclass(slots=True)
 class _Reply:
     """An answer on its way out."""
@@ -83,6 +94,8 @@ class HttpApp:
         max_deadline_ms: what that header may ask for at most.
         record: told of each answered request.
         gate: asked before each call that has a scope; None lets everybody pass.
+        events: takes events; None where there is no bus.
+        event_schema: JSON Schema of an event.
     """
 
     def __init__(
@@ -93,8 +106,11 @@ class HttpApp:
         max_deadline_ms: int,
         record: Callable[[Served], None] | None = None,
         gate: Gate | None = None,
+        events: Events | None = None,
+        event_schema: bytes = b"{}",
     ) -> None:
         self._service, self._record, self._gate = service, record, gate
+        self._events, self._schema = events, event_schema
         self._deadline_ms, self._max_deadline_ms = deadline_ms, max_deadline_ms
         self._exact = {(call.method, call.path): call for call in CALLS if "{" not in call.path}
         self._prefixed = [call for call in CALLS if "{" in call.path]
@@ -103,6 +119,8 @@ class HttpApp:
             "recommend_user": self._recommend_user,
             "similar_items": self._similar,
             "rank": self._rank,
+            "events": self._take_events,
+            "event_schema": self._event_schema,
             "releases": self._releases,
             "healthz": self._healthz,
             "readyz": self._readyz,
@@ -200,6 +218,17 @@ class HttpApp:
     async def _rank(self, incoming: "_Incoming") -> _Reply:
         body = RankBody.model_validate_json(await incoming.body(), strict=True)
         return _slate(await self._service.rank(body, incoming.request_id, incoming.budget_s))
+
+    async def _take_events(self, incoming: "_Incoming") -> _Reply:
+        if self._events is None:
+            raise problems.not_ready("this gateway has no event bus")
+        try:
+            return _Reply(200, orjson.dumps(await self._events.take(parse_events(await incoming.body()))), [])
+        except EventsRefused as exc:
+            raise problems.events_refused(exc.reason, str(exc), exc.retry_after_s) from exc
+
+    async def _event_schema(self, incoming: "_Incoming") -> _Reply:
+        return _Reply(200, self._schema, [], b"application/schema+json")
 
     async def _releases(self, incoming: "_Incoming") -> _Reply:
         return _model(200, self._service.releases())
