@@ -1,7 +1,6 @@
 """One gateway replica put together: what reads, answers, protects and records, and the tasks that run behind the answers."""
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +18,7 @@ from reco_ray.serve.caching.refresh import Refresher
 from reco_ray.serve.caching.writeback import Writeback
 from reco_ray.serve.guard.admission import Admission
 from reco_ray.serve.guard.gate import Gate, GateMetrics
+from reco_ray.serve.guard.pulse import Pulse
 from reco_ray.serve.http.asgi import HttpApp
 from reco_ray.serve.path.fleet import Connected, Fleet
 from reco_ray.serve.path.pipeline import LoggingObserver, Observer
@@ -33,7 +33,7 @@ __all__ = ["GatewayParts", "Metrics"]
 
 _FIRST_LOAD_TIMEOUT_S = 60.0
 _TOLERATED_WAIT = 0.2  # share of the default deadline that a row may wait for its first stage before requests are shed
-_LAG_INTERVAL_S = 0.05
+_TOLERATED_LAG = 0.5  # share of it that the event loop may be behind before requests are shed unread
 
 Connect = Callable[[str], Awaitable[Connected]]
 
@@ -76,6 +76,7 @@ class GatewayParts:
         self._shares = args.cache.ttl_s > 0
         self._counted = asdict(self._cache.stats)
         self._admission = Admission(args.deadline_ms / 1e3 * _TOLERATED_WAIT, most=args.gateway.max_ongoing_requests)
+        self._pulse = Pulse(self._admission.waited)
         self._fleet = Fleet(store.poll_traffic, connect(self._left))
         self._watch = ReplicaWatch(count, lambda: self._fleet.stages)
         self._purges = PurgeFollower(slates.purges_since, self._cache, self._refresher, self._tell)
@@ -95,12 +96,14 @@ class GatewayParts:
             replica=replica,
             usual_s=args.deadline_ms / 1e3,
         )
+        tolerated_s = args.deadline_ms / 1e3 * _TOLERATED_LAG
         self.http = HttpApp(
             service,
             deadline_ms=args.deadline_ms,
             max_deadline_ms=args.max_deadline_ms,
             record=Recorder(metrics, self._log, traces),
             gate=self._gate,
+            behind=lambda: self._pulse.behind_s() > tolerated_s,
         )
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
@@ -114,7 +117,7 @@ class GatewayParts:
             "purges": self._purges.run(),
             "replicas": self._watch.run(),
             "writes": self._writeback.run(),
-            "loop": self._watch_loop(),
+            "loop": self._pulse.run(),
         }
         if self._gate is not None:
             runs["keys"] = self._gate.run()
@@ -157,11 +160,3 @@ class GatewayParts:
         now = asdict(self._cache.stats)
         since, self._counted = {name: n - self._counted[name] for name, n in now.items()}, now
         self._metrics.state(since, self._cache.bytes, self._admission.limit)
-
-    async def _watch_loop(self) -> None:
-        """Notice when the event loop itself is the queue."""
-        while True:
-            due = time.monotonic() + _LAG_INTERVAL_S
-            await asyncio.sleep(_LAG_INTERVAL_S)
-            if (lag := time.monotonic() - due) > _LAG_INTERVAL_S / 2:
-                self._admission.waited(lag)

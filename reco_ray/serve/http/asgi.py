@@ -31,7 +31,7 @@ from reco_ray.serve.http.contract import (
     ReleasesAnswer,
     SimilarItemsBody,
 )
-from reco_ray.serve.http.event_bodies import parse_events
+from reco_ray.serve.http.event_bodies import parse_events, published_schema
 from reco_ray.serve.http.problems import HttpProblem
 from reco_ray.serve.served import Served
 
@@ -94,8 +94,8 @@ class HttpApp:
         max_deadline_ms: what that header may ask for at most.
         record: told of each answered request.
         gate: asked before each call that has a scope; None lets everybody pass.
+        behind: whether the event loop has fallen so far behind that calls with a scope are refused unread.
         events: takes events; None where there is no bus.
-        event_schema: JSON Schema of an event.
     """
 
     def __init__(
@@ -106,11 +106,10 @@ class HttpApp:
         max_deadline_ms: int,
         record: Callable[[Served], None] | None = None,
         gate: Gate | None = None,
+        behind: Callable[[], bool] = lambda: False,
         events: Events | None = None,
-        event_schema: bytes = b"{}",
     ) -> None:
-        self._service, self._record, self._gate = service, record, gate
-        self._events, self._schema = events, event_schema
+        self._service, self._record, self._gate, self._behind, self._events = service, record, gate, behind, events
         self._deadline_ms, self._max_deadline_ms = deadline_ms, max_deadline_ms
         self._exact = {(call.method, call.path): call for call in CALLS if "{" not in call.path}
         self._prefixed = [call for call in CALLS if "{" in call.path]
@@ -142,8 +141,11 @@ class HttpApp:
         try:
             call, tail = self._find(scope)
             name = call.name
-            if self._gate is not None and call.scope is not None:
-                self._gate.admit(headers.get(b"authorization"), call.scope)
+            if call.scope is not None:
+                if self._behind():
+                    raise problems.overloaded()
+                if self._gate is not None:
+                    self._gate.admit(headers.get(b"authorization"), call.scope)
             incoming = _Incoming(scope, headers, request_id, tail, receive, self._budget_s(headers))
             reply = await self._handlers[name](incoming)
         except HttpProblem as exc:
@@ -228,7 +230,7 @@ class HttpApp:
             raise problems.events_refused(exc.reason, str(exc), exc.retry_after_s) from exc
 
     async def _event_schema(self, incoming: "_Incoming") -> _Reply:
-        return _Reply(200, self._schema, [], b"application/schema+json")
+        return _Reply(200, published_schema(), [], b"application/schema+json")
 
     async def _releases(self, incoming: "_Incoming") -> _Reply:
         return _model(200, self._service.releases())

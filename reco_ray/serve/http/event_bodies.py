@@ -1,16 +1,16 @@
 """The HTTP contract of ``POST /v1/events``: the envelope. What an event may hold is `events.contract`'s, checked one by one."""
 
+import functools
 from typing import Annotated, Any, Literal
 
 import orjson
 from pydantic import BaseModel, Field
 
+from reco_ray.events.contract import MAX_EVENTS, event_schema
 from reco_ray.serve.http.contract import Body
 from reco_ray.serve.http.problems import HttpProblem
 
-__all__ = ["MAX_EVENTS", "EventResult", "EventsAnswer", "EventsBody", "parse_events"]
-
-MAX_EVENTS = 1_000
+__all__ = ["EventResult", "EventsAnswer", "EventsBody", "parse_events", "published_schema"]
 
 
 class EventsBody(Body):
@@ -58,3 +58,9 @@ def parse_events(body: bytes) -> list[object]:
     except orjson.JSONDecodeError as exc:
         raise HttpProblem("invalid-json", str(exc)) from exc
     return EventsBody.model_validate(found, strict=True).events
+
+
+@functools.cache
+def published_schema() -> bytes:
+    """Return ``/v1/events/schema``."""
+    return orjson.dumps(event_schema())
