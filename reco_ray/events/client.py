@@ -3,9 +3,9 @@
     with EventClient("https://reco.example", key) as events:
         events.send({"type": "click", "user_id": "42", "item_id": "7", "request_id": request_id})
 
-Events get ids when they are handed over, and a batch that fails in whatever way is sent again with the same ids, so that each is
-stored once. Nothing is dropped: a full queue holds up or refuses who sends, rejections go to a callback, and `EventClient.close`
-raises `Undelivered` with what is left. Imports nothing heavier than httpx.
+Events get ids when they are handed over, and a batch that fails in whatever way is sent again with the same ids, so that each
+is stored once. Nothing is dropped: a full queue holds up or refuses who sends, rejections go to a callback, and
+`EventClient.close` raises `Undelivered` with what is left. Imports nothing heavier than httpx.
 """
 
 import atexit
@@ -113,7 +113,9 @@ class EventClient:
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         if not 1 <= batch <= MAX_BATCH or queue < batch:
-            raise ConfigError(f"batch, queue: found {batch}, {queue}, expected 1 to {MAX_BATCH}, and a queue that holds a batch")
+            raise ConfigError(
+                f"batch, queue: found {batch}, {queue}, expected 1 to {MAX_BATCH}, and a queue that holds a batch"
+            )
         self._batch, self._interval_s, self._queue, self._block = batch, interval_s, queue, block
         self._on_rejected, self._spool_file = on_rejected or _log_rejection, spool
         self._delivery = Delivery(url, key, timeout_s=timeout_s, backoff_s=backoff_s, transport=transport, rng=random.Random())
@@ -143,9 +145,7 @@ class EventClient:
     def stats(self) -> ClientStats:
         """What was sent so far."""
         with self._changed:
-            return ClientStats(
-                self._accepted, self._duplicates, self._rejected, self._delivery.retries, len(self._waiting)
-            )
+            return ClientStats(self._accepted, self._duplicates, self._rejected, self._delivery.retries, len(self._waiting))
 
     def send(self, event: Mapping[str, object], *, wait_s: float | None = None) -> str:
         """Hand over one event; returns its id, which is made unless it has one. ``ts`` is now unless it is given.
@@ -173,7 +173,9 @@ class EventClient:
                     break
                 left = until - time.monotonic()
                 if not self._block or left <= 0:
-                    raise QueueFull(f"found {len(self._waiting)} events waiting, expected fewer than {self._queue}; send it later")
+                    raise QueueFull(
+                        f"found {len(self._waiting)} events waiting, expected fewer than {self._queue}; send it later"
+                    )
                 self._changed.wait(min(left, 3600.0))
             self._waiting.append((raw, time.monotonic()))
             if len(self._waiting) in (1, self._batch):
@@ -206,7 +208,7 @@ class EventClient:
                 self._hurry -= 1
 
     def close(self, timeout_s: float = 30.0) -> None:
-        """Send what waits for up to ``timeout_s`` and end once the request under way then has ended. A second time does nothing.
+        """Send what waits for up to ``timeout_s``, wait for a request that is under way then, and end. Again does nothing.
 
         Raises: Undelivered: some events were not acknowledged; written to the spool file where one was given.
         """

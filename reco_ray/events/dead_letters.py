@@ -57,9 +57,7 @@ class DeadLetter:
         try:
             found = orjson.loads(value)
             raw = b64decode(found["raw_b64"], validate=True)
-            return cls(
-                str(found["reason"]), str(found["detail"]), int(found["received_us"]), raw, found["user_digest"] or ""
-            )
+            return cls(str(found["reason"]), str(found["detail"]), int(found["received_us"]), raw, found["user_digest"] or "")
         except (ValueError, KeyError, TypeError, binascii.Error) as exc:
             raise DataError(f"found a record of {len(value)} bytes that is no dead letter; remove it") from exc
 

@@ -1,7 +1,7 @@
 """Dead letters admitted again after a fix: those that pass go to the bus with their ids and leave, the others stay.
 
-Events go first and letters are removed behind them: where it breaks off between the two, replaying once more brings the same ids,
-which the sink knows. So it is where the bus cannot remove single records (Kafka): what was replayed stays until its days are over.
+Events go first and letters are removed behind them: where it breaks off between the two, replaying once more brings the same
+ids, which the sink knows. So it is where the bus removes no single records (Kafka): what was replayed stays until its days end.
 """
 
 from collections import Counter

@@ -130,9 +130,7 @@ class EventMetrics:
     def __init__(self) -> None:
         self._accepted = Counter("reco_events_accepted_total", description="Events acknowledged for the first time.")
         self._duplicates = Counter("reco_events_duplicates_total", description="Events that the dedup window knew.")
-        self._rejected = Counter(
-            "reco_events_rejected_total", description="Events rejected, by reason.", tag_keys=("reason",)
-        )
+        self._rejected = Counter("reco_events_rejected_total", description="Events rejected, by reason.", tag_keys=("reason",))
         self._dead_letters = Counter("reco_events_dead_letters_total", description="Rejected events kept as dead letters.")
         self._refused = Counter(
             "reco_events_refused_batches_total",

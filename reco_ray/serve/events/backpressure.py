@@ -6,14 +6,11 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from reco_ray.errors import NotReadyError
-from reco_ray.events.bus import EVENTS
+from reco_ray.events.bus import EVENTS, LAKE
 
-__all__ = ["EventsRefused", "Lags", "LagMetrics", "LagWatch", "READER"]
+__all__ = ["EventsRefused", "LagMetrics", "LagWatch", "Lags"]
 
 log = logging.getLogger(__name__)
-
-READER = "lake"
-"""Name of the sink as a reader of the bus."""
 
 _LAG_RETRY_S = 5
 
@@ -77,7 +74,7 @@ class LagWatch:
     async def refresh(self) -> None:
         """Ask once."""
         try:
-            self._lags = await self._bus.lags(EVENTS, READER)
+            self._lags = await self._bus.lags(EVENTS, LAKE)
         except Exception as exc:
             if self._answers:
                 log.warning("the bus does not say its lag (%s: %s); the last one stands", type(exc).__name__, exc)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from reco_ray.errors import NotReadyError
+from reco_ray.errors import NotReadyError, RecoError
 from reco_ray.events.bus import DEAD_LETTERS, EVENTS, Outgoing, partition_of
 from reco_ray.events.contract import Admitted, Refused
 from reco_ray.events.dead_letters import DeadLetter, letter_key, letter_partition
@@ -26,7 +26,7 @@ __all__ = ["Admit", "EventIntake", "EventMetrics", "Fence", "NoFence", "Taken", 
 log = logging.getLogger(__name__)
 
 Admit = Callable[[Sequence[object], int], Sequence[Admitted | Refused]]
-"""`events.contract.admit` under the gateway's limits: raw events and the time in microseconds -> a verdict on each, in order."""
+"""`events.contract.admit` under the gateway's limits: raw events and our clock in microseconds -> a verdict on each."""
 
 _SLICE = 100  # events between two turns of the event loop
 _MOST_AT_WORK = 64  # batches; each holds up to a few MiB
@@ -114,7 +114,7 @@ class EventIntake:
     """Takes batches.
 
     Args:
-        bus: appends; whatever it raises but NotReadyError is a programming error.
+        bus: appends; whatever it raises but RecoError is a programming error.
         window: while it does not answer no event counts as known: the sink sorts the repeated ones out.
         partitions: of the bus.
         clock: seconds since 1970.
@@ -233,7 +233,7 @@ class EventIntake:
         try:
             async with asyncio.timeout(_APPEND_TIMEOUT_S):
                 await self._bus.append(topic, list(mine.values()))
-        except (NotReadyError, TimeoutError) as exc:
+        except (RecoError, TimeoutError) as exc:  # a server that is not durable is a ConfigError
             self._breaker.failed()
             log.warning("the bus did not take %d records: %s", len(mine), exc or type(exc).__name__)
             raise EventsRefused("bus", "the event bus does not take events just now; send the batch again") from exc

@@ -21,8 +21,8 @@ class EventsBody(Body):
         Field(
             min_length=1,
             max_length=MAX_EVENTS,
-            description="1 to 1000 events, each an object as GET /v1/events/schema describes it. Each is judged for itself: one "
-            "that does not fit is rejected in its result and kept as a dead letter, and keeps no other one out.",
+            description="1 to 1000 events, each an object as GET /v1/events/schema describes it. Each is judged for itself: "
+            "one that does not fit is rejected in its result and kept as a dead letter, and keeps no other one out.",
         ),
     ]
 
