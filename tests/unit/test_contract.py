@@ -77,7 +77,7 @@ class Store:
 class World:
     """A gateway over fakes."""
 
-    def __init__(self, *, release: str = "rel", gate: Gate | None = None) -> None:
+    def __init__(self, *, release: str = "rel", gate: Gate | None = None, behind: bool = False) -> None:
         self.stages, self.store = Echo(), Store()
         self.traffic = Traffic(1, {release: 1.0}, {release: "v1"}) if release else Traffic()
 
@@ -90,7 +90,7 @@ class World:
         self.fleet = Fleet(poll, connect)
         cache, admission = SlateCache(CacheConfig(ttl_s=0, stale_s=0)), Admission(1.0)
         service = GatewayService(self.store, self.fleet, cache, LoggingObserver(), admission, topology="fused", replica="r0")
-        self.app = HttpApp(service, deadline_ms=1000, max_deadline_ms=2000, gate=gate)
+        self.app = HttpApp(service, deadline_ms=1000, max_deadline_ms=2000, gate=gate, behind=lambda: behind)
 
     def ask(self, method: str, path: str, **more: Any) -> httpx.Response:
         async def ask() -> httpx.Response:
@@ -128,6 +128,15 @@ def test_a_slate_counts_positions_from_one_and_names_release_and_variant() -> No
     assert answer["items"][2]["score"] is None, "a score that is not finite is null"
     for stage in ("user", "recall", "rank", "rerank", "total"):
         assert f"{stage};dur=" in response.headers["server-timing"]
+
+
+def test_a_gateway_whose_loop_is_behind_refuses_unread_and_still_says_that_it_lives() -> None:
+    world = World(behind=True)
+    refused = world.ask("POST", "/v1/recommendations", content=b"not read")
+    assert refused.status_code == 503
+    assert problem(refused)["type"] == "/docs#overloaded"
+    assert refused.headers["retry-after"] == "1"
+    assert world.ask("GET", "/healthz").status_code == 200
 
 
 def test_every_field_reaches_the_stages() -> None:
@@ -404,8 +413,9 @@ def test_a_call_without_a_key_or_without_its_scope_reaches_no_stage() -> None:
     world = guarded(RECOMMEND)
     for call in CALLS:
         response = world.ask(call.method, call.path.replace("{user_id}", "u"), content=b"{" if call.body else None)
-        assert response.status_code == (401 if call.path.startswith("/v1/") else 200), call.path
-        assert (call.scope is not None) == call.path.startswith("/v1/")
+        guarded_path = call.path.startswith("/v1/") and call.name != "event_schema"
+        assert response.status_code == (401 if guarded_path else 200), call.path
+        assert (call.scope is not None) == guarded_path
         if call.scope is not None:
             assert problem(response)["type"] == "/docs#unauthorized"
             assert response.headers["www-authenticate"] == "Bearer"

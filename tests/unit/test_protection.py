@@ -1,9 +1,12 @@
 """What keeps the gateway up: breakers and load shedding."""
 
+import asyncio
+
 import pytest
 
 from reco_ray.serve.guard.admission import Admission
 from reco_ray.serve.guard.breaker import Breaker
+from reco_ray.serve.guard.pulse import Pulse
 
 
 class Clock:
@@ -156,3 +159,24 @@ def test_a_limit_that_is_not_in_use_does_not_grow(clock: Clock) -> None:
         admission.leave()
     admission.waited(0.0)
     assert admission.limit == 17
+
+
+def test_a_loop_that_is_behind_is_seen_in_the_middle_of_a_turn_and_told_after_it() -> None:
+    async def overrun() -> tuple[float, float, list[float]]:
+        now = 0.0
+        lags: list[float] = []
+        pulse = Pulse(lags.append, interval_s=0.001, clock=lambda: now)
+        before = pulse.behind_s()
+        beat = asyncio.create_task(pulse.run())
+        await asyncio.sleep(0)
+        now = 0.301  # a turn that takes 0.3 s longer than the beat's interval
+        during = pulse.behind_s()
+        while not lags:
+            await asyncio.sleep(0.001)
+        beat.cancel()
+        return before, during, lags
+
+    before, during, lags = asyncio.run(overrun())
+    assert before == 0
+    assert during == pytest.approx(0.3)
+    assert lags[0] == pytest.approx(0.3)

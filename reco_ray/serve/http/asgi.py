@@ -8,13 +8,16 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import parse_qs, unquote
 
+import orjson
 from pydantic import BaseModel, ValidationError
 
+from reco_ray.serve.events.backpressure import EventsRefused
+from reco_ray.serve.events.intake import Taken
 from reco_ray.serve.guard.gate import Gate
 from reco_ray.serve.http import openapi, problems
 from reco_ray.serve.http.answers import Answer, server_timing
@@ -28,10 +31,11 @@ from reco_ray.serve.http.contract import (
     ReleasesAnswer,
     SimilarItemsBody,
 )
+from reco_ray.serve.http.event_bodies import parse_events, published_schema
 from reco_ray.serve.http.problems import HttpProblem
 from reco_ray.serve.served import Served
 
-__all__ = ["HttpApp", "Service"]
+__all__ = ["Events", "HttpApp", "Service"]
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +68,13 @@ class Service(Protocol):
         """Whether requests can be answered."""
 
 
+class Events(Protocol):
+    """What ``POST /v1/events`` needs; `intake.EventIntake` in production."""
+
+    async def take(self, raw: Sequence[object]) -> Taken:
+        """Take a batch of parsed events."""
+
+
 @dataclass(slots=True)
 class _Reply:
     """An answer on its way out."""
@@ -83,6 +94,8 @@ class HttpApp:
         max_deadline_ms: what that header may ask for at most.
         record: told of each answered request.
         gate: asked before each call that has a scope; None lets everybody pass.
+        behind: whether the event loop has fallen so far behind that calls with a scope are refused unread.
+        events: takes events; None where there is no bus.
         expose: told of each decision once it is answered.
     """
 
@@ -94,9 +107,12 @@ class HttpApp:
         max_deadline_ms: int,
         record: Callable[[Served], None] | None = None,
         gate: Gate | None = None,
+        behind: Callable[[], bool] = lambda: False,
+        events: Events | None = None,
         expose: Callable[[str, Answer], None] | None = None,
     ) -> None:
-        self._service, self._record, self._gate, self._expose = service, record, gate, expose
+        self._service, self._record, self._gate, self._behind, self._events = service, record, gate, behind, events
+        self._expose = expose
         self._deadline_ms, self._max_deadline_ms = deadline_ms, max_deadline_ms
         self._exact = {(call.method, call.path): call for call in CALLS if "{" not in call.path}
         self._prefixed = [call for call in CALLS if "{" in call.path]
@@ -105,6 +121,8 @@ class HttpApp:
             "recommend_user": self._recommend_user,
             "similar_items": self._similar,
             "rank": self._rank,
+            "events": self._take_events,
+            "event_schema": self._event_schema,
             "releases": self._releases,
             "healthz": self._healthz,
             "readyz": self._readyz,
@@ -126,8 +144,11 @@ class HttpApp:
         try:
             call, tail = self._find(scope)
             name = call.name
-            if self._gate is not None and call.scope is not None:
-                self._gate.admit(headers.get(b"authorization"), call.scope)
+            if call.scope is not None:
+                if self._behind():
+                    raise problems.overloaded()
+                if self._gate is not None:
+                    self._gate.admit(headers.get(b"authorization"), call.scope)
             incoming = _Incoming(scope, headers, request_id, tail, receive, self._budget_s(headers))
             reply = await self._handlers[name](incoming)
         except HttpProblem as exc:
@@ -204,6 +225,17 @@ class HttpApp:
     async def _rank(self, incoming: "_Incoming") -> _Reply:
         body = RankBody.model_validate_json(await incoming.body(), strict=True)
         return _slate(await self._service.rank(body, incoming.request_id, incoming.budget_s))
+
+    async def _take_events(self, incoming: "_Incoming") -> _Reply:
+        if self._events is None:
+            raise problems.not_ready("this gateway has no event bus")
+        try:
+            return _Reply(200, orjson.dumps(await self._events.take(parse_events(await incoming.body()))), [])
+        except EventsRefused as exc:
+            raise problems.events_refused(exc.reason, str(exc), exc.retry_after_s) from exc
+
+    async def _event_schema(self, incoming: "_Incoming") -> _Reply:
+        return _Reply(200, published_schema(), [], b"application/schema+json")
 
     async def _releases(self, incoming: "_Incoming") -> _Reply:
         return _model(200, self._service.releases())

@@ -68,8 +68,8 @@ Session = Annotated[tuple[ItemId, ...], Field(max_length=200, description="Items
 Consent = Annotated[
     bool,
     Field(
-        description="Whether the answer may be personal. Without consent nothing is read or kept under the user_id: the slate is "
-        "the anonymous one, marked no_consent, and so is the record of it."
+        description="Whether the answer may be personal. Without consent nothing is read or kept under the user_id: "
+        "the slate is the anonymous one, marked no_consent, and so is the record of it."
     ),
 ]
 Explain = Annotated[bool, Field(description="Add each item's propensity.")]
