@@ -14,7 +14,7 @@ from reco_ray.config import CacheConfig
 from reco_ray.serve.caching.cache import SlateCache
 from reco_ray.serve.guard.admission import Admission
 from reco_ray.serve.guard.gate import Gate
-from reco_ray.serve.http.asgi import HttpApp
+from reco_ray.serve.http.asgi import Events, HttpApp
 from reco_ray.serve.http.calls import CALLS
 from reco_ray.serve.http.contract import ReadinessAnswer, RecommendationsBody
 from reco_ray.serve.http.openapi import schema
@@ -77,7 +77,9 @@ class Store:
 class World:
     """A gateway over fakes."""
 
-    def __init__(self, *, release: str = "rel", gate: Gate | None = None, behind: bool = False) -> None:
+    def __init__(
+        self, *, release: str = "rel", gate: Gate | None = None, behind: bool = False, events: Events | None = None
+    ) -> None:
         self.stages, self.store = Echo(), Store()
         self.traffic = Traffic(1, {release: 1.0}, {release: "v1"}) if release else Traffic()
 
@@ -90,7 +92,7 @@ class World:
         self.fleet = Fleet(poll, connect)
         cache, admission = SlateCache(CacheConfig(ttl_s=0, stale_s=0)), Admission(1.0)
         service = GatewayService(self.store, self.fleet, cache, LoggingObserver(), admission, topology="fused", replica="r0")
-        self.app = HttpApp(service, deadline_ms=1000, max_deadline_ms=2000, gate=gate, behind=lambda: behind)
+        self.app = HttpApp(service, deadline_ms=1000, max_deadline_ms=2000, gate=gate, behind=lambda: behind, events=events)
 
     def ask(self, method: str, path: str, **more: Any) -> httpx.Response:
         async def ask() -> httpx.Response:

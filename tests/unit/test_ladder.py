@@ -13,6 +13,7 @@ import httpx
 import numpy as np
 import orjson
 import pytest
+from event_fakes import EventCounts
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -699,7 +700,7 @@ class Replica:
             return self.stages, popular_list()
 
         args = GatewayArgs(root="", store_url=url, namespace=namespace, store_timeout_ms=2000, deadline_ms=10_000)
-        self.parts = GatewayParts(args, self.metrics, lambda left: connect, dict, name, folder)
+        self.parts = GatewayParts(args, self.metrics, lambda left: connect, dict, name, folder, EventCounts())
 
     async def get(self, **body: Any) -> dict[str, Any]:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(self.parts.http), base_url="http://reco") as client:

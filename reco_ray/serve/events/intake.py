@@ -130,12 +130,13 @@ class EventIntake:
         *,
         partitions: int,
         fence: Fence | None = None,
+        breaker: Breaker | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._admit, self._bus, self._window, self._lags, self._metrics = admit, bus, window, lags, metrics
         self._partitions, self._clock = partitions, clock
         self._fence = fence or NoFence()
-        self._breaker = Breaker()
+        self._breaker = breaker or Breaker()
         self._turn = asyncio.Lock()
         self._at_work = 0
         self._window_answers = True
