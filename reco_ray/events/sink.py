@@ -23,7 +23,7 @@ from reco_ray.lake.appending import TableAppender
 from reco_ray.lake.ids import Fresh
 from reco_ray.store.fence import Fence
 
-__all__ = ["READER", "Batch", "Decode", "Sink"]
+__all__ = ["READER", "Batch", "Decode", "Sink", "unfenced"]
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ class Sink:
         read = time.monotonic()
         rows, bad = self._decoded(records)
         newest_us = _microseconds(pc.max(rows.column("ts"))) if rows.num_rows else 0
-        wanted = _unfenced(rows, fence)
+        wanted = unfenced(rows, fence)
         decoded = time.monotonic()
         if bad:
             self._refuse([_dead_letter(record, exc) for record, exc in bad])
@@ -192,7 +192,8 @@ class Sink:
         return pa.concat_tables(tables or [self._appender.schema.empty_table()]), bad
 
 
-def _unfenced(rows: pa.Table, fence: Fence) -> pa.Table:
+def unfenced(rows: pa.Table, fence: Fence) -> pa.Table:
+    """Leave out the rows of users whom the fence keeps out; columns user_id, ts and received_ts, and others."""
     if not fence.entries or not rows.num_rows:
         return rows
     users = pc.unique(rows.column("user_id")).to_pylist()

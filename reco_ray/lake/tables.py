@@ -19,6 +19,7 @@ __all__ = ["content_hash", "exists", "has_partition", "read", "replace", "statis
 _PARTITIONS = {
     "events": ["date"],
     "exposures": ["date"],
+    "dead_letters": ["date"],
     "features_users": ["snapshot"],
     "features_items": ["snapshot"],
     "features_pairs": ["snapshot"],
@@ -28,6 +29,7 @@ _PARTITIONS = {
 _STATISTICS = {
     "events": "ts,user_bucket",
     "exposures": "ts,user_bucket",
+    "dead_letters": "ts,user_bucket",
     "features_users": "as_of",
     "users": "user_bucket",
     "items": "updated_ts",
@@ -101,4 +103,4 @@ def content_hash(frame: pl.DataFrame, by: Sequence[str]) -> str:
 
 def statistics_property(name: str) -> dict[str, str | None]:
     """The table property that keeps the least and the greatest ids out of the log: erasure could not remove them from there."""
-    return {"delta.dataSkippingStatsColumns": _STATISTICS[name]} if name in _STATISTICS else {}
+    return {"delta.dataSkippingStatsColumns": _STATISTICS.get(name, "")}
