@@ -138,4 +138,4 @@ class PrivacyConfig:
         between("privacy.events_days", self.events_days, 0, 36_500)
         between("privacy.exposures_days", self.exposures_days, 0, 36_500)
         between("privacy.fence_days", self.fence_days, 1, 36_500)
-        between("privacy.vacuum_hours", self.vacuum_hours, 0, 8_760)
+        between("privacy.vacuum_hours", self.vacuum_hours, 1, 8_760)  # younger files may be those of a writer at work

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import threading
 import time
 from collections.abc import Sequence
@@ -27,7 +28,7 @@ _RAY_NAMESPACE = "reco"
 _READY_S = 60.0
 _STOP_S = 15.0
 _PAUSE_S = 1.0  # after an error
-_LOOK_S = 5.0  # between looks at the lag
+_LOOK_S = 1.0  # between looks at the lag
 _COMPACT_S = 30.0
 _ANSWER_S = 5.0
 
@@ -74,6 +75,10 @@ class SinkActor:
     def version(self) -> str:
         """Of the code and configuration it was started with."""
         return next(iter(self._states.values())).version
+
+    def process(self) -> int:
+        """Id of its process."""
+        return os.getpid()
 
     def status(self) -> list[dict[str, Any]]:
         """State of each topic, as `SinkState` has it."""

@@ -52,7 +52,7 @@ class BlockingProducer:
 
     def __init__(self, config: PipelineConfig, store_url: str) -> None:
         self._loop = asyncio.new_event_loop()
-        self._producer = open_producer(config, store_url)
+        self._producer = open_producer(config.events, config.store.namespace, store_url)
 
     def refuse(self, partition: int, letters: Sequence[bytes]) -> None:
         """Append dead letters; they are durable when it returns.
@@ -90,7 +90,8 @@ def open_flow(
     with contextlib.ExitStack() as stack:
         store = stack.enter_context(OnlineStore(store_url, config.store.namespace))
         fence = FenceStore(store, name)
-        reader = stack.enter_context(contextlib.closing(open_reader(config, store_url, feed.topic, partition)))
+        reader = open_reader(config.events, config.store.namespace, store_url, feed.topic, partition)
+        stack.callback(reader.close)
         producer = stack.enter_context(contextlib.closing(BlockingProducer(config, store_url)))
         sink = Sink(
             reader,

@@ -122,10 +122,7 @@ class Sink:
         appended = self._appender.append(wanted, first, last, self._fresh)
         done = time.monotonic()
         self._position = last
-        try:
-            self._reader.commit(READER, last)
-        except NotReadyError as exc:  # a hint that the next batch gives again
-            log.info("the bus was not told of position %d: %s", last, exc)
+        self._tell(last)
         return Batch(
             read=len(records),
             rows=appended.rows,
@@ -152,7 +149,15 @@ class Sink:
                 f"bus: found position {newest} as its newest, expected {position} or later, where the lake stands; "
                 "the bus was set up anew: give it another store.namespace"
             )
+        self._tell(position)
         return position
+
+    def _tell(self, position: int) -> None:
+        """Say how far we are; the bus keeps what is behind it. A hint that the next batch gives again."""
+        try:
+            self._reader.commit(READER, position)
+        except NotReadyError as exc:
+            log.info("the bus was not told of position %d: %s", position, exc)
 
     def _collect(self, after: int) -> list[Record]:
         """Read until the batch is full or its first record has waited for the interval."""

@@ -103,4 +103,4 @@ def content_hash(frame: pl.DataFrame, by: Sequence[str]) -> str:
 
 def statistics_property(name: str) -> dict[str, str | None]:
     """The table property that keeps the least and the greatest ids out of the log: erasure could not remove them from there."""
-    return {"delta.dataSkippingStatsColumns": _STATISTICS[name]} if name in _STATISTICS else {}
+    return {"delta.dataSkippingStatsColumns": _STATISTICS.get(name, "")}

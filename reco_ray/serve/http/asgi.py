@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import parse_qs, unquote
 
+import orjson
 from pydantic import BaseModel, ValidationError
 
+from reco_ray.privacy import Receipt
 from reco_ray.serve.guard.gate import Gate
 from reco_ray.serve.http import openapi, problems
 from reco_ray.serve.http.answers import Answer, server_timing
@@ -31,7 +33,7 @@ from reco_ray.serve.http.contract import (
 from reco_ray.serve.http.problems import HttpProblem
 from reco_ray.serve.served import Served
 
-__all__ = ["HttpApp", "Service"]
+__all__ = ["Erasures", "HttpApp", "Service"]
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +66,16 @@ class Service(Protocol):
         """Whether requests can be answered."""
 
 
+class Erasures(Protocol):
+    """What the calls about erasures need; `erasures.ErasureCalls` in production."""
+
+    async def erase(self, user_id: str) -> Receipt:
+        """Note that a user is to be erased."""
+
+    async def receipt(self, receipt_id: str) -> Receipt:
+        """How far an erasure is."""
+
+
 @dataclass(slots=True)
 class _Reply:
     """An answer on its way out."""
@@ -83,6 +95,7 @@ class HttpApp:
         max_deadline_ms: what that header may ask for at most.
         record: told of each answered request.
         gate: asked before each call that has a scope; None lets everybody pass.
+        erasures: notes and shows erasures; None where there is no store for them.
         behind: whether the event loop has fallen so far behind that calls with a scope are refused unread.
     """
 
@@ -94,9 +107,11 @@ class HttpApp:
         max_deadline_ms: int,
         record: Callable[[Served], None] | None = None,
         gate: Gate | None = None,
+        erasures: Erasures | None = None,
         behind: Callable[[], bool] = lambda: False,
     ) -> None:
         self._service, self._record, self._gate, self._behind = service, record, gate, behind
+        self._erasures = erasures
         self._deadline_ms, self._max_deadline_ms = deadline_ms, max_deadline_ms
         self._exact = {(call.method, call.path): call for call in CALLS if "{" not in call.path}
         self._prefixed = [call for call in CALLS if "{" in call.path]
@@ -105,6 +120,8 @@ class HttpApp:
             "recommend_user": self._recommend_user,
             "similar_items": self._similar,
             "rank": self._rank,
+            "erase_user": self._erase_user,
+            "erasure": self._erasure,
             "releases": self._releases,
             "healthz": self._healthz,
             "readyz": self._readyz,
@@ -206,6 +223,18 @@ class HttpApp:
         body = RankBody.model_validate_json(await incoming.body(), strict=True)
         return _slate(await self._service.rank(body, incoming.request_id, incoming.budget_s))
 
+    async def _erase_user(self, incoming: "_Incoming") -> _Reply:
+        user_id = RecommendationsBody.model_validate({"user_id": incoming.tail}).user_id
+        return _receipt(202, await self._known_erasures().erase(user_id))
+
+    async def _erasure(self, incoming: "_Incoming") -> _Reply:
+        return _receipt(200, await self._known_erasures().receipt(incoming.tail))
+
+    def _known_erasures(self) -> Erasures:
+        if self._erasures is None:
+            raise problems.not_ready("this gateway has no store for erasures")
+        return self._erasures
+
     async def _releases(self, incoming: "_Incoming") -> _Reply:
         return _model(200, self._service.releases())
 
@@ -268,6 +297,10 @@ def _slate(answer: Answer) -> _Reply:
 
 def _model(status: int, model: BaseModel) -> _Reply:
     return _Reply(status, model.model_dump_json().encode(), [(b"cache-control", b"no-store")])
+
+
+def _receipt(status: int, receipt: Receipt) -> _Reply:
+    return _Reply(status, orjson.dumps(receipt.to_json()), [(b"cache-control", b"no-store")])
 
 
 def _problem(problem: HttpProblem, request_id: str) -> _Reply:
