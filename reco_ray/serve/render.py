@@ -34,6 +34,7 @@ def render(config: PipelineConfig, release_ids: Sequence[str], store_url: str) -
         cache=serve.cache,
         precomputed_ttl_days=config.store.precomputed_ttl_days,
         events=config.events,
+        exposures=config.exposures,
         request_log=serve.request_log,
         trace_share=serve.trace_share,
         trace_endpoint=serve.trace_endpoint,

@@ -4,7 +4,8 @@ import asyncio
 import json
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -670,6 +671,7 @@ class Metrics(Observed):
         super().__init__()
         self.served_rungs: list[str] = []
         self.cache_state: dict[str, int] = {}
+        self.exposures: Counter[str] = Counter()
 
     def served(self, call: str, status: int, release: str, variant: str, rung: str, degraded: Any, ms: float) -> None:
         self.served_rungs.append(rung)
@@ -679,6 +681,9 @@ class Metrics(Observed):
 
     def left(self, stage: str, rows: int, queued_s: float) -> None:
         pass
+
+    def exposed(self, sent: int, lost: Mapping[str, int], failures: int, waiting: int) -> None:
+        self.exposures.update(sent=sent, failures=failures, **lost)
 
     def state(self, cache: dict[str, int], cache_bytes: int, limit: int) -> None:
         for name, n in cache.items():
