@@ -24,6 +24,7 @@ import typer
 
 from reco_ray.cluster import embedded_store, ray_session, serve_environment
 from reco_ray.compose import compose_config
+from reco_ray.config import CacheConfig
 from reco_ray.store import OnlineStore
 
 HERE = Path(__file__).parent
@@ -64,7 +65,8 @@ def _gateway(store_url: str) -> Iterator[None]:
 
     serve.start(http_options={"host": "127.0.0.1", "port": PORT})
     try:
-        args = GatewayArgs(root="", store_url=store_url, namespace="scaling", loader=LOADER, deadline_ms=2000)
+        uncached = CacheConfig(ttl_s=0, stale_s=0)  # the stages are what scales
+        args = GatewayArgs(root="", store_url=store_url, namespace="scaling", loader=LOADER, deadline_ms=2000, cache=uncached)
         serve.run(build_gateway(args), name="gateway", route_prefix="/")
         yield
     finally:
@@ -134,6 +136,8 @@ def _under_load(store: OnlineStore, root: Path, down_s: float) -> list[dict[str,
         began = time.monotonic()
         loads = [_load(bodies)]
         while changes[-1][1] < 2:
+            if time.monotonic() - began > 120:
+                raise TimeoutError("found one ranker after 120 s of load, expected two")
             loads.append(_load(bodies))
         loads += [_load(bodies), _load(bodies)]  # the gateways learn of the second one within 5 s
         ended = time.monotonic()

@@ -23,7 +23,7 @@ from reco_ray.lake.appending import TableAppender
 from reco_ray.lake.ids import Fresh
 from reco_ray.store.fence import Fence
 
-__all__ = ["READER", "Batch", "Decode", "Sink"]
+__all__ = ["READER", "Batch", "Decode", "Sink", "unfenced"]
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ class Sink:
         read = time.monotonic()
         rows, bad = self._decoded(records)
         newest_us = _microseconds(pc.max(rows.column("ts"))) if rows.num_rows else 0
-        wanted = _unfenced(rows, fence)
+        wanted = unfenced(rows, fence)
         decoded = time.monotonic()
         if bad:
             self._refuse([_dead_letter(record, exc) for record, exc in bad])
@@ -122,10 +122,7 @@ class Sink:
         appended = self._appender.append(wanted, first, last, self._fresh)
         done = time.monotonic()
         self._position = last
-        try:
-            self._reader.commit(READER, last)
-        except NotReadyError as exc:  # a hint that the next batch gives again
-            log.info("the bus was not told of position %d: %s", last, exc)
+        self._tell(last)
         return Batch(
             read=len(records),
             rows=appended.rows,
@@ -152,7 +149,15 @@ class Sink:
                 f"bus: found position {newest} as its newest, expected {position} or later, where the lake stands; "
                 "the bus was set up anew: give it another store.namespace"
             )
+        self._tell(position)
         return position
+
+    def _tell(self, position: int) -> None:
+        """Say how far we are; the bus keeps what is behind it. A hint that the next batch gives again."""
+        try:
+            self._reader.commit(READER, position)
+        except NotReadyError as exc:
+            log.info("the bus was not told of position %d: %s", position, exc)
 
     def _collect(self, after: int) -> list[Record]:
         """Read until the batch is full or its first record has waited for the interval."""
@@ -187,7 +192,8 @@ class Sink:
         return pa.concat_tables(tables or [self._appender.schema.empty_table()]), bad
 
 
-def _unfenced(rows: pa.Table, fence: Fence) -> pa.Table:
+def unfenced(rows: pa.Table, fence: Fence) -> pa.Table:
+    """Leave out the rows of users whom the fence keeps out; columns user_id, ts and received_ts, and others."""
     if not fence.entries or not rows.num_rows:
         return rows
     users = pc.unique(rows.column("user_id")).to_pylist()
@@ -210,9 +216,18 @@ def _dead_letter(record: Record, exc: Exception) -> bytes:
             "detail": type(exc).__name__,
             "received_us": record.ts_ms * 1000,
             "raw_b64": base64.b64encode(record.value).decode(),
-            "user_digest": "",
+            "user_digest": _user(record.value),
         }
     )
+
+
+def _user(value: bytes) -> str | None:
+    """Digest of the record's user, so that an erasure finds the letter; None where none can be read."""
+    try:
+        user_id = orjson.loads(value)["user_id"]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return None
+    return user_digest(user_id) if isinstance(user_id, str) and user_id else None
 
 
 def _microseconds(ts: pa.Scalar) -> int:

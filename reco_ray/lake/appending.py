@@ -18,7 +18,7 @@ from deltalake.transaction import AddAction, RemoveAction
 from reco_ray.config import DateUnit
 from reco_ray.errors import NotReadyError, StaleWriterError
 from reco_ray.lake import storage, tables
-from reco_ray.lake.files import write_files
+from reco_ray.lake.files import newest_us, write_files
 from reco_ray.lake.ids import Fresh, StoredIds
 from reco_ray.lake.opening import SCHEMAS, open_table
 from reco_ray.schema import check
@@ -63,6 +63,10 @@ class TableAppender:
         """Last position that the table holds of this writer; -1 when there is none."""
         self._table.update_incremental()
         return self._committed()
+
+    def newest_us(self) -> int:
+        """Latest event time that any writer has put into the table, microseconds since 1970; 0 where there is none."""
+        return newest_us(self._table)
 
     def append(self, rows: pa.Table, first: int, last: int, fresh: Fresh | None = None, *, empty: bool = True) -> Appended:
         """Append a batch that was read from positions ``first`` to ``last``.

@@ -23,7 +23,18 @@ __all__ = ["files_of", "newest_us", "read_columns", "write_files"]
 
 _ORDER = ("user_bucket", "user_id", "ts")
 _STATISTICS = ("ts", "user_bucket")
-_DISTINCT = {"event_id", "bus_position", "order_id", "session_id", "request_id", "draw_id", "extra", "user_row"}
+_DISTINCT = {
+    "event_id",
+    "bus_position",
+    "order_id",
+    "session_id",
+    "request_id",
+    "draw_id",
+    "extra",
+    "user_row",
+    "letter_id",
+    "raw",
+}
 _ROW_GROUP = 128 * 1024
 
 

@@ -115,10 +115,11 @@ class _Date:
         return sum(map(len, self._runs))
 
     def add(self, hashes: NDArray[np.uint64]) -> None:
-        run = np.unique(hashes)
-        while self._runs and len(self._runs[-1]) <= 2 * len(run):
-            run = np.union1d(self._runs.pop(), run)
-        self._runs.append(run)
+        merged = [hashes]
+        while self._runs and len(self._runs[-1]) <= 2 * sum(map(len, merged)):
+            merged.append(self._runs.pop())
+        run = np.sort(np.concatenate(merged))  # numpy's unique takes ten times as long
+        self._runs.append(run[np.concatenate(([True], run[1:] != run[:-1]))[: len(run)]])
 
     def meets(self, ordered: NDArray[np.uint64]) -> NDArray[np.bool_]:
         met = np.zeros(len(ordered), dtype=bool)

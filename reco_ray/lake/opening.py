@@ -13,13 +13,13 @@ from deltalake.exceptions import DeltaError
 from reco_ray.config import DateUnit
 from reco_ray.errors import DataError
 from reco_ray.lake import tables
-from reco_ray.schema import EVENTS, EXPOSURES
+from reco_ray.schema import DEAD_LETTERS, EVENTS, EXPOSURES
 
 __all__ = ["SCHEMAS", "open_table", "unit_of"]
 
 log = logging.getLogger(__name__)
 
-SCHEMAS = {"events": EVENTS, "exposures": EXPOSURES}
+SCHEMAS = {"events": EVENTS, "exposures": EXPOSURES, "dead_letters": DEAD_LETTERS}
 
 _UNIT = "reco.date_unit"
 # A commit a second makes 3,600 files of log an hour, and compaction as many tombstones: both are read whenever a table is
