@@ -1,4 +1,4 @@
-"""Delta tables under ``root/lake``: append exactly once, replace, read.
+"""Delta tables under ``root/lake``: replace, read; `appending` adds to them.
 
 Deletion vectors and column mapping stay off, and ids get no statistics (design, section 4). A writer's memory is Delta's own
 application transaction: a batch that was committed is not committed again.
@@ -13,19 +13,40 @@ from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 
 from reco_ray.errors import DataError
 from reco_ray.lake import storage
-from reco_ray.schema import EVENTS, check
 
-__all__ = ["append_events", "content_hash", "exists", "has_partition", "read", "replace", "table_uri", "version"]
+__all__ = [
+    "content_hash",
+    "exists",
+    "has_partition",
+    "partitions",
+    "read",
+    "remembered",
+    "replace",
+    "statistics_property",
+    "table_uri",
+    "version",
+]
 
 _PARTITIONS = {
     "events": ["date"],
+    "exposures": ["date"],
+    "dead_letters": ["date"],
+    "feedback": ["date"],
     "features_users": ["snapshot"],
     "features_items": ["snapshot"],
     "features_pairs": ["snapshot"],
     "labels": ["part"],
     "training_rank": ["snapshot"],
 }
-_STATISTICS = {"events": "ts,user_bucket", "features_users": "as_of", "users": "user_bucket", "items": "updated_ts"}
+_STATISTICS = {
+    "events": "ts,user_bucket",
+    "exposures": "ts,user_bucket",
+    "dead_letters": "ts,user_bucket",
+    "feedback": "ts,user_bucket",
+    "features_users": "as_of",
+    "users": "user_bucket",
+    "items": "updated_ts",
+}
 
 
 def table_uri(root: str, name: str) -> str:
@@ -65,8 +86,18 @@ def read(root: str, name: str, columns: Sequence[str] | None = None, where: pl.E
     return frame.select(columns or pl.all()).collect()
 
 
-def replace(root: str, name: str, data: pa.Table | pa.RecordBatchReader, predicate: str | None = None) -> int:
-    """Write a table anew, or the rows that match ``predicate``, in one commit; returns the version."""
+def replace(
+    root: str,
+    name: str,
+    data: pa.Table | pa.RecordBatchReader,
+    predicate: str | None = None,
+    transaction: Transaction | None = None,
+) -> int:
+    """Write a table anew, or the rows that match ``predicate``, in one commit; returns the version.
+
+    Args:
+        transaction: what the table remembers of the writer, see `remembered`.
+    """
     there = exists(root, name)
     write_deltalake(
         table_uri(root, name),
@@ -75,41 +106,22 @@ def replace(root: str, name: str, data: pa.Table | pa.RecordBatchReader, predica
         predicate=predicate if there else None,
         schema_mode=None if there and predicate else "overwrite",
         partition_by=None if there else _PARTITIONS.get(name),
-        configuration=_configuration(name),
+        configuration=statistics_property(name),
+        commit_properties=CommitProperties(app_transactions=[transaction]) if transaction else None,
     )
     return version(root, name)
 
 
-def append_events(root: str, events: pa.Table, writer: str, batch: int) -> int:
-    """Append the events whose ids the lake does not hold; returns how many were new.
+def partitions(root: str, name: str) -> list[str]:
+    """Values of a table's one partition column, sorted; none when there is no table."""
+    (column,) = _PARTITIONS[name]
+    return sorted({each[column] for each in DeltaTable(table_uri(root, name)).partitions()}) if exists(root, name) else []
 
-    Args:
-        events: schema `schema.EVENTS`; may repeat ids, within itself or of what is stored.
-        writer: names the sequence of batches; with ``batch`` it makes the commit happen once.
-        batch: number of this batch; one at or below the last committed is left alone.
-    """
-    check(events, EVENTS, f"batch {batch} of {writer}")
-    uri = table_uri(root, "events")
-    fresh = pl.DataFrame(events).unique("event_id", keep="first", maintain_order=True)
-    if exists(root, "events"):
-        table = DeltaTable(uri)
-        committed = table.transaction_version(writer)
-        if committed is not None and committed >= batch:
-            return 0
-        dates = fresh["date"].unique().to_list()
-        stored = pl.scan_delta(table).filter(pl.col("date").is_in(dates)).select("event_id").collect()
-        fresh = fresh.join(stored, on="event_id", how="anti", maintain_order="left")
-        if fresh.is_empty():
-            return 0
-    write_deltalake(
-        uri,
-        fresh.sort("date", "user_bucket", "user_id", "ts").to_arrow().cast(EVENTS),
-        mode="append",
-        partition_by=_PARTITIONS["events"],
-        configuration=_configuration("events"),
-        commit_properties=CommitProperties(app_transactions=[Transaction(writer, batch)]),
-    )
-    return fresh.height
+
+def remembered(root: str, name: str, writer: str) -> int:
+    """Number that a table remembers of a writer; -1 when there is none."""
+    found = DeltaTable(table_uri(root, name)).transaction_version(writer) if exists(root, name) else None
+    return -1 if found is None else int(found)
 
 
 def content_hash(frame: pl.DataFrame, by: Sequence[str]) -> str:
@@ -125,6 +137,6 @@ def content_hash(frame: pl.DataFrame, by: Sequence[str]) -> str:
     return hashlib.blake2b(sink.getvalue(), digest_size=8).hexdigest()
 
 
-def _configuration(name: str) -> dict[str, str | None]:
-    # no min/max of ids in the log: erasure could not remove them from there
-    return {"delta.dataSkippingStatsColumns": _STATISTICS[name]} if name in _STATISTICS else {}
+def statistics_property(name: str) -> dict[str, str | None]:
+    """The table property that keeps the least and the greatest ids out of the log: erasure could not remove them from there."""
+    return {"delta.dataSkippingStatsColumns": _STATISTICS.get(name, "")}

@@ -4,7 +4,8 @@ import asyncio
 import json
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import httpx
 import numpy as np
 import orjson
 import pytest
+from event_fakes import EventCounts
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -669,6 +671,7 @@ class Metrics(Observed):
         super().__init__()
         self.served_rungs: list[str] = []
         self.cache_state: dict[str, int] = {}
+        self.exposures: Counter[str] = Counter()
 
     def served(self, call: str, status: int, release: str, variant: str, rung: str, degraded: Any, ms: float) -> None:
         self.served_rungs.append(rung)
@@ -678,6 +681,9 @@ class Metrics(Observed):
 
     def left(self, stage: str, rows: int, queued_s: float) -> None:
         pass
+
+    def exposed(self, sent: int, lost: Mapping[str, int], failures: int, waiting: int) -> None:
+        self.exposures.update(sent=sent, failures=failures, **lost)
 
     def state(self, cache: dict[str, int], cache_bytes: int, limit: int) -> None:
         for name, n in cache.items():
@@ -694,7 +700,7 @@ class Replica:
             return self.stages, popular_list()
 
         args = GatewayArgs(root="", store_url=url, namespace=namespace, store_timeout_ms=2000, deadline_ms=10_000)
-        self.parts = GatewayParts(args, self.metrics, lambda left: connect, dict, name, folder)
+        self.parts = GatewayParts(args, self.metrics, lambda left: connect, dict, name, folder, EventCounts())
 
     async def get(self, **body: Any) -> dict[str, Any]:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(self.parts.http), base_url="http://reco") as client:

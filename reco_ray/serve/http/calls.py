@@ -14,6 +14,8 @@ from reco_ray.serve.http.contract import (
     ReleasesAnswer,
     SimilarItemsBody,
 )
+from reco_ray.serve.http.erasure_bodies import ErasureAnswer
+from reco_ray.serve.http.event_bodies import EventsAnswer, EventsBody
 from reco_ray.store import Scope
 
 __all__ = ["CALLS", "Call"]
@@ -27,7 +29,8 @@ class Call:
         name: of its handler, of its metric label, and in OpenAPI.
         body: model of the JSON body, if there is one.
         answer: model of the JSON answer; None for other media.
-        path_field, query_fields: where a field of `RecommendationsBody` stands instead of in a body.
+        status: of the answer.
+        path_field, query_fields: where a field, mostly of `RecommendationsBody`, stands instead of in a body.
         problems: kinds of `problems.KINDS` it may answer with, beside "unexpected" and, with a scope, `problems.KEY_KINDS`.
         scope: that a key needs to have for it; None where no key is needed.
         example: a body for the docs page.
@@ -39,6 +42,7 @@ class Call:
     summary: str
     body: type[BaseModel] | None = None
     answer: type[BaseModel] | None = None
+    status: int = 200
     media: str = "application/json"
     path_field: str = ""
     query_fields: tuple[str, ...] = ()
@@ -49,6 +53,16 @@ class Call:
 
 _RANK_PROBLEMS = ("invalid-header", "invalid-request", "not-ready")
 _SLATE_PROBLEMS = (*_RANK_PROBLEMS, "stage-unavailable")
+_EXAMPLE_EVENT = {
+    "event_id": "0198c0de-1",
+    "schema_version": "1.1",
+    "type": "click",
+    "user_id": "42",
+    "item_id": "1",
+    "ts": "2026-05-01T12:00:00Z",
+    "request_id": "the request_id of the slate",
+    "position": 1,
+}
 
 CALLS = (
     Call(
@@ -69,7 +83,7 @@ CALLS = (
         "The same for a user by id, with an ETag.",
         answer=RecommendationsAnswer,
         path_field="user_id",
-        query_fields=("k", "surface"),
+        query_fields=("k", "surface", "consent"),
         problems=_SLATE_PROBLEMS,
         scope=Scope.recommend,
     ),
@@ -97,11 +111,53 @@ CALLS = (
         example={"user_id": "42", "query": "space", "items": [{"item_id": "1", "score": 7.5}, {"item_id": "2", "score": 6.1}]},
     ),
     Call(
+        "events",
+        "POST",
+        "/v1/events",
+        "Up to 1,000 events. When the answer comes each event that it does not reject is durable. Events are known by their "
+        "event_id: the same batch may be sent again after an error or no answer, and each event is stored once. 503 refuses a "
+        "batch as a whole; send it again after Retry-After.",
+        body=EventsBody,
+        answer=EventsAnswer,
+        problems=("invalid-json", "too-large", "invalid-request", "bus-unavailable", "overloaded"),
+        scope=Scope.events,
+        example={"events": [_EXAMPLE_EVENT]},
+    ),
+    Call(
+        "event_schema",
+        "GET",
+        "/v1/events/schema",
+        "What an event may hold: a JSON Schema of the current version.",
+        media="application/schema+json",
+    ),
+    Call(
         "releases",
         "GET",
         "/v1/releases",
         "What runs, and with which share of the users.",
         answer=ReleasesAnswer,
+        scope=Scope.admin,
+    ),
+    Call(
+        "erase_user",
+        "DELETE",
+        "/v1/users/{user_id}",
+        "Erase a user everywhere. From now on their events are refused and their requests are those of nobody; jobs/erase_user "
+        "removes what is stored. The receipt tells how far it is; while it runs, asking again gives the same one.",
+        answer=ErasureAnswer,
+        status=202,
+        path_field="user_id",
+        problems=("invalid-request", "not-ready"),
+        scope=Scope.admin,
+    ),
+    Call(
+        "erasure",
+        "GET",
+        "/v1/erasures/{receipt_id}",
+        "The receipt of an erasure: what was found and removed where, and when.",
+        answer=ErasureAnswer,
+        path_field="receipt_id",
+        problems=("not-found", "not-ready"),
         scope=Scope.admin,
     ),
     Call("healthz", "GET", "/healthz", "Whether the process is alive.", answer=Health),
