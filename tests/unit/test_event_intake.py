@@ -30,9 +30,7 @@ PARTITIONS = 3
 class Gateway:
     """An intake over memory, and the gateway's HTTP before it."""
 
-    def __init__(
-        self, *, fence: Fence | None = None, admit: Admit = admit, max_lag: int = 10
-    ) -> None:
+    def __init__(self, *, fence: Fence | None = None, admit: Admit = admit, max_lag: int = 10) -> None:
         self.bus, self.window, self.metrics = MemoryBus(), MemoryWindow(), EventCounts()
         self.now = 0.0
         self.lags = LagWatch(self.bus, max_lag, self.metrics)
