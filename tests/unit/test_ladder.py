@@ -4,7 +4,8 @@ import asyncio
 import json
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import httpx
 import numpy as np
 import orjson
 import pytest
+from event_fakes import EventCounts
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,6 +29,7 @@ from reco_ray.serve.caching.cache_key import cache_key
 from reco_ray.serve.caching.purging import PurgeFollower
 from reco_ray.serve.caching.refresh import Refresher
 from reco_ray.serve.guard.admission import Admission
+from reco_ray.serve.http.answers import Answer
 from reco_ray.serve.http.asgi import HttpApp
 from reco_ray.serve.http.contract import RecommendationsBody
 from reco_ray.serve.path.fleet import Connected, Fleet
@@ -125,7 +128,15 @@ class Observed:
 class World:
     """A gateway over fakes, within a running loop."""
 
-    def __init__(self, *, most: int = 256, popular: bool = True, caches: bool = True, usual_s: float = 2.0) -> None:
+    def __init__(
+        self,
+        *,
+        most: int = 256,
+        popular: bool = True,
+        caches: bool = True,
+        usual_s: float = 2.0,
+        expose: Callable[[str, Answer], None] | None = None,
+    ) -> None:
         self.stages, self.store, self.observed = Stages(), Store(), Observed()
         self.shift_s = 0.0
         self.served: list[Served] = []
@@ -144,7 +155,7 @@ class World:
         self.service = GatewayService(
             self.store, self.fleet, self.cache, self.observed, self.admission, topology="fused", replica="r0", usual_s=usual_s
         )
-        self.app = HttpApp(self.service, deadline_ms=2000, max_deadline_ms=60_000, record=self.served.append)
+        self.app = HttpApp(self.service, deadline_ms=2000, max_deadline_ms=60_000, record=self.served.append, expose=expose)
 
     async def start(self) -> "World":
         await self.fleet.load_now(5)
@@ -669,6 +680,7 @@ class Metrics(Observed):
         super().__init__()
         self.served_rungs: list[str] = []
         self.cache_state: dict[str, int] = {}
+        self.exposures: Counter[str] = Counter()
 
     def served(self, call: str, status: int, release: str, variant: str, rung: str, degraded: Any, ms: float) -> None:
         self.served_rungs.append(rung)
@@ -678,6 +690,9 @@ class Metrics(Observed):
 
     def left(self, stage: str, rows: int, queued_s: float) -> None:
         pass
+
+    def exposed(self, sent: int, lost: Mapping[str, int], failures: int, waiting: int) -> None:
+        self.exposures.update(sent=sent, failures=failures, **lost)
 
     def state(self, cache: dict[str, int], cache_bytes: int, limit: int) -> None:
         for name, n in cache.items():
@@ -694,7 +709,7 @@ class Replica:
             return self.stages, popular_list()
 
         args = GatewayArgs(root="", store_url=url, namespace=namespace, store_timeout_ms=2000, deadline_ms=10_000)
-        self.parts = GatewayParts(args, self.metrics, lambda left: connect, dict, name, folder)
+        self.parts = GatewayParts(args, self.metrics, lambda left: connect, dict, name, folder, EventCounts())
 
     async def get(self, **body: Any) -> dict[str, Any]:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(self.parts.http), base_url="http://reco") as client:

@@ -13,6 +13,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 from test_contract import World
+from test_event_intake import Gateway
 
 from reco_ray.serve.guard.gate import Gate
 from reco_ray.store import KeyRecord, Scope
@@ -27,7 +28,7 @@ async def _poll() -> tuple[KeyRecord, ...]:
 
 _gate = Gate(_poll, rate=1e9, burst=10**9)
 asyncio.run(_gate.refresh())
-_world = World(gate=_gate)
+_world = World(gate=_gate, events=Gateway().intake)
 _world.ask("GET", "/readyz")  # loads the release
 schema = schemathesis.openapi.from_asgi("/openapi.json", _world.app)
 
