@@ -118,7 +118,7 @@ def folder(
         target,
         items,
         transform.item_rows(transform.item_partials(events, as_of, config), items, as_of),
-        transform.covisit_rows(transform.covisit_partials(events, config), config),
+        transform.covisit_rows(transform.covisit_partials(events, items["item_id"], config), items["item_id"], config),
         RecallConfig(quotas=dict.fromkeys(SourceName, 20), candidates=40),
         RerankConfig(),
         towers,

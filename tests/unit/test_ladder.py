@@ -29,6 +29,7 @@ from reco_ray.serve.caching.cache_key import cache_key
 from reco_ray.serve.caching.purging import PurgeFollower
 from reco_ray.serve.caching.refresh import Refresher
 from reco_ray.serve.guard.admission import Admission
+from reco_ray.serve.http.answers import Answer
 from reco_ray.serve.http.asgi import HttpApp
 from reco_ray.serve.http.contract import RecommendationsBody
 from reco_ray.serve.path.fleet import Connected, Fleet
@@ -127,7 +128,15 @@ class Observed:
 class World:
     """A gateway over fakes, within a running loop."""
 
-    def __init__(self, *, most: int = 256, popular: bool = True, caches: bool = True, usual_s: float = 2.0) -> None:
+    def __init__(
+        self,
+        *,
+        most: int = 256,
+        popular: bool = True,
+        caches: bool = True,
+        usual_s: float = 2.0,
+        expose: Callable[[str, Answer], None] | None = None,
+    ) -> None:
         self.stages, self.store, self.observed = Stages(), Store(), Observed()
         self.shift_s = 0.0
         self.served: list[Served] = []
@@ -146,7 +155,7 @@ class World:
         self.service = GatewayService(
             self.store, self.fleet, self.cache, self.observed, self.admission, topology="fused", replica="r0", usual_s=usual_s
         )
-        self.app = HttpApp(self.service, deadline_ms=2000, max_deadline_ms=60_000, record=self.served.append)
+        self.app = HttpApp(self.service, deadline_ms=2000, max_deadline_ms=60_000, record=self.served.append, expose=expose)
 
     async def start(self) -> "World":
         await self.fleet.load_now(5)
