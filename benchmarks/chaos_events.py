@@ -24,12 +24,12 @@ import typer
 from environment import Case, case, deploy_release
 from lake_ledger import Count, count, orphans
 from processes import processes
-from reco_ray.events.actor import sink_status, start_sinks, stop_sinks
 from rich.console import Console
 from rich.table import Table
 
 from reco_ray.cluster import ray_session, serve_environment
 from reco_ray.serve.render import GATEWAY
+from reco_ray.workflow.sinks import sink_status, start_sinks, stop_sinks
 
 HERE = Path(__file__).parent
 _KILLS = ("gateway", "sink", "store")
@@ -116,7 +116,7 @@ def _drained(given: Case, run: str, ledger: Mapping[str, Any]) -> Count:
     until, pause, last = time.monotonic() + _DRAIN_S, threading.Event(), -1
     while True:
         found = count(given.config.root, run, ledger)
-        waiting = sum(status["lag"] for status in sink_status(given.config, given.store_url))
+        waiting = sum(1 if state.lag is None else state.lag for state in sink_status(given.config))
         if (not waiting and found.stored == last) or time.monotonic() > until:
             return found
         last = found.stored

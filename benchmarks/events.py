@@ -24,7 +24,6 @@ import typer
 from deltalake import DeltaTable
 from environment import Case, case, deploy_release
 from lake_ledger import rows
-from reco_ray.events.actor import start_sinks, stop_sinks
 from rich.console import Console
 
 from reco_ray.cluster import ray_session, serve_environment
@@ -33,6 +32,7 @@ from reco_ray.events.bus import EVENTS, partition_of
 from reco_ray.events.encoding import encode
 from reco_ray.events.open import open_producer
 from reco_ray.lake import tables
+from reco_ray.workflow.sinks import start_sinks, stop_sinks
 
 HERE = Path(__file__).parent
 console = Console(width=None if sys.stdout.isatty() else 150)
@@ -118,7 +118,7 @@ def _sunk(given: Case, events: int) -> dict[str, Any]:
 
 async def _fill(given: Case, events: int) -> None:
     partitions = given.config.events.bus.partitions
-    producer = await open_producer(given.config.events, given.config.store.namespace, given.store_url)
+    producer = open_producer(given.config.events, given.config.store.namespace, given.store_url)
     try:
         block: list[Outgoing] = []
         for value, user_id in _values(events):

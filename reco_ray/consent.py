@@ -37,7 +37,9 @@ def pseudonym_key(variable: str, *, required: bool = False) -> bytes:
     """
     found = os.environ.get(variable, "").encode()
     if not found and not required:
-        log.warning("%s is not set: pseudonyms of users hold for this process only; set it to a secret", variable)
+        log.warning(
+            "%s is not set: pseudonyms of users hold for this process only; set it to a secret to compare them", variable
+        )
         return secrets.token_bytes(32)
     if len(found) < _LEAST_BYTES:
         raise ConfigError(

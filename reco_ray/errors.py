@@ -5,12 +5,13 @@ RecoError
 ├── DataError        data that cannot be used
 │   └── SchemaError  a table whose columns or types are not the contract's
 ├── ArtifactError    an output that is missing, incomplete, or disagrees with its manifest
-└── NotReadyError    a service that is not up yet, or has gone
+├── NotReadyError    a service that is not up yet, or has gone
+└── StaleWriterError another process writes in our place
 
 A message says what was found, what was expected, and what to do.
 """
 
-__all__ = ["ArtifactError", "ConfigError", "DataError", "NotReadyError", "RecoError", "SchemaError"]
+__all__ = ["ArtifactError", "ConfigError", "DataError", "NotReadyError", "RecoError", "SchemaError", "StaleWriterError"]
 
 
 class RecoError(Exception):
@@ -35,3 +36,7 @@ class ArtifactError(RecoError):
 
 class NotReadyError(RecoError):
     """A store, cluster or release is not up; trying again later may succeed."""
+
+
+class StaleWriterError(RecoError):
+    """Another process has written what this one was about to write; it looks how far the other came and goes on from there."""

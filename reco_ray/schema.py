@@ -7,7 +7,19 @@ import pyarrow as pa
 
 from reco_ray.errors import SchemaError
 
-__all__ = ["EVENTS", "EVENT_TYPES", "EXPOSURES", "FEEDBACK", "ITEMS", "LABELS", "SLATES", "TS", "USERS", "check"]
+__all__ = [
+    "DEAD_LETTERS",
+    "EVENTS",
+    "EVENT_TYPES",
+    "EXPOSURES",
+    "FEEDBACK",
+    "ITEMS",
+    "LABELS",
+    "SLATES",
+    "TS",
+    "USERS",
+    "check",
+]
 
 TS = pa.timestamp("us", tz="UTC")
 
@@ -37,6 +49,21 @@ EVENTS = pa.schema(
         pa.field("context", _CONTEXT),
         pa.field("consent", pa.bool_(), nullable=False),
         pa.field("extra", pa.string()),
+        pa.field("date", pa.string(), nullable=False),
+        pa.field("user_bucket", pa.int32(), nullable=False),
+    ]
+)
+
+# An event that an import refused. What the gateway refuses stays on the bus (`events.dead_letters`).
+DEAD_LETTERS = pa.schema(
+    [
+        pa.field("letter_id", pa.string(), nullable=False),  # the same event refused twice is one letter
+        pa.field("ts", TS, nullable=False),  # when it was refused
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("detail", pa.string(), nullable=False),
+        pa.field("raw", pa.string(), nullable=False),  # JSON, without personal data where that was the reason
+        pa.field("user_id", pa.string(), nullable=False),  # empty where none could be read
         pa.field("date", pa.string(), nullable=False),
         pa.field("user_bucket", pa.int32(), nullable=False),
     ]

@@ -22,6 +22,7 @@ class SourceKind(Enum):
     """Where raw data come from."""
 
     movielens = "movielens"
+    completejourney = "completejourney"
     files = "files"
 
 
@@ -35,7 +36,10 @@ class SplitKind(Enum):
 
 @dataclass(kw_only=True)
 class ColumnsConfig:
-    """Column names in the user's own files, for ``source.kind=files``; an empty name means the column is not there."""
+    """Column names in the user's own files, for ``source.kind=files``; an empty name means the column is not there.
+
+    With order_id, quantity, price and currency named, purchases must have them, as they must when applications send them.
+    """
 
     user_id: str = "user_id"
     item_id: str = "item_id"
@@ -44,6 +48,14 @@ class ColumnsConfig:
     value: str = ""
     event_id: str = ""
     session_id: str = ""
+    order_id: str = ""
+    quantity: str = ""
+    price: str = ""
+    currency: str = ""
+    dwell_ms: str = ""
+    request_id: str = ""
+    position: str = ""
+    consent: str = ""
     title: str = "title"
     categories: str = "categories"
     year: str = "year"
@@ -60,6 +72,7 @@ class SourceConfig:
         event_type: type of all events when the file has no type column.
         category_separator: splits a text column into categories.
         permute_ids: replace ids by a seeded permutation, for data whose ids leak time or popularity.
+        refused_share: an import of which the contract refuses a larger share writes nothing.
     """
 
     kind: SourceKind = SourceKind.movielens
@@ -70,12 +83,14 @@ class SourceConfig:
     event_type: str = "view"
     category_separator: str = "|"
     permute_ids: bool = True
+    refused_share: float = 0.01
 
     def __post_init__(self) -> None:
         if self.kind is SourceKind.files and not self.events:
             raise ConfigError("source.events: found nothing, expected a CSV, Parquet or JSONL file; give source.events=PATH")
         if self.ts_unit not in ("s", "ms", "us"):
             raise ConfigError(f"source.ts_unit: found {self.ts_unit!r}, expected 's', 'ms' or 'us'")
+        between("source.refused_share", self.refused_share, 0, 1)
 
 
 class DateUnit(Enum):

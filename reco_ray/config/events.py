@@ -50,7 +50,8 @@ class EventsConfig:
         max_lag: records that may wait for the sink in one partition; above, events are refused with 503.
         sink_rows, sink_interval_s: a batch is written to the lake when it has so many rows or is so old.
         dead_letters_days: how long raw bytes of refused events are kept.
-        compact_files: a (date) partition of the lake with more files than this is compacted.
+        compact_files: a (date) partition of the lake with more small files than this is compacted.
+        sink_cpus: that Ray sets aside for the sink of one partition of the bus.
     """
 
     bus: BusConfig = field(default_factory=BusConfig)
@@ -61,6 +62,7 @@ class EventsConfig:
     sink_interval_s: float = 1.0
     dead_letters_days: int = 14
     compact_files: int = 32
+    sink_cpus: float = 1.0
 
     def __post_init__(self) -> None:
         between("events.dedup_window_s", self.dedup_window_s, 1, 86_400)
@@ -70,6 +72,7 @@ class EventsConfig:
         between("events.sink_interval_s", self.sink_interval_s, 0.01, 3_600)
         between("events.dead_letters_days", self.dead_letters_days, 1, 365)
         between("events.compact_files", self.compact_files, 2, 100_000)
+        between("events.sink_cpus", self.sink_cpus, 0, 64)
 
 
 @dataclass(kw_only=True)
@@ -135,4 +138,4 @@ class PrivacyConfig:
         between("privacy.events_days", self.events_days, 0, 36_500)
         between("privacy.exposures_days", self.exposures_days, 0, 36_500)
         between("privacy.fence_days", self.fence_days, 1, 36_500)
-        between("privacy.vacuum_hours", self.vacuum_hours, 0, 8_760)
+        between("privacy.vacuum_hours", self.vacuum_hours, 1, 8_760)  # younger files may be those of a writer at work

@@ -5,7 +5,7 @@
 
 Events get ids when they are handed over, and a batch that fails in whatever way is sent again with the same ids, so that each
 is stored once. Nothing is dropped: a full queue holds up or refuses who sends, rejections go to a callback, and
-`EventClient.close` raises `Undelivered` with what is left. Imports nothing heavier than httpx.
+`EventClient.close` raises `Undelivered` with what is left. Imports nothing heavier than httpx and NumPy.
 """
 
 import atexit

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from typing import TypeGuard
 
-__all__ = ["coarse_location", "is_personal", "maybe_personal", "redact"]
+__all__ = ["MAYBE_PERSONAL", "NEVER_PERSONAL_ID", "coarse_location", "is_personal", "maybe_personal", "redact"]
 
 _EMAIL = re.compile(r"[A-Za-z0-9._%+'-]{1,64}(?:@|%40)[A-Za-z0-9](?:[A-Za-z0-9-]{0,62}\.)+[A-Za-z]{2,24}")
 _IPV4 = re.compile(r"(?<![\d.])(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?\d?\d)(?![\d.])")
@@ -22,7 +22,13 @@ _PHONE = re.compile(
     r")(?!\w)"
 )
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
-_MAYBE = re.compile(r"@|%40|\d[\d ./()-]{5}|\d\.\d|:[0-9A-Fa-f]{0,4}:")  # nothing personal is without one of these
+MAYBE_PERSONAL = r"@|%40|\d[\d ./()-]{5}|\d\.\d|:[0-9A-Fa-f]{0,4}:"
+"""Pattern that occurs in every text with something personal, and in others; without lookaround, as engines for columns want."""
+
+NEVER_PERSONAL_ID = r"^(?:[^@%:]*[A-Za-z_][^@%:]*|0?[1-9][0-9]*|0)$"
+"""Pattern of ids that cannot be personal: a letter and no sign of an address, or a plain number. Others may be harmless too."""
+
+_MAYBE = re.compile(MAYBE_PERSONAL)
 _COUNTRY = re.compile(r"[A-Z]{2}(?:-[A-Z0-9]{1,3})?")
 _NUMBER = r"\s*(-?\d{1,3}(?:\.\d{1,15})?)\s*"
 _POINT = re.compile(f"{_NUMBER},{_NUMBER}")

@@ -7,6 +7,7 @@ added up at the end.
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import polars as pl
 import pyarrow as pa
@@ -35,7 +36,8 @@ class BuildPlan:
         root: where the lake lies.
         config: feature settings.
         assign: part of the split of each event of some users.
-        items: columns item_id, year, categories.
+        items: columns item_id, year, categories; sorted by item_id.
+        items_return: whether an item that a user has had is a label again.
         categories: vocabulary of the taste features.
         as_of: snapshot -> its instant, microseconds.
     """
@@ -44,18 +46,19 @@ class BuildPlan:
     config: FeaturesConfig
     assign: Assign
     items: pl.DataFrame
+    items_return: bool
     categories: list[str]
     as_of: dict[str, int]
 
 
 def build_users(plan: BuildPlan) -> pl.DataFrame:
     """The user view of every user in every snapshot, with a column ``snapshot``."""
-    return _run(plan, _users)
+    return _run(plan, _users, "users")
 
 
 def build_items(plan: BuildPlan) -> pl.DataFrame:
     """The item view of every item in every snapshot, with a column ``snapshot``."""
-    partials = _run(plan, _items)
+    partials = _run(plan, _items, "items")
     rows = [
         transform.item_rows(partials.filter(snapshot=name).drop("snapshot"), plan.items, plan.as_of[name]).with_columns(
             snapshot=pl.lit(name)
@@ -67,25 +70,24 @@ def build_items(plan: BuildPlan) -> pl.DataFrame:
 
 def build_pairs(plan: BuildPlan) -> pl.DataFrame:
     """The strongest neighbours of every item in every snapshot, with a column ``snapshot``."""
-    partials = _run(plan, _pairs)
-    rows = [
-        transform.covisit_rows(partials.filter(snapshot=name).drop("snapshot"), plan.config).with_columns(snapshot=pl.lit(name))
-        for name in SNAPSHOTS
-    ]
+    item_ids, rows = plan.items["item_id"], []
+    for name in SNAPSHOTS:  # one at a time: the pairs are the largest thing of a build
+        partials = _run(plan, partial(_pairs, snapshot=name), f"pairs of {name}")
+        rows.append(transform.covisit_rows(partials, item_ids, plan.config).with_columns(snapshot=pl.lit(name)))
     return pl.concat(rows)
 
 
 def build_labels(plan: BuildPlan) -> pl.DataFrame:
     """What users turned to in the rank and test parts, with a column ``part``."""
-    return _run(plan, _labels)
+    return _run(plan, _labels, "labels")
 
 
 def build_sequences(plan: BuildPlan) -> pl.DataFrame:
     """The events of the fit part in order, one row per user: user_id, item_ids, strengths; the embedding model's food."""
-    return _run(plan, _sequences).sort("user_id")
+    return _run(plan, _sequences, "sequences").sort("user_id")
 
 
-def _run(plan: BuildPlan, work: Callable[[pl.DataFrame, BuildPlan], pl.DataFrame]) -> pl.DataFrame:
+def _run(plan: BuildPlan, work: Callable[[pl.DataFrame, BuildPlan], pl.DataFrame], what: str) -> pl.DataFrame:
     groups = [{"group": g} for g in range(_TASKS)]
     dataset = ray.data.from_items(groups, override_num_blocks=_TASKS).map_batches(
         _task, batch_size=1, batch_format="pyarrow", fn_kwargs={"plan": plan, "work": work}, zero_copy_batch=True
@@ -93,7 +95,7 @@ def _run(plan: BuildPlan, work: Callable[[pl.DataFrame, BuildPlan], pl.DataFrame
     blocks = [pl.DataFrame(batch) for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow") if batch.num_rows]
     # blocks arrive in any order; sums and hashes want one
     frame = pl.concat(sorted(blocks, key=lambda b: b["group"][0])).drop("group")
-    log.info("%s: %d rows", work.__name__.strip("_"), frame.height)
+    log.info("%s: %d rows", what, frame.height)
     return frame
 
 
@@ -125,15 +127,17 @@ def _items(events: pl.DataFrame, plan: BuildPlan) -> pl.DataFrame:
     return _per_snapshot(events, lambda e, name: transform.item_partials(e, plan.as_of[name], plan.config))
 
 
-def _pairs(events: pl.DataFrame, plan: BuildPlan) -> pl.DataFrame:
-    return _per_snapshot(events, lambda e, _: transform.covisit_partials(e, plan.config))
+def _pairs(events: pl.DataFrame, plan: BuildPlan, snapshot: str) -> pl.DataFrame:
+    seen = events.filter(pl.col("part") <= SNAPSHOTS[snapshot])
+    return transform.covisit_partials(seen, plan.items["item_id"], plan.config)
 
 
 def _labels(events: pl.DataFrame, plan: BuildPlan) -> pl.DataFrame:
     return pl.concat(
         [
             transform.label_rows(
-                events.filter(part=part), events.filter(pl.col("part") < part).select("user_id", "item_id")
+                events.filter(part=part),
+                None if plan.items_return else events.filter(pl.col("part") < part).select("user_id", "item_id"),
             ).with_columns(part=pl.lit(name))
             for name, part in _LABEL_PARTS.items()
         ]

@@ -15,6 +15,7 @@ from reco_ray.schema import LABELS
 __all__ = ["covisit_partials", "covisit_rows", "item_partials", "item_rows", "label_rows", "prepare", "user_rows"]
 
 _DAY_US = 86_400_000_000
+_PAIRS = 1_000_000  # item pairs that are sorted at a time
 _EVENT_COLUMNS = ("user_id", "item_id", "ts", "type", "value", "event_id", "consent")
 
 
@@ -119,55 +120,72 @@ def item_rows(partials: pl.DataFrame, items: pl.DataFrame, as_of: int) -> pl.Dat
     )
 
 
-def covisit_partials(events: pl.DataFrame, config: FeaturesConfig) -> pl.DataFrame:
-    """Weights of item pairs that some users had near each other: columns a, b, weight; both directions.
+def covisit_partials(events: pl.DataFrame, item_ids: pl.Series, config: FeaturesConfig) -> pl.DataFrame:
+    """Weights of item pairs that some users had near each other: columns a, b, weight; places in ``item_ids``, a < b.
 
-    A pair at distance d in a user's order weighs strength x strength / sqrt(d).
+    A pair at distance d in a user's order weighs strength x strength / sqrt(d). Numbers, because the pairs of a shop with a
+    hundred thousand items are tens of millions.
+
+    Args:
+        item_ids: of the catalogue; events of other items only keep others apart.
     """
+    code = pl.int_range(len(item_ids), dtype=pl.UInt32, eager=True)
+    items = events["item_id"].replace_strict(item_ids, code, default=None, return_dtype=pl.UInt32)
+    coded = events.select(pl.col("user_id").rle_id().alias("user"), items.alias("item"), "strength")
     frames = []
     for d in range(1, config.covisit_window + 1):
-        other = events.select(
-            pl.col("user_id").shift(-d).alias("u"),
-            pl.col("item_id").shift(-d).alias("b"),
-            pl.col("strength").shift(-d).alias("s"),
+        near, far = coded[: max(0, coded.height - d)], coded[d:].rename({"user": "u", "item": "i", "strength": "s"})
+        pairs = pl.concat([near, far], how="horizontal").filter(
+            (pl.col("user") == pl.col("u")) & (pl.col("item") != pl.col("i"))
         )
-        pairs = pl.concat([events.select("user_id", pl.col("item_id").alias("a"), "strength"), other], how="horizontal")
-        pairs = pairs.filter((pl.col("user_id") == pl.col("u")) & (pl.col("a") != pl.col("b")))
-        frames.append(pairs.select("a", "b", (pl.col("strength") * pl.col("s") / d**0.5).alias("weight")))
-    one_way = pl.concat(frames)
-    both = pl.concat([one_way, one_way.select(pl.col("b").alias("a"), pl.col("a").alias("b"), "weight")])
-    return both.group_by("a", "b").agg(pl.col("weight").sum().round(6)).sort("a", "b")
+        low, high = pl.min_horizontal("item", "i").alias("a"), pl.max_horizontal("item", "i").alias("b")
+        frames.append(pairs.select(low, high, (pl.col("strength") * pl.col("s") / d**0.5).alias("weight")))
+    return pl.concat(frames).group_by("a", "b").agg(pl.col("weight").sum().round(6)).sort("a", "b")
 
 
-def covisit_rows(partials: pl.DataFrame, config: FeaturesConfig) -> pl.DataFrame:
-    """Keep each item's strongest neighbours: columns a, b, score; best first per a.
+def covisit_rows(partials: pl.DataFrame, item_ids: pl.Series, config: FeaturesConfig) -> pl.DataFrame:
+    """Keep each item's strongest neighbours: columns a, b, score, with ids; best first per a, ties by id.
 
     Score = weight / sqrt((w_a + shrinkage) (w_b + shrinkage)), the cosine of co-occurrence with both totals shrunk, so that
     one chance meeting of two rare items does not lead.
+
+    Args:
+        partials: of `covisit_partials` of all users, in a fixed order. item_ids: as there, sorted.
     """
-    pairs = partials.group_by("a", "b").agg(pl.col("weight").sum()).sort("a", "b")
-    totals = pairs.group_by("a").agg(pl.col("weight").sum().round(5).alias("total"))
-    shrunk = (pl.col("total") + config.covisit_shrinkage) * (pl.col("total_b") + config.covisit_shrinkage)
-    return (
-        pairs.join(totals, on="a")
-        .join(totals.rename({"a": "b", "total": "total_b"}), on="b")
-        .select("a", "b", (pl.col("weight") / shrunk.sqrt()).round(6).cast(pl.Float32).alias("score"))
+    ends = np.linspace(0, len(item_ids), 1 + max(1, partials.height // _PAIRS), dtype=np.int64)
+    ranges = list(zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True))
+
+    def within(pairs: pl.DataFrame, low: int, high: int) -> pl.DataFrame:
+        return pairs.filter((pl.col("a") >= low) & (pl.col("a") < high))
+
+    # some items at a time: memory holds the pairs once, and little more
+    summed = pl.concat([within(partials, *r).group_by("a", "b").agg(pl.col("weight").sum()).sort("a", "b") for r in ranges])
+    a, b, weight = (summed[name].to_numpy() for name in ("a", "b", "weight"))
+    total = np.bincount(a, weight, len(item_ids)) + np.bincount(b, weight, len(item_ids)) + config.covisit_shrinkage
+    score = (weight / np.sqrt(total[a] * total[b])).round(6).astype(np.float32)
+    pairs = summed.select("a", "b", pl.Series("score", score))
+    back = pairs.select(pl.col("b").alias("a"), pl.col("a").alias("b"), "score")
+    parts = [
+        pl.concat([within(pairs, *r), within(back, *r)])
         .sort("a", "score", "b", descending=[False, True, False])
         .group_by("a", maintain_order=True)
         .head(config.covisit_neighbours)
-    )
+        for r in ranges
+    ]
+    strongest = pl.concat(parts)
+    return strongest.with_columns(item_ids.gather(strongest[name]).alias(name) for name in ("a", "b"))
 
 
-def label_rows(events: pl.DataFrame, already: pl.DataFrame) -> pl.DataFrame:
+def label_rows(events: pl.DataFrame, already: pl.DataFrame | None) -> pl.DataFrame:
     """What users turned to in a later part: rows of `schema.LABELS`, one per user.
 
     Args:
         events: from `prepare`, of the later part only.
-        already: user_id, item_id of earlier parts; an item met before is no discovery and is left out.
+        already: user_id, item_id of earlier parts; an item met before is no discovery and is left out. None where items return.
     """
+    news = events if already is None else events.join(already, on=["user_id", "item_id"], how="anti", maintain_order="left")
     rows = (
-        events.join(already, on=["user_id", "item_id"], how="anti", maintain_order="left")
-        .group_by("user_id", "item_id", maintain_order=True)
+        news.group_by("user_id", "item_id", maintain_order=True)
         .agg(pl.col("strength").max())
         .group_by("user_id", maintain_order=True)
         .agg(pl.col("item_id").alias("item_ids"), pl.col("strength").cast(pl.Float32).alias("grades"))

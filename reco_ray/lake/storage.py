@@ -1,15 +1,35 @@
 """Files under ``root``, wherever that is: a folder, ``s3://`` or ``gs://``, through pyarrow's filesystems."""
 
+import os
 import shutil
 import tempfile
 import uuid
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from pyarrow import fs
 
 from reco_ray.errors import ArtifactError
 
-__all__ = ["exists", "fetch", "is_local", "join", "listing", "publish", "read_bytes", "remove", "write_bytes"]
+__all__ = [
+    "exists",
+    "fetch",
+    "is_local",
+    "join",
+    "listing",
+    "make_durable",
+    "parquet_columns",
+    "publish",
+    "read_bytes",
+    "read_parquet",
+    "read_parts",
+    "remove",
+    "walk",
+    "write_bytes",
+    "write_parquet",
+]
 
 
 def join(root: str, *parts: str) -> str:
@@ -54,10 +74,74 @@ def write_bytes(uri: str, data: bytes) -> None:
     Path(partial).replace(path)
 
 
+def write_parquet(uri: str, table: pa.Table, **options: object) -> int:
+    """Write a Parquet file and make it durable; returns its size in bytes.
+
+    Args:
+        options: of `pyarrow.parquet.write_table`.
+    """
+    system, path = _open(uri)
+    if is_local(uri):  # an object store has no folders
+        system.create_dir(path.rpartition("/")[0], recursive=True)
+    pq.write_table(table, path, filesystem=system, **options)
+    make_durable(uri)
+    return int(system.get_file_info(path).size)
+
+
+def read_parquet(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read a Parquet file, or some of its columns.
+
+    Raises: FileNotFoundError: there is none.
+    """
+    system, path = _open(uri)
+    with system.open_input_file(path) as file:
+        return pq.ParquetFile(file).read(None if columns is None else list(columns))
+
+
+def parquet_columns(uri: str) -> list[str]:
+    """Names of a Parquet file's columns.
+
+    Raises: FileNotFoundError: there is none. pa.ArrowInvalid: it is no Parquet file.
+    """
+    system, path = _open(uri)
+    with system.open_input_file(path) as file:
+        return list(pq.ParquetFile(file).schema_arrow.names)
+
+
+def make_durable(uri: str) -> None:
+    """Return when a file outlives a power cut: on a local disk, once it and its folder are synchronised."""
+    if is_local(uri):
+        for path in (Path(uri), Path(uri).parent):
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+
+
 def listing(uri: str) -> list[str]:
     """Names of what lies directly in a folder, sorted; none when there is no folder."""
     system, path = _open(uri)
     return sorted(info.base_name for info in system.get_file_info(fs.FileSelector(path, allow_not_found=True)))
+
+
+def walk(uri: str) -> list[tuple[str, float]]:
+    """All files below a folder: path within it, and unix time of its last change; sorted, none when there is no folder."""
+    system, path = _open(uri)
+    found = system.get_file_info(fs.FileSelector(path, allow_not_found=True, recursive=True))
+    files = [info for info in found if info.type == fs.FileType.File]
+    return sorted((info.path[len(path.rstrip("/")) + 1 :], (info.mtime_ns or 0) / 1e9) for info in files)
+
+
+def read_parts(uri: str, size: int = 2**24) -> Iterator[bytes]:
+    """Read a file in parts of ``size`` bytes; one that has gone is an empty one."""
+    system, path = _open(uri)
+    try:
+        with system.open_input_stream(path) as stream:
+            while part := stream.read(size):
+                yield bytes(part)
+    except FileNotFoundError:
+        return
 
 
 def remove(uri: str) -> None:

@@ -1,4 +1,4 @@
-"""Delta tables under ``root/lake``: append exactly once, replace, read.
+"""Delta tables under ``root/lake``: replace, read; `appending` adds to them.
 
 Deletion vectors and column mapping stay off, and ids get no statistics (design, section 4). A writer's memory is Delta's own
 application transaction: a batch that was committed is not committed again.
@@ -13,10 +13,8 @@ from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 
 from reco_ray.errors import DataError
 from reco_ray.lake import storage
-from reco_ray.schema import EVENTS, check
 
 __all__ = [
-    "append_events",
     "content_hash",
     "exists",
     "has_partition",
@@ -24,6 +22,7 @@ __all__ = [
     "read",
     "remembered",
     "replace",
+    "statistics_property",
     "table_uri",
     "version",
 ]
@@ -31,6 +30,7 @@ __all__ = [
 _PARTITIONS = {
     "events": ["date"],
     "exposures": ["date"],
+    "dead_letters": ["date"],
     "feedback": ["date"],
     "features_users": ["snapshot"],
     "features_items": ["snapshot"],
@@ -41,6 +41,7 @@ _PARTITIONS = {
 _STATISTICS = {
     "events": "ts,user_bucket",
     "exposures": "ts,user_bucket",
+    "dead_letters": "ts,user_bucket",
     "feedback": "ts,user_bucket",
     "features_users": "as_of",
     "users": "user_bucket",
@@ -105,7 +106,7 @@ def replace(
         predicate=predicate if there else None,
         schema_mode=None if there and predicate else "overwrite",
         partition_by=None if there else _PARTITIONS.get(name),
-        configuration=_configuration(name),
+        configuration=statistics_property(name),
         commit_properties=CommitProperties(app_transactions=[transaction]) if transaction else None,
     )
     return version(root, name)
@@ -123,38 +124,6 @@ def remembered(root: str, name: str, writer: str) -> int:
     return -1 if found is None else int(found)
 
 
-def append_events(root: str, events: pa.Table, writer: str, batch: int) -> int:
-    """Append the events whose ids the lake does not hold; returns how many were new.
-
-    Args:
-        events: schema `schema.EVENTS`; may repeat ids, within itself or of what is stored.
-        writer: names the sequence of batches; with ``batch`` it makes the commit happen once.
-        batch: number of this batch; one at or below the last committed is left alone.
-    """
-    check(events, EVENTS, f"batch {batch} of {writer}")
-    uri = table_uri(root, "events")
-    fresh = pl.DataFrame(events).unique("event_id", keep="first", maintain_order=True)
-    if exists(root, "events"):
-        table = DeltaTable(uri)
-        committed = table.transaction_version(writer)
-        if committed is not None and committed >= batch:
-            return 0
-        dates = fresh["date"].unique().to_list()
-        stored = pl.scan_delta(table).filter(pl.col("date").is_in(dates)).select("event_id").collect()
-        fresh = fresh.join(stored, on="event_id", how="anti", maintain_order="left")
-        if fresh.is_empty():
-            return 0
-    write_deltalake(
-        uri,
-        fresh.sort("date", "user_bucket", "user_id", "ts").to_arrow().cast(EVENTS),
-        mode="append",
-        partition_by=_PARTITIONS["events"],
-        configuration=_configuration("events"),
-        commit_properties=CommitProperties(app_transactions=[Transaction(writer, batch)]),
-    )
-    return fresh.height
-
-
 def content_hash(frame: pl.DataFrame, by: Sequence[str]) -> str:
     """Hash a table's content, whatever files it lies in and in whichever order: 16 hexadecimal characters.
 
@@ -168,6 +137,6 @@ def content_hash(frame: pl.DataFrame, by: Sequence[str]) -> str:
     return hashlib.blake2b(sink.getvalue(), digest_size=8).hexdigest()
 
 
-def _configuration(name: str) -> dict[str, str | None]:
-    # no min/max of ids in the log: erasure could not remove them from there
-    return {"delta.dataSkippingStatsColumns": _STATISTICS[name]} if name in _STATISTICS else {}
+def statistics_property(name: str) -> dict[str, str | None]:
+    """The table property that keeps the least and the greatest ids out of the log: erasure could not remove them from there."""
+    return {"delta.dataSkippingStatsColumns": _STATISTICS.get(name, "")}

@@ -45,6 +45,7 @@ def train_embeddings(
     catalogue: Catalogue,
     config: TwoTowerConfig,
     history: int,
+    items_return: bool,
     cluster: ClusterConfig,
     seed: int,
     run_name: str,
@@ -57,6 +58,7 @@ def train_embeddings(
         sequences: columns user_id, item_ids, strengths (oldest first) of the fit part.
         catalogue: of the same snapshot; gives the content features.
         history: longest history the user tower sees.
+        items_return: whether finding an item again that a user has had counts, when an epoch is judged.
         on_epoch: called in the driver with each epoch's metrics, after the run.
     """
     trained_keys = catalogue.keys[catalogue.events > 0]
@@ -64,6 +66,7 @@ def train_embeddings(
     loop_config = {
         "model": asdict(config),
         "history": history,
+        "items_return": items_return,
         "seed": seed,
         "keys": ray.put(catalogue.keys),
         "id_rows": ray.put(id_rows),
@@ -96,7 +99,7 @@ def train_embeddings(
 
 def _loop(loop_config: dict[str, Any]) -> None:
     config = TwoTowerConfig(**loop_config["model"])
-    history, seed = loop_config["history"], loop_config["seed"]
+    history, items_return, seed = (loop_config[name] for name in ("history", "items_return", "seed"))
     keys, id_rows, content = (ray.get(loop_config[name]) for name in ("keys", "id_rows", "content"))
     examples = _read(keys)
     torch.manual_seed(seed)
@@ -116,7 +119,7 @@ def _loop(loop_config: dict[str, Any]) -> None:
         torch.manual_seed(seed * 1_000 + epoch)
         order = np.random.default_rng([seed, epoch]).permutation(examples.train)
         loss = _epoch(model, optimizer, examples, items, order, log_q, config, history)
-        recall = _mean_over_workers(_validate(model, examples, items, history))
+        recall = _mean_over_workers(_validate(model, examples, items, history, items_return))
         if recall > state["best"]:
             state["best"] = recall
             state["best_model"] = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -202,8 +205,8 @@ def _epoch(
 
 
 @torch.no_grad()
-def _validate(model: TwoTower, examples: Examples, items: _Items, history: int) -> float:
-    """Recall@50 of the held-out items over the whole catalogue, what the user had before left out."""
+def _validate(model: TwoTower, examples: Examples, items: _Items, history: int, items_return: bool) -> float:
+    """Recall@50 of the held-out items over the whole catalogue; what the user had before is left out unless it may return."""
     if not examples.held_out:
         return 0.0
     model.eval()
@@ -214,7 +217,8 @@ def _validate(model: TwoTower, examples: Examples, items: _Items, history: int) 
     recalls = []
     for user, (at, targets) in zip(users, examples.held_out, strict=True):
         scores = vectors @ user
-        scores[torch.from_numpy(examples.rows[examples.starts[at - 1] : at])] = -torch.inf
+        if not items_return:
+            scores[torch.from_numpy(examples.rows[examples.starts[at - 1] : at])] = -torch.inf
         top = scores.topk(min(_VALIDATE_AT, len(scores))).indices.numpy()
         recalls.append(np.isin(targets, top).mean())
     return float(np.mean(recalls))

@@ -33,8 +33,10 @@ from reco_ray.serve.path.reads import StoreReads
 from reco_ray.serve.path.service import GatewayService
 from reco_ray.serve.path.stages import Left
 from reco_ray.serve.path.watch import Replicas, ReplicaWatch
+from reco_ray.serve.privacy.erasures import ErasureCalls
+from reco_ray.serve.privacy.following import FenceFollower
 from reco_ray.serve.served import Recorder, ServedMetrics
-from reco_ray.store import FinishedSlate, OnlineStore, SlateStore
+from reco_ray.store import ErasureStore, FenceStore, FinishedSlate, OnlineStore, SlateStore
 
 __all__ = ["CountsEvents", "GatewayParts", "Metrics"]
 
@@ -99,6 +101,7 @@ class GatewayParts:
         self._log = RequestLog(folder / f"requests_{replica}.jsonl") if args.request_log else None
         traced = args.trace_share > 0 or args.trace_endpoint
         traces = Traces(args.trace_share, args.trace_endpoint, folder / f"spans_{replica}.jsonl", replica) if traced else None
+        self._fence = FenceFollower(FenceStore(store, f"gateway:{replica}").poll)
         service = GatewayService(
             StoreReads(store, slates),
             self._fleet,
@@ -108,6 +111,7 @@ class GatewayParts:
             topology=args.topology,
             replica=replica,
             usual_s=args.deadline_ms / 1e3,
+            hides=self._fence.hides,
         )
         # a pool of its own, with time: events must not take the connections, nor miss the deadline, of recommendations
         self._window_store = OnlineStore(args.store_url, args.namespace, timeout_s=_WINDOW_TIMEOUT_S)
@@ -131,6 +135,7 @@ class GatewayParts:
             max_deadline_ms=args.max_deadline_ms,
             record=Recorder(metrics, self._log, traces),
             gate=self._gate,
+            erasures=ErasureCalls(ErasureStore(store), self._fence),
             behind=lambda: self._pulse.behind_s() > tolerated_s,
             events=intake,
             expose=self._exposures.note if self._exposures is not None else None,
@@ -141,8 +146,10 @@ class GatewayParts:
         """Load what gets traffic, then follow the store: a replica that joins a running system is ready when it is warm."""
         if self._gate is not None:
             await self._gate.refresh()
+        await self._fence.refresh()
         await self._fleet.load_now(_FIRST_LOAD_TIMEOUT_S)
         runs = {
+            "fence": self._fence.run(),
             "traffic": self._fleet.run(),
             "purges": self._purges.run(),
             "replicas": self._watch.run(),

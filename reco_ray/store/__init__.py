@@ -4,6 +4,8 @@ User rows, precomputed slates and traffic records come in from jobs, finished an
 the gateway reads them, one round trip per request. Valkey protocol only.
 """
 
+from reco_ray.store.erasures import ErasureStore
+from reco_ray.store.fence import Fence, FenceEntry, FenceReader, FenceStore
 from reco_ray.store.keys import KeyRecord, KeyStore, Scope, new_key, rotated
 from reco_ray.store.online import OnlineStore, Traffic
 from reco_ray.store.packing import FinishedSlate, pack_slate, pack_user, unpack_slate, unpack_user
@@ -11,6 +13,11 @@ from reco_ray.store.precomputed import Precomputed, pack_precomputed, unpack_pre
 from reco_ray.store.slates import Purges, SlateStore
 
 __all__ = [
+    "ErasureStore",
+    "Fence",
+    "FenceEntry",
+    "FenceReader",
+    "FenceStore",
     "FinishedSlate",
     "KeyRecord",
     "KeyStore",

@@ -1,4 +1,4 @@
-"""Bring what the steps left online: users' rows and slates into the online store, a release's stages behind the gateway."""
+"""Bring what the steps left online: users' rows and slates into the online store, the sinks, a release's stages."""
 
 import json
 import logging
@@ -15,6 +15,7 @@ from reco_ray.release import newest, open_release, verify
 from reco_ray.serve.deploy import DeployReport, deploy
 from reco_ray.store import OnlineStore
 from reco_ray.workflow.graph import Output
+from reco_ray.workflow.sinks import start_sinks
 
 __all__ = ["deploy_release", "load_precomputed"]
 
@@ -22,11 +23,11 @@ log = logging.getLogger(__name__)
 
 
 def deploy_release(config: PipelineConfig, store_url: str, dashboard: str) -> DeployReport:
-    """Deploy ``config.release``, or the newest one; deploying what is deployed changes nothing.
+    """Deploy ``config.release``, or the newest one, and the sinks; deploying what is deployed changes nothing.
 
     Raises:
         ArtifactError: there is no such release, or the user rows it was made with are gone.
-        NotReadyError: it does not come up; traffic stays where it was.
+        NotReadyError: it or a sink does not come up; traffic stays where it was.
     """
     release = config.release or newest(config.root)
     manifest = verify(open_release(config.root, release))
@@ -41,6 +42,7 @@ def deploy_release(config: PipelineConfig, store_url: str, dashboard: str) -> De
         rows = ((row["user_id"], user_row(row)) for row in users.iter_rows(named=True))
         written = store.write_users(rows, manifest.user_view)
     log.info("release %s: %d user rows in the online store", release, written)
+    start_sinks(config, store_url)
     report = deploy(config, release, store_url, dashboard, user_view=manifest.user_view)
     made_ts = datetime.now(UTC).isoformat()
     record = json.dumps({**asdict(report), "users": written, "made_ts": made_ts}, indent=1)

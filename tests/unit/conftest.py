@@ -5,17 +5,32 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pytest
 
-from reco_ray.config import FeaturesConfig, RecallConfig, RerankConfig, SourceConfig, SourceKind, SourceName, TwoTowerConfig
+from reco_ray.config import (
+    DateUnit,
+    FeaturesConfig,
+    RecallConfig,
+    RerankConfig,
+    SourceConfig,
+    SourceKind,
+    SourceName,
+    TwoTowerConfig,
+)
+from reco_ray.events.columns import admit_table
 from reco_ray.features import Catalogue, transform
 from reco_ray.lake import sources
 from reco_ray.recall.tower import TwoTower
 from reco_ray.recall.two_tower import item_inputs, save_weights
 from reco_ray.release import assemble
+from reco_ray.schema import EVENTS
 
 USERS, ITEMS = 24, 40
 START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+NOW_US = 1_780_000_000_000_000  # in 2026, behind all events of the world
 
 
 def taste(number: int) -> str:
@@ -50,15 +65,23 @@ def source() -> SourceConfig:
     return config
 
 
+def admitted(raw: pl.DataFrame, source: SourceConfig, seed: int = 7, unit: DateUnit = DateUnit.month) -> pa.Table:
+    """What an import would append of raw rows."""
+    mapped = sources.map_events(raw, source, source.columns, seed, "world")
+    table, refused = admit_table(mapped, NOW_US, unit)
+    assert not refused
+    return sources.number_repeats(pl.DataFrame(table)).to_arrow().cast(EVENTS)
+
+
 @pytest.fixture(scope="session")
 def events(raw_events: pl.DataFrame, source: SourceConfig) -> pl.DataFrame:
     """Prepared events, with their strength."""
-    return transform.prepare(pl.DataFrame(sources.events_table(raw_events, source, 7, "world")), FeaturesConfig())
+    return transform.prepare(pl.DataFrame(admitted(raw_events, source)), FeaturesConfig())
 
 
 @pytest.fixture(scope="session")
 def items(raw_items: pl.DataFrame, source: SourceConfig) -> pl.DataFrame:
-    return pl.DataFrame(sources.items_table(raw_items, source, 7, "world"))
+    return pl.DataFrame(sources.map_items(raw_items, source, source.columns, 7, "world"))
 
 
 @pytest.fixture(scope="session")
@@ -95,7 +118,7 @@ def folder(
         target,
         items,
         transform.item_rows(transform.item_partials(events, as_of, config), items, as_of),
-        transform.covisit_rows(transform.covisit_partials(events, config), config),
+        transform.covisit_rows(transform.covisit_partials(events, items["item_id"], config), items["item_id"], config),
         RecallConfig(quotas=dict.fromkeys(SourceName, 20), candidates=40),
         RerankConfig(),
         towers,

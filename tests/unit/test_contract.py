@@ -11,12 +11,16 @@ import pytest
 from pydantic import ValidationError
 
 from reco_ray.config import CacheConfig
+from reco_ray.privacy import Receipt
+from reco_ray.privacy.receipts import new_receipt
 from reco_ray.serve.caching.cache import SlateCache
 from reco_ray.serve.guard.admission import Admission
 from reco_ray.serve.guard.gate import Gate
+from reco_ray.serve.http import problems
 from reco_ray.serve.http.asgi import Events, HttpApp
 from reco_ray.serve.http.calls import CALLS
 from reco_ray.serve.http.contract import ReadinessAnswer, RecommendationsBody
+from reco_ray.serve.http.erasure_bodies import ErasureAnswer
 from reco_ray.serve.http.openapi import schema
 from reco_ray.serve.path.fleet import Connected, Fleet
 from reco_ray.serve.path.pipeline import LoggingObserver
@@ -74,8 +78,25 @@ class Store:
         return not self.away
 
 
+class Wishes:
+    """Notes erasures."""
+
+    def __init__(self) -> None:
+        self.receipts: dict[str, Receipt] = {}
+
+    async def erase(self, user_id: str) -> Receipt:
+        receipt = new_receipt(f"e{len(self.receipts)}", user_id)
+        return self.receipts.setdefault(receipt.user, receipt)
+
+    async def receipt(self, receipt_id: str) -> Receipt:
+        for receipt in self.receipts.values():
+            if receipt.receipt_id == receipt_id:
+                return receipt
+        raise problems.unknown_receipt()
+
+
 class World:
-    """A gateway over fakes."""
+    """A gateway over fakes; requests of the user "hidden" are those of nobody."""
 
     def __init__(
         self, *, release: str = "rel", gate: Gate | None = None, behind: bool = False, events: Events | None = None
@@ -90,9 +111,24 @@ class World:
             return self.stages, None
 
         self.fleet = Fleet(poll, connect)
+        self.wishes = Wishes()
+
+        def hides(user_id: str) -> bool:
+            return user_id == "hidden"
+
         cache, admission = SlateCache(CacheConfig(ttl_s=0, stale_s=0)), Admission(1.0)
-        service = GatewayService(self.store, self.fleet, cache, LoggingObserver(), admission, topology="fused", replica="r0")
-        self.app = HttpApp(service, deadline_ms=1000, max_deadline_ms=2000, gate=gate, behind=lambda: behind, events=events)
+        service = GatewayService(
+            self.store, self.fleet, cache, LoggingObserver(), admission, topology="fused", replica="r0", hides=hides
+        )
+        self.app = HttpApp(
+            service,
+            deadline_ms=1000,
+            max_deadline_ms=2000,
+            erasures=self.wishes,
+            gate=gate,
+            behind=lambda: behind,
+            events=events,
+        )
 
     def ask(self, method: str, path: str, **more: Any) -> httpx.Response:
         async def ask() -> httpx.Response:
@@ -472,3 +508,36 @@ def test_a_caller_that_hangs_up_within_its_body_is_answered_and_no_error() -> No
 def test_a_year_that_is_none_is_refused_by_name() -> None:
     with pytest.raises(ValidationError, match=r"filters.year: found \['abc'\], expected years"):
         RecommendationsBody.model_validate({"filters": {"year": ["1999", "abc"]}})
+
+
+def test_an_erasure_is_accepted_with_a_receipt_that_can_be_asked_for() -> None:
+    world = World()
+    response = world.ask("DELETE", "/v1/users/kim%2F1")
+    assert response.status_code == 202
+    receipt = response.json()
+    assert receipt["state"] == "requested"
+    assert "kim" not in response.text, "a receipt names nobody"
+    assert world.ask("DELETE", "/v1/users/kim%2F1").json() == receipt, "the same wish"
+    assert world.ask("GET", f"/v1/erasures/{receipt['receipt_id']}").json() == receipt
+    ErasureAnswer.model_validate(receipt)
+    assert problem(world.ask("GET", "/v1/erasures/none"))["type"] == "/docs#not-found"
+    assert problem(world.ask("DELETE", f"/v1/users/{'x' * 257}"))["errors"][0]["field"] == "user_id"
+    assert problem(world.ask("GET", "/v1/users/kim"))["status"] == 405
+
+
+@pytest.mark.parametrize(("method", "path"), [("DELETE", "/v1/users/known"), ("GET", "/v1/erasures/e0")])
+def test_erasures_are_for_admins(method: str, path: str) -> None:
+    calls = {(call.method, call.path.partition("{")[0]): call.scope for call in CALLS}
+    assert calls[method, path[: path.rindex("/") + 1]] is Scope.admin
+
+
+def test_a_user_who_is_being_erased_is_nobody() -> None:
+    world = World()
+    for body, path in (
+        ({"user_id": "hidden"}, "/v1/recommendations"),
+        ({"user_id": "hidden", "items": [{"item_id": "a"}]}, "/v1/rank"),
+    ):
+        assert world.post(body, path).status_code == 200
+        assert world.stages.seen[-1].user_id == ""
+    world.post({"user_id": "known"})
+    assert world.stages.seen[-1].user_id == "known"

@@ -257,7 +257,8 @@ def test_a_batch_is_admitted_in_slices_and_others_have_their_turn_between_them()
         return taken[0]
 
     assert run(story()).accepted == 1000
-    assert sizes == [100] * 30
+    assert sum(sizes) == 3000
+    assert max(sizes) <= 100
     assert ["slice", "slice"] not in [order[i : i + 2] for i in range(len(order))], "two slices within one turn of the loop"
 
 

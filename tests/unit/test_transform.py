@@ -54,9 +54,10 @@ def test_sums_over_parts_of_the_users_equal_the_whole(events: pl.DataFrame, item
     np.testing.assert_allclose(
         transform.item_rows(parts, items, as_of).select(names).to_numpy(), whole.select(names).to_numpy(), atol=2e-5
     )
-    pairs = pl.concat([transform.covisit_partials(e, CONFIG) for e in (first, rest)])
-    together = transform.covisit_rows(transform.covisit_partials(events, CONFIG), CONFIG)
-    apart = transform.covisit_rows(pairs, CONFIG)
+    ids = items["item_id"]
+    pairs = pl.concat([transform.covisit_partials(e, ids, CONFIG) for e in (first, rest)])
+    together = transform.covisit_rows(transform.covisit_partials(events, ids, CONFIG), ids, CONFIG)
+    apart = transform.covisit_rows(pairs, ids, CONFIG)
     assert apart.sort("a", "b").select("a", "b").equals(together.sort("a", "b").select("a", "b"))
 
 
@@ -68,8 +69,9 @@ def test_a_counter_halves_after_its_half_life(events: pl.DataFrame, items: pl.Da
     assert old == pytest.approx(fresh / 2)
 
 
-def test_neighbours_in_a_checkerboard_are_of_the_same_taste(events: pl.DataFrame) -> None:
-    pairs = transform.covisit_rows(transform.covisit_partials(events, CONFIG), CONFIG)
+def test_neighbours_in_a_checkerboard_are_of_the_same_taste(events: pl.DataFrame, items: pl.DataFrame) -> None:
+    ids = items["item_id"]
+    pairs = transform.covisit_rows(transform.covisit_partials(events, ids, CONFIG), ids, CONFIG)
     assert pairs.height > 100
     parity = [(int(a[5:]) - int(b[5:])) % 2 for a, b in pairs.select("a", "b").rows()]
     assert set(parity) == {0}
@@ -93,6 +95,13 @@ def test_labels_hold_discoveries_only(events: pl.DataFrame) -> None:
     already = later.head(3).select("user_id", "item_id")
     labels = transform.label_rows(later, already)
     assert sorted(labels["item_ids"][0]) == sorted(later["item_id"].tail(-3))
+
+
+def test_where_items_return_they_are_labels_again(events: pl.DataFrame) -> None:
+    later = events.filter(user_id="user-0")
+    twice = pl.concat([later, later])
+    labels = transform.label_rows(twice, None)
+    assert sorted(labels["item_ids"][0]) == sorted(later["item_id"])
 
 
 def test_the_catalogue_finds_items_by_id_and_survives_saving(catalogue: Catalogue, tmp_path: object) -> None:

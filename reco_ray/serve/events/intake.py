@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 Admit = Callable[[Sequence[object], int], Sequence[Admitted | Refused]]
 """`events.contract.admit` under the gateway's limits: raw events and our clock in microseconds -> a verdict on each."""
 
-_SLICE = 100  # events between two turns of the event loop
+_SLICE = 25  # events between two turns of the event loop: 2.5 ms
 _MOST_AT_WORK = 64  # batches; each holds up to a few MiB
 _APPEND_TIMEOUT_S = 10.0
 

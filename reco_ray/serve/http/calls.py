@@ -14,6 +14,7 @@ from reco_ray.serve.http.contract import (
     ReleasesAnswer,
     SimilarItemsBody,
 )
+from reco_ray.serve.http.erasure_bodies import ErasureAnswer
 from reco_ray.serve.http.event_bodies import EventsAnswer, EventsBody
 from reco_ray.store import Scope
 
@@ -28,7 +29,8 @@ class Call:
         name: of its handler, of its metric label, and in OpenAPI.
         body: model of the JSON body, if there is one.
         answer: model of the JSON answer; None for other media.
-        path_field, query_fields: where a field of `RecommendationsBody` stands instead of in a body.
+        status: of the answer.
+        path_field, query_fields: where a field, mostly of `RecommendationsBody`, stands instead of in a body.
         problems: kinds of `problems.KINDS` it may answer with, beside "unexpected" and, with a scope, `problems.KEY_KINDS`.
         scope: that a key needs to have for it; None where no key is needed.
         example: a body for the docs page.
@@ -40,6 +42,7 @@ class Call:
     summary: str
     body: type[BaseModel] | None = None
     answer: type[BaseModel] | None = None
+    status: int = 200
     media: str = "application/json"
     path_field: str = ""
     query_fields: tuple[str, ...] = ()
@@ -133,6 +136,28 @@ CALLS = (
         "/v1/releases",
         "What runs, and with which share of the users.",
         answer=ReleasesAnswer,
+        scope=Scope.admin,
+    ),
+    Call(
+        "erase_user",
+        "DELETE",
+        "/v1/users/{user_id}",
+        "Erase a user everywhere. From now on their events are refused and their requests are those of nobody; jobs/erase_user "
+        "removes what is stored. The receipt tells how far it is; while it runs, asking again gives the same one.",
+        answer=ErasureAnswer,
+        status=202,
+        path_field="user_id",
+        problems=("invalid-request", "not-ready"),
+        scope=Scope.admin,
+    ),
+    Call(
+        "erasure",
+        "GET",
+        "/v1/erasures/{receipt_id}",
+        "The receipt of an erasure: what was found and removed where, and when.",
+        answer=ErasureAnswer,
+        path_field="receipt_id",
+        problems=("not-found", "not-ready"),
         scope=Scope.admin,
     ),
     Call("healthz", "GET", "/healthz", "Whether the process is alive.", answer=Health),

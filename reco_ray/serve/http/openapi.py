@@ -70,7 +70,7 @@ def _operation(call: Call) -> dict[str, Any]:
 
 def _responses(call: Call) -> dict[str, Any]:
     answer = _ref(call.answer) if call.answer is not None else {"type": "object" if call.media.endswith("json") else "string"}
-    found: dict[str, Any] = {"200": {"description": "The answer.", "content": {call.media: {"schema": answer}}}}
+    found: dict[str, Any] = {str(call.status): {"description": "The answer.", "content": {call.media: {"schema": answer}}}}
     if call.name == "recommend_user":
         found["304"] = {"description": "The slate is the one that If-None-Match names."}
     if call.name == "readyz":
@@ -83,8 +83,8 @@ def _responses(call: Call) -> dict[str, Any]:
 
 
 def _parameter(name: str, where: str) -> dict[str, Any]:
-    """Describe a field of `RecommendationsBody` that stands in the path or the query."""
-    described = dict(RecommendationsBody.model_json_schema()["properties"][name])
+    """Describe a field that stands in the path or the query: one of `RecommendationsBody`, or an id of ours."""
+    described = dict(RecommendationsBody.model_json_schema()["properties"].get(name, {"type": "string", "maxLength": 64}))
     if where == "path":
         described.pop("default", None)
         described["minLength"] = 1
@@ -107,10 +107,11 @@ def page(base: str, *, keys: bool) -> bytes:
 
 
 def _section(call: Call, base: str, keys: bool) -> str:
-    path = call.path.replace("{user_id}", "42?k=5")
+    path = call.path.replace("{user_id}", "42?k=5" if call.query_fields else "42")
+    method = f" -X {call.method}" if call.method not in ("GET", "POST") else ""
     data = f" \\\n  -d {shlex.quote(json.dumps(call.example))}" if call.body is not None else ""
     key = ' \\\n  -H "Authorization: Bearer $RECO_KEY"' if keys and call.scope is not None else ""
-    curl = html.escape(f"curl {shlex.quote(base + path)}{key}{data}")
+    curl = html.escape(f"curl{method} {shlex.quote(base + path)}{key}{data}")
     scope = f" Scope: <code>{call.scope}</code>." if call.scope is not None else ""
     fields = _fields(call.body) if call.body is not None else ""
     head = f"<h2><b>{call.method}</b> {html.escape(call.path)}</h2><p>{html.escape(call.summary)}{scope}"

@@ -26,6 +26,7 @@ __all__ = [
     "unauthorized",
     "unexpected",
     "unknown_item",
+    "unknown_receipt",
 ]
 
 # kind -> (status, title); the docs page lists them
@@ -123,6 +124,11 @@ def method_not_allowed(method: str, allowed: str) -> HttpProblem:
 def unknown_item(item_id: str) -> HttpProblem:
     """Similar items of an item that the release does not know."""
     return HttpProblem("unknown-item", f"found no item {item_id!r} in the release that answered; send an id of its catalogue")
+
+
+def unknown_receipt() -> HttpProblem:
+    """No erasure has this id, or it ended long ago."""
+    return HttpProblem("not-found", "found no receipt of this id; old ones are on record under root/reports/erasures only")
 
 
 def not_ready(detail: str) -> HttpProblem:

@@ -4,7 +4,8 @@ Pick the release, look into the cache, read the user, run the stages, and where 
 """
 
 import time
-from typing import Protocol
+from collections.abc import Callable
+from typing import Protocol, TypeVar
 
 from reco_ray.errors import NotReadyError
 from reco_ray.serve.caching.cache import SlateCache
@@ -29,6 +30,8 @@ from reco_ray.types import EMPTY_USER, Request, UserRow
 
 __all__ = ["GatewayService", "Store"]
 
+B = TypeVar("B", RecommendationsBody, RankBody)
+
 
 class Store(PrecomputedSlates, Protocol):
     """The part of the online store that a request needs."""
@@ -48,6 +51,7 @@ class GatewayService:
         replica: names this process in ``/readyz``, so that a deployer can tell replicas apart.
         usual_s: budget of a request that names none; who gives less than half of it is in a hurry, and what is late for them
             is not shared with others, nor held against the stages.
+        hides: whether a user's requests are those of nobody just now.
     """
 
     def __init__(
@@ -61,9 +65,11 @@ class GatewayService:
         topology: str,
         replica: str,
         usual_s: float = 0.0,
+        hides: Callable[[str], bool] = lambda _: False,
     ) -> None:
         self._store, self._fleet, self._cache, self._observer, self._admission = store, fleet, cache, observer, admission
         self._topology, self._replica, self._usual_s = topology, replica, usual_s
+        self._hides = hides
         self._ladder = Ladder(cache, store)
         self._store_breaker = Breaker()
 
@@ -72,7 +78,7 @@ class GatewayService:
 
         Raises: HttpProblem: nothing is loaded, overload, or no rung of the ladder has anything.
         """
-        body = body.impersonal()
+        body = self._seen_by(body).impersonal()
         route, variant, run = self._start(body.user_id or request_id, budget_s)
         key = cache_key(body, route.release, variant)
         asked = Asked(body.user_id, body.surface, body.context, body.consent)
@@ -108,7 +114,7 @@ class GatewayService:
 
         Raises: HttpProblem: nothing is loaded.
         """
-        body = body.impersonal()
+        body = self._seen_by(body).impersonal()
         route, variant, run = self._start(body.user_id or request_id, budget_s)
         user, _, marks = await self._user(body.user_id, route, "", run)
         marks += _refusal(body)
@@ -147,6 +153,11 @@ class GatewayService:
         if not alive:
             missing.append("online store")
         return ReadinessAnswer(ready=alive and bool(loaded), replica=self._replica, releases=loaded, missing=missing)
+
+    def _seen_by(self, body: B) -> B:
+        """The request as we may know it: that of a hidden user is one of nobody."""
+        hidden = body.user_id and self._hides(body.user_id)
+        return body.model_copy(update={"user_id": ""}) if hidden else body
 
     def _start(self, key: str, budget_s: float) -> tuple[Route, str, Run]:
         deadline = Deadline(budget_s)

@@ -1,0 +1,257 @@
+"""The sinks as Ray actors: one for each partition of the bus, detached, restarted for ever, one thread for each topic."""
+
+import contextlib
+import gc
+import logging
+import os
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import ray
+
+from reco_ray import __version__
+from reco_ray.config import PipelineConfig
+from reco_ray.errors import NotReadyError
+from reco_ray.events.feed import Feed, Flow, open_flow
+from reco_ray.events.sink import Batch
+from reco_ray.hashing import digest
+from reco_ray.lake.compact import compact
+from reco_ray.monitoring.metrics import SinkMetrics
+
+__all__ = ["SinkActor", "SinkState", "sink_status", "start_sinks", "stop_sinks"]
+
+log = logging.getLogger(__name__)
+
+_RAY_NAMESPACE = "reco"
+_READY_S = 60.0
+_STOP_S = 15.0
+_PAUSE_S = 1.0  # after an error
+_LOOK_S = 1.0  # between looks at the lag
+_COMPACT_S = 30.0
+_ANSWER_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class SinkState:
+    """One topic of one partition.
+
+    Attributes:
+        running: whether it read and committed, or waited, when it was last at work; else ``error`` says why not.
+        read, rows, duplicates, fenced, undecodable: since the actor started; see `events.sink.Batch`.
+        newest_us: latest event time in the lake. lag: records that wait; None where the bus did not say.
+    """
+
+    topic: str
+    partition: int
+    version: str
+    running: bool = False
+    error: str = ""
+    read: int = 0
+    rows: int = 0
+    duplicates: int = 0
+    fenced: int = 0
+    undecodable: int = 0
+    newest_us: int = 0
+    lag: int | None = None
+
+
+class SinkActor:
+    """Sinks of one partition. Killed and started again it goes on behind what the lake holds."""
+
+    def __init__(self, config: PipelineConfig, store_url: str, feeds: Sequence[Feed], partition: int, version: str) -> None:
+        logging.basicConfig(level=logging.INFO)
+        gc.freeze()  # tens of thousands of records live at once, without cycles: looking for some takes 3 us of 15 a record
+        gc.set_threshold(100_000, 50, 50)
+        self._config, self._store_url, self._partition = config, store_url, partition
+        self._stop = threading.Event()
+        self._states = {feed.topic: SinkState(feed.topic, partition, version) for feed in feeds}
+        self._metrics = {feed.topic: SinkMetrics(feed.topic, partition) for feed in feeds}
+        self._threads = [threading.Thread(target=self._sink, args=(feed,), name=feed.topic, daemon=True) for feed in feeds]
+        if partition == 0:
+            self._threads.append(threading.Thread(target=self._compact, args=(feeds,), name="compaction", daemon=True))
+        for thread in self._threads:
+            thread.start()
+
+    def version(self) -> str:
+        """Of the code and configuration it was started with."""
+        return next(iter(self._states.values())).version
+
+    def process(self) -> int:
+        """Id of its process."""
+        return os.getpid()
+
+    def status(self) -> list[dict[str, Any]]:
+        """State of each topic, as `SinkState` has it."""
+        return [asdict(state) for state in self._states.values()]
+
+    def stop(self) -> None:
+        """End after the batches at work; the actor can be killed then, as it can at any time."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(_STOP_S)
+
+    def _sink(self, feed: Feed) -> None:
+        while not self._stop.is_set():
+            try:
+                with open_flow(self._config, self._store_url, feed, self._partition, self._stop) as flow:
+                    self._run(feed, flow)
+            except Exception as exc:  # a bus, store or disk that is away comes back; meanwhile its status and metric tell
+                log.warning("sink of %s %d: %s: %s", feed.topic, self._partition, type(exc).__name__, exc)
+                self._metrics[feed.topic].failed(exc)
+                self._change(feed.topic, running=False, error=f"{type(exc).__name__}: {exc}")
+                self._stop.wait(_PAUSE_S)
+
+    def _run(self, feed: Feed, flow: Flow) -> None:
+        metrics, looked = self._metrics[feed.topic], 0.0
+        self._change(feed.topic, running=True, error="", newest_us=flow.newest_us)
+        while not self._stop.is_set():
+            batch = flow.sink.run_once()
+            self._count(feed.topic, batch)
+            if (now := time.monotonic()) - looked >= _LOOK_S:
+                looked = now
+                self._change(feed.topic, lag=flow.lag())
+            state = self._states[feed.topic]
+            metrics.state(state.lag, batch.lag_age_s, max(0.0, time.time() - state.newest_us / 1e6))
+
+    def _count(self, topic: str, batch: Batch) -> None:
+        if not batch.read:
+            return
+        state = self._states[topic]
+        names = ("read", "rows", "duplicates", "fenced", "undecodable")
+        newest_us = max(state.newest_us, batch.newest_us)
+        self._change(topic, newest_us=newest_us, **{name: getattr(state, name) + getattr(batch, name) for name in names})
+        results = {
+            "written": batch.rows,
+            "duplicate": batch.duplicates,
+            "fenced": batch.fenced,
+            "undecodable": batch.undecodable,
+        }
+        self._metrics[topic].batch(results, batch.conflicts, 1e3 * batch.append_s)
+
+    def _change(self, topic: str, **changes: Any) -> None:
+        self._states[topic] = replace(self._states[topic], **changes)
+
+    def _compact(self, feeds: Sequence[Feed]) -> None:
+        while not self._stop.wait(_COMPACT_S):
+            for feed in feeds:
+                try:
+                    compact(self._config.root, feed.topic, self._config.events.compact_files)
+                except Exception as exc:  # more files until the next time, and nothing worse
+                    log.warning("compaction of %s: %s: %s", feed.topic, type(exc).__name__, exc)
+
+
+def start_sinks(config: PipelineConfig, store_url: str, feeds: Sequence[Feed], code: str = "") -> list[SinkState]:
+    """Start the sinks that are not there, and replace those of another version; returns when all are at work.
+
+    Args:
+        code: names the version of the code, with the configuration the version of a sink.
+    Raises: NotReadyError: one does not come up, with its reason; it goes on trying.
+    """
+    # only what a sink works by: another release or another k is no reason to replace it
+    parts = (config.root, config.lake, config.events, config.store, *(feed.topic for feed in feeds))
+    version = digest(__version__, code, store_url, *map(str, parts))
+    wanted = range(config.events.bus.partitions)
+    for name, actor in _find(config).items():
+        if name not in {_name(config, partition) for partition in wanted} or _version(actor) != version:
+            _end(name, actor)
+    actors = [_start(config, store_url, feeds, partition, version) for partition in wanted]
+    deadline = time.monotonic() + _READY_S
+    pause = threading.Event()
+    while True:
+        try:
+            states = _states(actors, _READY_S)
+        except ray.exceptions.GetTimeoutError as exc:
+            raise NotReadyError(
+                f"sinks: found no answer within {_READY_S:.0f} s, expected {len(actors)} actors, "
+                f"which need {config.events.sink_cpus} CPUs each; free some, or give events.sink_cpus=0.01"
+            ) from exc
+        waiting = [state for state in states if not state.running]
+        if not waiting:
+            log.info("%d sinks at work, version %s", len(states), version)
+            return states
+        if time.monotonic() > deadline:
+            found = "; ".join(f"{state.topic} {state.partition}: {state.error or 'not started yet'}" for state in waiting)
+            raise NotReadyError(f"sinks: found {found}; expected all at work; they go on trying")
+        pause.wait(0.2)
+
+
+def stop_sinks(config: PipelineConfig) -> int:
+    """Stop the sinks of this store's namespace; returns how many there were."""
+    found = _find(config)
+    for name, actor in found.items():
+        _end(name, actor)
+    return len(found)
+
+
+def sink_status(config: PipelineConfig) -> list[SinkState]:
+    """State of the sinks that there are; one that does not answer within seconds is left out."""
+    states: list[SinkState] = []
+    for name, actor in sorted(_find(config).items()):
+        try:
+            states += _states([actor], _ANSWER_S)
+        except (ray.exceptions.GetTimeoutError, ray.exceptions.RayActorError) as exc:
+            log.warning("%s does not answer: %s", name, exc)
+    return states
+
+
+def _name(config: PipelineConfig, partition: int | str) -> str:
+    return f"reco_sink:{config.store.namespace}:{partition}"
+
+
+def _find(config: PipelineConfig) -> dict[str, Any]:
+    """The actors of this namespace, by name."""
+    found = {}
+    for each in ray.util.list_named_actors(all_namespaces=True):
+        if each["namespace"] == _RAY_NAMESPACE and each["name"].startswith(_name(config, "")):
+            with contextlib.suppress(ValueError):  # gone since
+                found[each["name"]] = ray.get_actor(each["name"], _RAY_NAMESPACE)
+    return found
+
+
+def _start(config: PipelineConfig, store_url: str, feeds: Sequence[Feed], partition: int, version: str) -> Any:
+    options = {
+        "name": _name(config, partition),
+        "namespace": _RAY_NAMESPACE,
+        "lifetime": "detached",
+        "get_if_exists": True,
+        "max_restarts": -1,
+        "max_concurrency": 4,  # it answers while it stops
+        "num_cpus": config.events.sink_cpus,
+        "runtime_env": {"env_vars": {"POLARS_MAX_THREADS": "1"}},
+    }
+    return ray.remote(SinkActor).options(**options).remote(config, store_url, list(feeds), partition, version)
+
+
+def _states(actors: Sequence[Any], timeout_s: float) -> list[SinkState]:
+    answers = ray.get([actor.status.remote() for actor in actors], timeout=timeout_s)
+    return [SinkState(**each) for answer in answers for each in answer]
+
+
+def _version(actor: Any) -> str:
+    """Version of an actor; empty for one that does not answer, which is no loss to replace."""
+    try:
+        return str(ray.get(actor.version.remote(), timeout=_ANSWER_S))
+    except (ray.exceptions.GetTimeoutError, ray.exceptions.RayActorError):
+        return ""
+
+
+def _end(name: str, actor: Any) -> None:
+    """Stop and kill an actor; returns when its name is free.
+
+    Raises: NotReadyError: it does not go.
+    """
+    with contextlib.suppress(ray.exceptions.GetTimeoutError, ray.exceptions.RayActorError):
+        ray.get(actor.stop.remote(), timeout=_STOP_S)
+    ray.kill(actor, no_restart=True)
+    deadline, pause = time.monotonic() + _STOP_S, threading.Event()
+    while time.monotonic() < deadline:
+        try:
+            ray.get_actor(name, _RAY_NAMESPACE)
+        except ValueError:
+            log.info("%s ended", name)
+            return
+        pause.wait(0.1)
+    raise NotReadyError(f"{name}: found it alive {_STOP_S:.0f} s after it was killed, expected its name free; look at its node")
