@@ -78,12 +78,13 @@ def encode_slots(
         reasons: per place, names of recall sources and of the rules that took effect; they are told apart here.
         propensities: None where the slate was not drawn at random.
     """
+    told_apart = [_told_apart(tuple(each)) for each in reasons]
     fields = {
         "item_ids": item_ids,
         "scores": scores,
         "propensities": propensities,
-        "sources": [_SEPARATOR.join([name for name in each if name in _SOURCES]) for each in reasons],
-        "rules": [_SEPARATOR.join([name for name in each if name not in _NO_RULE]) for each in reasons],
+        "sources": [sources for sources, _ in told_apart],
+        "rules": [rules for _, rules in told_apart],
     }
     return orjson.dumps(fields, option=_NUMPY)
 
@@ -149,6 +150,12 @@ def _rows_to_table(records: Sequence[Record], unit: DateUnit) -> pa.Table:
         for field in EXPOSURES
     ]
     return pa.table(columns, schema=EXPOSURES)
+
+
+@lru_cache(10_000)
+def _told_apart(reasons: tuple[str, ...]) -> tuple[str, str]:
+    sources = [name for name in reasons if name in _SOURCES]
+    return _SEPARATOR.join(sources), _SEPARATOR.join([name for name in reasons if name not in _NO_RULE])
 
 
 @lru_cache(10_000)
