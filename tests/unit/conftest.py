@@ -20,7 +20,7 @@ from reco_ray.config import (
     TwoTowerConfig,
 )
 from reco_ray.events.columns import admit_table
-from reco_ray.features import Catalogue, transform
+from reco_ray.features import Catalogue, pairs, transform
 from reco_ray.lake import sources
 from reco_ray.recall.tower import TwoTower
 from reco_ray.recall.two_tower import item_inputs, save_weights
@@ -121,7 +121,7 @@ def folder(
         target,
         items,
         transform.item_rows(transform.item_partials(events, as_of, config), items, as_of),
-        transform.covisit_rows(transform.covisit_partials(events, items["item_id"], config), items["item_id"], config),
+        pairs.covisit_rows(pairs.covisit_partials(events, items["item_id"], config), items["item_id"], config),
         RecallConfig(quotas=dict.fromkeys(SourceName, 20), candidates=40),
         RerankConfig(),
         towers,
