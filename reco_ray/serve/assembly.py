@@ -124,6 +124,7 @@ class GatewayParts:
             self._lags,
             event_metrics,
             partitions=args.events.bus.partitions,
+            fence=self._fence,
         )
         self._exposures: Exposures | None = None
         if args.exposures.enabled:
