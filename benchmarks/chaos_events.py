@@ -66,7 +66,16 @@ def _run(given: Case, url: str, run: str, seconds: float, rate: float, repeat: f
     with tempfile.TemporaryDirectory(prefix="reco-load-") as folder:
         report = Path(folder) / "ledger.json"
         command = [sys.executable, str(HERE / "events_load.py"), url, "--out", str(report), "--run", run]
-        command += ["--seconds", str(seconds), "--rate", str(rate), "--repeat", str(repeat), "--seed", str(chance.random())]
+        command += [
+            "--seconds",
+            str(seconds),
+            "--rate",
+            str(rate),
+            "--repeat",
+            str(repeat),
+            "--seed",
+            str(chance.randrange(10**6)),
+        ]
         started, pause = time.monotonic(), threading.Event()
         load = subprocess.Popen(command)
         for moment, victim in zip(moments, victims, strict=True):

@@ -1,6 +1,7 @@
 """The service over fakes: every rung of the ladder is real and named, one computation answers many, nothing fails silently."""
 
 import asyncio
+import contextlib
 import json
 import socket
 import time
@@ -19,8 +20,11 @@ from hypothesis import strategies as st
 
 from reco_ray.cluster import embedded_store
 from reco_ray.compose import compose_config
-from reco_ray.config import CacheConfig
+from reco_ray.config import CacheConfig, DateUnit, EventsConfig
 from reco_ray.errors import NotReadyError
+from reco_ray.events.bus import EXPOSURES
+from reco_ray.events.open import open_reader
+from reco_ray.feedback.exposures import rows_to_table
 from reco_ray.hashing import item_keys, user_digest
 from reco_ray.serve.args import GatewayArgs
 from reco_ray.serve.assembly import GatewayParts
@@ -187,7 +191,7 @@ class World:
         key = cache_key(RecommendationsBody(user_id="known", k=3), "rel", "main")
         tail = orjson.dumps({"release": "rel", "variant": "main", "rung": "full", "items": written(ids), "degraded": []})[1:]
         made = time.time() + self.shift_s - age_s
-        self.store.slates["known", key.field] = FinishedSlate(tail, '"s"', "rel", made, stored=True)
+        self.store.slates["known", key.field] = FinishedSlate(tail, '"s"', "rel", made, draw_id="other", stored=True)
 
     def precompute(self, *ids: str) -> None:
         n = len(ids)
@@ -717,6 +721,16 @@ class Replica:
             return found
 
 
+def exposures_on(url: str, namespace: str) -> list[dict[str, Any]]:
+    """All decisions on the bus, in the order of their times."""
+    config = EventsConfig()
+    found: list[dict[str, Any]] = []
+    for partition in range(config.bus.partitions):
+        with contextlib.closing(open_reader(config, namespace, url, EXPOSURES, partition)) as reader:
+            found += rows_to_table(reader.read(-1, 1000, 0), DateUnit.day).to_pylist()
+    return sorted(found, key=lambda row: row["ts"])
+
+
 def test_two_whole_replicas_share_slates_and_purges_through_a_real_store(store_url: str, tmp_path: Path) -> None:
     async def story() -> None:
         store = OnlineStore(store_url, "ladder")
@@ -742,6 +756,11 @@ def test_two_whole_replicas_share_slates_and_purges_through_a_real_store(store_u
         assert one.metrics.served_rungs == ["full"]
         lines = [json.loads(line) for line in (tmp_path / "requests_two.jsonl").read_text().splitlines()]
         assert [(line["rung"], line["cache"], line["items"]) for line in lines] == [("full", "made", 3)] * 2
+        decisions = exposures_on(store_url, "ladder")
+        assert [(row["user_id"], row["item_ids"]) for row in decisions] == [("known", ["a0", "a1", "a2"])] * 3
+        assert [row["draw_id"] == row["request_id"] for row in decisions] == [True, False, True], "the second was shared"
+        assert decisions[1]["draw_id"] == decisions[0]["request_id"]
+        assert (one.metrics.exposures + two.metrics.exposures)["sent"] == 3
         await store.calls.aclose()
         store.blocking_calls.close()
 
