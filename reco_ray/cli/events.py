@@ -31,6 +31,7 @@ from reco_ray.events.replay import ReplayReport, Wanted
 from reco_ray.events.replay import replay as replay_letters
 from reco_ray.events.survey import count_reasons, oldest_age_s, readable
 from reco_ray.hashing import digest
+from reco_ray.store import FenceStore, OnlineStore
 
 __all__ = ["app"]
 
@@ -186,13 +187,15 @@ def _events_of(lines: TextIO) -> Iterator[dict[str, object]]:
 
 async def _replay(config: PipelineConfig, url: str, readers: Sequence[Reader], wanted: Wanted) -> ReplayReport:
     limits = Limits(config.events.max_future_s)
+    with OnlineStore(url, config.store.namespace) as store:
+        fence = FenceStore(store).read()
     async with _producer(config, url) as producer:
         return await replay_letters(
             readers,
             lambda records: producer.append(bus.EVENTS, records),
             lambda raw: admit(raw, time.time_ns() // 1000, limits),
             wanted,
-            lambda user, ts_us, received_us: False,
+            fence.drops,
             config.events.bus.partitions,
         )
 

@@ -48,7 +48,7 @@ def admit_table(rows: pl.DataFrame, now_us: int, unit: DateUnit, limits: Limits 
             contract does not know. A null is a field that was not sent.
         now_us: our clock, microseconds since 1970.
     """
-    plain = rows.select(_plain(rows.schema, now_us, limits).fill_null(False).alias("plain"))["plain"].to_numpy()
+    plain = rows.with_columns(_plain(rows.schema, now_us, limits).fill_null(False).alias(""))[""].to_numpy()
     columns = _columns(rows.filter(plain), now_us, unit)
     doubtful = np.flatnonzero(~plain)
     if not doubtful.size:

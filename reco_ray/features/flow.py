@@ -14,7 +14,7 @@ import pyarrow as pa
 import ray
 
 from reco_ray.config import FeaturesConfig
-from reco_ray.features import transform
+from reco_ray.features import pairs, transform
 from reco_ray.features.views import SNAPSHOTS
 from reco_ray.hashing import USER_BUCKETS
 from reco_ray.lake import tables
@@ -73,7 +73,7 @@ def build_pairs(plan: BuildPlan) -> pl.DataFrame:
     item_ids, rows = plan.items["item_id"], []
     for name in SNAPSHOTS:  # one at a time: the pairs are the largest thing of a build
         partials = _run(plan, partial(_pairs, snapshot=name), f"pairs of {name}")
-        rows.append(transform.covisit_rows(partials, item_ids, plan.config).with_columns(snapshot=pl.lit(name)))
+        rows.append(pairs.covisit_rows(partials, item_ids, plan.config).with_columns(snapshot=pl.lit(name)))
     return pl.concat(rows)
 
 
@@ -129,7 +129,7 @@ def _items(events: pl.DataFrame, plan: BuildPlan) -> pl.DataFrame:
 
 def _pairs(events: pl.DataFrame, plan: BuildPlan, snapshot: str) -> pl.DataFrame:
     seen = events.filter(pl.col("part") <= SNAPSHOTS[snapshot])
-    return transform.covisit_partials(seen, plan.items["item_id"], plan.config)
+    return pairs.covisit_partials(seen, plan.items["item_id"], plan.config)
 
 
 def _labels(events: pl.DataFrame, plan: BuildPlan) -> pl.DataFrame:

@@ -12,10 +12,9 @@ from reco_ray.config import FeaturesConfig
 from reco_ray.features.views import LOW_RATING_STRENGTH, STRENGTH
 from reco_ray.schema import LABELS
 
-__all__ = ["covisit_partials", "covisit_rows", "item_partials", "item_rows", "label_rows", "prepare", "user_rows"]
+__all__ = ["item_partials", "item_rows", "label_rows", "prepare", "user_rows"]
 
 _DAY_US = 86_400_000_000
-_PAIRS = 1_000_000  # item pairs that are sorted at a time
 _EVENT_COLUMNS = ("user_id", "item_id", "ts", "type", "value", "event_id", "consent")
 
 
@@ -118,62 +117,6 @@ def item_rows(partials: pl.DataFrame, items: pl.DataFrame, as_of: int) -> pl.Dat
     return joined.with_columns(pl.col(zero).fill_null(0)).select(
         "item_id", "n", "n_positive", *(e.cast(pl.Float64).round(5).cast(pl.Float32).alias(n) for n, e in columns.items())
     )
-
-
-def covisit_partials(events: pl.DataFrame, item_ids: pl.Series, config: FeaturesConfig) -> pl.DataFrame:
-    """Weights of item pairs that some users had near each other: columns a, b, weight; places in ``item_ids``, a < b.
-
-    A pair at distance d in a user's order weighs strength x strength / sqrt(d). Numbers, because the pairs of a shop with a
-    hundred thousand items are tens of millions.
-
-    Args:
-        item_ids: of the catalogue; events of other items only keep others apart.
-    """
-    code = pl.int_range(len(item_ids), dtype=pl.UInt32, eager=True)
-    items = events["item_id"].replace_strict(item_ids, code, default=None, return_dtype=pl.UInt32)
-    coded = events.select(pl.col("user_id").rle_id().alias("user"), items.alias("item"), "strength")
-    frames = []
-    for d in range(1, config.covisit_window + 1):
-        near, far = coded[: max(0, coded.height - d)], coded[d:].rename({"user": "u", "item": "i", "strength": "s"})
-        pairs = pl.concat([near, far], how="horizontal").filter(
-            (pl.col("user") == pl.col("u")) & (pl.col("item") != pl.col("i"))
-        )
-        low, high = pl.min_horizontal("item", "i").alias("a"), pl.max_horizontal("item", "i").alias("b")
-        frames.append(pairs.select(low, high, (pl.col("strength") * pl.col("s") / d**0.5).alias("weight")))
-    return pl.concat(frames).group_by("a", "b").agg(pl.col("weight").sum().round(6)).sort("a", "b")
-
-
-def covisit_rows(partials: pl.DataFrame, item_ids: pl.Series, config: FeaturesConfig) -> pl.DataFrame:
-    """Keep each item's strongest neighbours: columns a, b, score, with ids; best first per a, ties by id.
-
-    Score = weight / sqrt((w_a + shrinkage) (w_b + shrinkage)), the cosine of co-occurrence with both totals shrunk, so that
-    one chance meeting of two rare items does not lead.
-
-    Args:
-        partials: of `covisit_partials` of all users, in a fixed order. item_ids: as there, sorted.
-    """
-    ends = np.linspace(0, len(item_ids), 1 + max(1, partials.height // _PAIRS), dtype=np.int64)
-    ranges = list(zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True))
-
-    def within(pairs: pl.DataFrame, low: int, high: int) -> pl.DataFrame:
-        return pairs.filter((pl.col("a") >= low) & (pl.col("a") < high))
-
-    # some items at a time: memory holds the pairs once, and little more
-    summed = pl.concat([within(partials, *r).group_by("a", "b").agg(pl.col("weight").sum()).sort("a", "b") for r in ranges])
-    a, b, weight = (summed[name].to_numpy() for name in ("a", "b", "weight"))
-    total = np.bincount(a, weight, len(item_ids)) + np.bincount(b, weight, len(item_ids)) + config.covisit_shrinkage
-    score = (weight / np.sqrt(total[a] * total[b])).round(6).astype(np.float32)
-    pairs = summed.select("a", "b", pl.Series("score", score))
-    back = pairs.select(pl.col("b").alias("a"), pl.col("a").alias("b"), "score")
-    parts = [
-        pl.concat([within(pairs, *r), within(back, *r)])
-        .sort("a", "score", "b", descending=[False, True, False])
-        .group_by("a", maintain_order=True)
-        .head(config.covisit_neighbours)
-        for r in ranges
-    ]
-    strongest = pl.concat(parts)
-    return strongest.with_columns(item_ids.gather(strongest[name]).alias(name) for name in ("a", "b"))
 
 
 def label_rows(events: pl.DataFrame, already: pl.DataFrame | None) -> pl.DataFrame:

@@ -78,12 +78,13 @@ def encode_slots(
         reasons: per place, names of recall sources and of the rules that took effect; they are told apart here.
         propensities: None where the slate was not drawn at random.
     """
+    told_apart = [_told_apart(tuple(each)) for each in reasons]
     fields = {
         "item_ids": item_ids,
         "scores": scores,
         "propensities": propensities,
-        "sources": [_SEPARATOR.join([name for name in each if name in _SOURCES]) for each in reasons],
-        "rules": [_SEPARATOR.join([name for name in each if name not in _NO_RULE]) for each in reasons],
+        "sources": [sources for sources, _ in told_apart],
+        "rules": [rules for _, rules in told_apart],
     }
     return orjson.dumps(fields, option=_NUMPY)
 
@@ -126,8 +127,7 @@ def rows_to_table(records: Sequence[Record], unit: DateUnit) -> pa.Table:
 def _rows_to_table(records: Sequence[Record], unit: DateUnit) -> pa.Table:
     rows: list[dict[str, Any]] = [orjson.loads(record.value) for record in records]
     sizes = [len(row["item_ids"]) for row in rows]
-    drawn = [row["propensities"] or [None] * size for row, size in zip(rows, sizes, strict=True)]
-    if [[len(row[name]) for row in rows] for name in ("scores", "sources", "rules")] != [sizes] * 3:
+    if any([len(row[name]) for row in rows] != sizes for name in ("scores", "sources", "rules")):
         raise ValueError("a decision's scores, sources or rules are not as many as its items")
     given = {
         "received_ts": pa.array([record.ts_ms * 1000 for record in records], pa.int64()).cast(TS),
@@ -136,7 +136,7 @@ def _rows_to_table(records: Sequence[Record], unit: DateUnit) -> pa.Table:
         "degraded": _lists([row["degraded"] for row in rows], pa.string()),
         "item_ids": _lists([row["item_ids"] for row in rows], pa.string()),
         "scores": _lists([row["scores"] for row in rows], pa.float32()),
-        "propensities": _lists(drawn, pa.float32()),
+        "propensities": _propensities([row["propensities"] for row in rows], sizes),
         "sources": _split([row["sources"] for row in rows]),
         "rules": _split([row["rules"] for row in rows]),
         "user_row": pa.array([_unpacked(row["user_row"]) for row in rows], pa.binary()),
@@ -149,6 +149,12 @@ def _rows_to_table(records: Sequence[Record], unit: DateUnit) -> pa.Table:
         for field in EXPOSURES
     ]
     return pa.table(columns, schema=EXPOSURES)
+
+
+@lru_cache(10_000)
+def _told_apart(reasons: tuple[str, ...]) -> tuple[str, str]:
+    sources = [name for name in reasons if name in _SOURCES]
+    return _SEPARATOR.join(sources), _SEPARATOR.join([name for name in reasons if name not in _NO_RULE])
 
 
 @lru_cache(10_000)
@@ -167,6 +173,14 @@ def _offsets(lists: Sequence[Sequence[object] | Mapping[str, object]]) -> pa.Arr
 def _lists(lists: Sequence[Sequence[object]], kind: pa.DataType) -> pa.Array:
     """As ``pa.array(lists, pa.list_(kind))``, a third of the time."""
     return pa.ListArray.from_arrays(_offsets(lists), pa.array(list(itertools.chain.from_iterable(lists)), kind))
+
+
+def _propensities(drawn: Sequence[Sequence[float] | None], sizes: Sequence[int]) -> pa.Array:
+    """Nulls, as many as there are places, for slates that were not drawn: mostly for all of them."""
+    if any(drawn):
+        return _lists([each or [None] * size for each, size in zip(drawn, sizes, strict=True)], pa.float32())
+    offsets = pa.array(list(itertools.accumulate(sizes, initial=0)), pa.int32())
+    return pa.ListArray.from_arrays(offsets, pa.nulls(sum(sizes), pa.float32()))
 
 
 def _split(lists: Sequence[Sequence[str]]) -> pa.Array:

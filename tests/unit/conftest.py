@@ -1,5 +1,6 @@
 """A small world with a known answer: a checkerboard of two tastes, as raw frames and as an assembled release folder."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from reco_ray.config import (
     TwoTowerConfig,
 )
 from reco_ray.events.columns import admit_table
-from reco_ray.features import Catalogue, transform
+from reco_ray.features import Catalogue, pairs, transform
 from reco_ray.lake import sources
 from reco_ray.recall.tower import TwoTower
 from reco_ray.recall.two_tower import item_inputs, save_weights
@@ -28,9 +29,7 @@ from reco_ray.schema import EVENTS
 
 USERS, ITEMS = 24, 40
 START = datetime(2026, 1, 1, tzinfo=UTC)
-
-
-NOW_US = 1_780_000_000_000_000  # in 2026, behind all events of the world
+NOW_US = 1_780_000_000_000_000  # behind all events of the world
 
 
 def taste(number: int) -> str:
@@ -65,16 +64,20 @@ def source() -> SourceConfig:
     return config
 
 
-def admitted(raw: pl.DataFrame, source: SourceConfig, seed: int = 7, unit: DateUnit = DateUnit.month) -> pa.Table:
-    """What an import would append of raw rows."""
-    mapped = sources.map_events(raw, source, source.columns, seed, "world")
-    table, refused = admit_table(mapped, NOW_US, unit)
-    assert not refused
-    return sources.number_repeats(pl.DataFrame(table)).to_arrow().cast(EVENTS)
+@pytest.fixture(scope="session")
+def admitted() -> Callable[..., pa.Table]:
+    """What an import would append of raw rows: ``admitted(raw, source)``."""
+
+    def admit(raw: pl.DataFrame, source: SourceConfig, seed: int = 7) -> pa.Table:
+        table, refused = admit_table(sources.map_events(raw, source, source.columns, seed, "world"), NOW_US, DateUnit.month)
+        assert not refused
+        return sources.number_repeats(pl.DataFrame(table)).to_arrow().cast(EVENTS)
+
+    return admit
 
 
 @pytest.fixture(scope="session")
-def events(raw_events: pl.DataFrame, source: SourceConfig) -> pl.DataFrame:
+def events(raw_events: pl.DataFrame, source: SourceConfig, admitted: Callable[..., pa.Table]) -> pl.DataFrame:
     """Prepared events, with their strength."""
     return transform.prepare(pl.DataFrame(admitted(raw_events, source)), FeaturesConfig())
 
@@ -118,7 +121,7 @@ def folder(
         target,
         items,
         transform.item_rows(transform.item_partials(events, as_of, config), items, as_of),
-        transform.covisit_rows(transform.covisit_partials(events, items["item_id"], config), items["item_id"], config),
+        pairs.covisit_rows(pairs.covisit_partials(events, items["item_id"], config), items["item_id"], config),
         RecallConfig(quotas=dict.fromkeys(SourceName, 20), candidates=40),
         RerankConfig(),
         towers,

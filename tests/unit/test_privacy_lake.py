@@ -60,6 +60,30 @@ def test_rows_of_others_are_there_once_whatever_is_written_and_compacted_meanwhi
         assert lake.remove_old_files(uri, [user]).users == {}
 
 
+def test_two_compactions_at_once_keep_every_row_once(tmp_path: Path) -> None:
+    for number in range(30):
+        append(tmp_path, number, USERS[:3])
+    failed: list[BaseException] = []
+    begin = threading.Barrier(4)
+
+    def run() -> None:
+        try:
+            begin.wait()
+            compact(str(tmp_path), "events")
+        except BaseException as exc:
+            failed.append(exc)
+
+    threads = [threading.Thread(target=run) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed, failed
+    rows = tables.read(str(tmp_path), "events", ["event_id"])
+    assert rows.height == rows["event_id"].n_unique() == 90
+    assert len(DeltaTable(tables.table_uri(str(tmp_path), "events")).file_uris()) == 3
+
+
 def test_a_partition_of_any_name_keeps_its_other_rows(tmp_path: Path) -> None:
     uri = str(tmp_path / "lake" / "odd")
     names = ["plain", "a b/c", "ü=%20"]

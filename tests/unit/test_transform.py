@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reco_ray.config import FeaturesConfig
-from reco_ray.features import ITEM_COLUMNS, USER_COLUMNS, Catalogue, transform, user_view_version
+from reco_ray.features import ITEM_COLUMNS, USER_COLUMNS, Catalogue, pairs, transform, user_view_version
 from reco_ray.lake import sources
 
 CONFIG = FeaturesConfig(history=5)
@@ -55,9 +55,9 @@ def test_sums_over_parts_of_the_users_equal_the_whole(events: pl.DataFrame, item
         transform.item_rows(parts, items, as_of).select(names).to_numpy(), whole.select(names).to_numpy(), atol=2e-5
     )
     ids = items["item_id"]
-    pairs = pl.concat([transform.covisit_partials(e, ids, CONFIG) for e in (first, rest)])
-    together = transform.covisit_rows(transform.covisit_partials(events, ids, CONFIG), ids, CONFIG)
-    apart = transform.covisit_rows(pairs, ids, CONFIG)
+    sums = pl.concat([pairs.covisit_partials(e, ids, CONFIG) for e in (first, rest)])
+    together = pairs.covisit_rows(pairs.covisit_partials(events, ids, CONFIG), ids, CONFIG)
+    apart = pairs.covisit_rows(sums, ids, CONFIG)
     assert apart.sort("a", "b").select("a", "b").equals(together.sort("a", "b").select("a", "b"))
 
 
@@ -71,11 +71,11 @@ def test_a_counter_halves_after_its_half_life(events: pl.DataFrame, items: pl.Da
 
 def test_neighbours_in_a_checkerboard_are_of_the_same_taste(events: pl.DataFrame, items: pl.DataFrame) -> None:
     ids = items["item_id"]
-    pairs = transform.covisit_rows(transform.covisit_partials(events, ids, CONFIG), ids, CONFIG)
-    assert pairs.height > 100
-    parity = [(int(a[5:]) - int(b[5:])) % 2 for a, b in pairs.select("a", "b").rows()]
+    rows = pairs.covisit_rows(pairs.covisit_partials(events, ids, CONFIG), ids, CONFIG)
+    assert rows.height > 100
+    parity = [(int(a[5:]) - int(b[5:])) % 2 for a, b in rows.select("a", "b").rows()]
     assert set(parity) == {0}
-    assert pairs.group_by("a", maintain_order=True).agg(pl.col("score").is_sorted(descending=True))["score"].all()
+    assert rows.group_by("a", maintain_order=True).agg(pl.col("score").is_sorted(descending=True))["score"].all()
 
 
 def test_what_says_nothing_for_an_item_or_has_no_consent_is_left_out(events: pl.DataFrame) -> None:
@@ -126,3 +126,30 @@ def test_items_without_any_description_still_make_a_catalogue_and_user_rows(even
     catalogue = Catalogue.build(items, transform.item_rows(transform.item_partials(events, as_of, CONFIG), items, as_of))
     assert catalogue.in_category.shape == (items.height, 0)
     assert catalogue.titles == [""] * items.height
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5)), min_size=2, max_size=40), st.integers(1, 4))
+def test_neighbours_are_those_of_a_plain_count(rows: list[tuple[int, int]], window: int) -> None:
+    """Against the definition, pair by pair; some items at a time or all at once."""
+    ordered = sorted(rows, key=lambda row: row[0])
+    frame = pl.DataFrame(
+        {"user_id": [f"u{user}" for user, _ in ordered], "item_id": [f"i{item}" for _, item in ordered]}
+    ).with_columns(strength=pl.lit(1.0))
+    config = FeaturesConfig(covisit_window=window, covisit_neighbours=2)
+    weight: dict[tuple[str, str], float] = {}
+    users, items = frame["user_id"].to_list(), frame["item_id"].to_list()
+    for i in range(len(items)):
+        for j in range(i + 1, min(len(items), i + window + 1)):
+            if users[i] == users[j] and items[i] != items[j]:
+                for pair in ((items[i], items[j]), (items[j], items[i])):
+                    weight[pair] = weight.get(pair, 0.0) + (j - i) ** -0.5
+    total = {item: sum(w for (a, _), w in weight.items() if a == item) + config.covisit_shrinkage for item in items}
+    scores = {(a, b): np.float32(round(w / (total[a] * total[b]) ** 0.5, 6)) for (a, b), w in weight.items()}
+    ids = pl.Series([f"i{n}" for n in range(6)])
+    found = pairs.covisit_rows(pairs.covisit_partials(frame, ids, config), ids, config)
+    for a in {a for a, _ in scores}:
+        best = sorted((b for x, b in scores if x == a), key=lambda b: (-scores[a, b], b))[:2]
+        mine = found.filter(a=a)
+        np.testing.assert_allclose(mine["score"].to_numpy(), [scores[a, b] for b in best], atol=2e-6)
+    assert found["a"].n_unique() == len({a for a, _ in scores})
+    assert found.select("a", "b").is_unique().all()

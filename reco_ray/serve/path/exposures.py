@@ -28,7 +28,7 @@ __all__ = ["ExposureMetrics", "Exposures"]
 log = logging.getLogger(__name__)
 
 _BATCH = 500  # records of one call of the bus
-_SLICE = 25  # encoded between two turns of the event loop: 0.5 ms
+_SLICE = 10  # encoded between two turns of the event loop: at most 0.5 ms
 _SLATES = 1_000  # whose places are remembered as written
 _STOP_S = 5.0
 
