@@ -280,9 +280,7 @@ def _cleaned(value: Any) -> Any:
         return found
     if isinstance(value, list | tuple):
         return [_cleaned(each) for each in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _dump(value: object, *, cleaned: bool = False) -> bytes:
@@ -299,9 +297,9 @@ def _is_deep(value: object, levels: int) -> bool:
 
 
 def _pruned(value: object, levels: int) -> object:
-    """Cut off what lies deeper than so many levels."""
+    """Cut off what lies deeper than so many levels; numbers that JSON does not have become null."""
     if isinstance(value, Mapping):
         return {str(name): _pruned(each, levels - 1) for name, each in value.items()} if levels else "cut off"
     if isinstance(value, list | tuple):
         return [_pruned(each, levels - 1) for each in value] if levels else "cut off"
-    return value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
