@@ -28,6 +28,8 @@ from rich.console import Console
 from rich.table import Table
 
 from reco_ray.cluster import ray_session, serve_environment
+from reco_ray.events.bus import EVENTS
+from reco_ray.lake import tables
 from reco_ray.serve.render import GATEWAY
 from reco_ray.workflow.sinks import sink_status, start_sinks, stop_sinks
 
@@ -66,13 +68,22 @@ def _run(given: Case, url: str, run: str, seconds: float, rate: float, repeat: f
     with tempfile.TemporaryDirectory(prefix="reco-load-") as folder:
         report = Path(folder) / "ledger.json"
         command = [sys.executable, str(HERE / "events_load.py"), url, "--out", str(report), "--run", run]
-        command += ["--seconds", str(seconds), "--rate", str(rate), "--repeat", str(repeat), "--seed", str(chance.random())]
+        command += [
+            "--seconds",
+            str(seconds),
+            "--rate",
+            str(rate),
+            "--repeat",
+            str(repeat),
+            "--seed",
+            str(chance.randrange(10**6)),
+        ]
         started, pause = time.monotonic(), threading.Event()
         load = subprocess.Popen(command)
         for moment, victim in zip(moments, victims, strict=True):
             pause.wait(max(0.0, started + moment - time.monotonic()))
             if victim == "sink" and chance.random() < 0.5:
-                _await_uncommitted(given.config.root)
+                _await_file(given.config.root)
             kills.append((_kill(given, victim, chance), victim))
         if load.wait():
             raise SystemExit(f"the load ended with {load.returncode}")
@@ -103,12 +114,16 @@ def _kill(given: Case, victim: str, chance: random.Random) -> float:
     return at
 
 
-def _await_uncommitted(root: str) -> None:
-    """Wait, not for long, until a data file lies there that no commit names."""
-    before = orphans(root)
+def _await_file(root: str) -> None:
+    """Wait, not for long, until a new data file lies there: its commit follows within milliseconds."""
+    before = _data_files(root)
     until = time.monotonic() + 5
-    while time.monotonic() < until and not orphans(root) - before:
-        pass  # a commit follows its file within milliseconds: a pause would miss it
+    while time.monotonic() < until and not _data_files(root) - before:
+        pass
+
+
+def _data_files(root: str) -> set[str]:
+    return {path.name for path in Path(tables.table_uri(root, "events")).glob("date=*/*.parquet")}
 
 
 def _drained(given: Case, run: str, ledger: Mapping[str, Any]) -> Count:
@@ -116,8 +131,12 @@ def _drained(given: Case, run: str, ledger: Mapping[str, Any]) -> Count:
     until, pause, last = time.monotonic() + _DRAIN_S, threading.Event(), -1
     while True:
         found = count(given.config.root, run, ledger)
-        waiting = sum(1 if state.lag is None else state.lag for state in sink_status(given.config))
-        if (not waiting and found.stored == last) or time.monotonic() > until:
+        states = [state for state in sink_status(given.config) if state.topic == EVENTS and state.running]
+        # one that was killed says nothing until it is back
+        ended = len(states) == given.config.events.bus.partitions and not any(
+            state.lag is None or state.lag for state in states
+        )
+        if (ended and found.stored == last) or time.monotonic() > until:
             return found
         last = found.stored
         pause.wait(1.0)

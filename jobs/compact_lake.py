@@ -8,7 +8,7 @@ from reco_ray.lake.compact import compact
 @job("compact_lake")
 def main(config: PipelineConfig) -> None:
     """Merge the small files of each date; a second run changes nothing."""
-    for name in ("events", "exposures"):
+    for name in ("events", "exposures", "dead_letters"):
         compact(config.root, name)
 
 

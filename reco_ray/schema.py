@@ -120,6 +120,7 @@ FEEDBACK = pa.schema(
         pa.field("impressions", pa.int32(), nullable=False),
         pa.field("clicks", pa.int32(), nullable=False),
         pa.field("purchases", pa.int32(), nullable=False),  # orders that hold the item, refunds taken off
+        pa.field("order_ids", pa.list_(pa.string()), nullable=False),  # of these purchases
         pa.field("revenue", pa.float64(), nullable=False),
         pa.field("currency", pa.string()),
         pa.field("dwell_ms", pa.int64()),

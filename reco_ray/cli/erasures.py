@@ -20,7 +20,9 @@ app = typer.Typer(no_args_is_help=True, help="Receipts of erasures: list them, s
 @app.command("list")
 def list_(overrides: list[str] | None = Overrides) -> None:
     """List the receipts, oldest wish first."""
-    table = Table("receipt", "requested", "state", "done", "removed", "left", title="erasures, times in UTC")
+    table = Table(title="erasures, times in UTC")
+    for label in ("receipt", "requested", "state", "done", "removed", "left"):
+        table.add_column(label, no_wrap=label in ("receipt", "state"), overflow="fold")
     for receipt in _all(overrides):
         places = receipt.places.values()
         removed, left = sum(each.removed for each in places), sum(each.found - each.removed for each in places)

@@ -1,7 +1,7 @@
 """`reco`: thin commands over the rooms, for people at a terminal.
 
-`reco demo` and `reco serve` are the two commands of the README; `reco keys` says who may call, `reco erasures` who wished to be
-forgotten; the rest looks at what is there.
+`reco demo` and `reco serve` are the two commands of the README; `reco keys` says who may call, `reco events` what comes in,
+`reco erasures` who wished to be forgotten; the rest looks at what is there.
 """
 
 import json
@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from reco_ray.cli import erasures, keys
+from reco_ray.cli import erasures, events, keys
 from reco_ray.cli.options import Overrides, configure
 from reco_ray.cluster import embedded_store, ray_session
 from reco_ray.config import Auth, PipelineConfig
@@ -24,6 +24,7 @@ __all__ = ["app", "main"]
 
 # a traceback must not show locals: a new API key may be among them
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_show_locals=False)
+app.add_typer(events.app, name="events")
 app.add_typer(keys.app, name="keys")
 app.add_typer(erasures.app, name="erasures")
 _console = Console()

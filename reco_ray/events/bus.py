@@ -11,9 +11,10 @@ from typing import Protocol
 
 from reco_ray.hashing import hash64
 
-__all__ = ["DEAD_LETTERS", "EVENTS", "EXPOSURES", "Outgoing", "Producer", "Reader", "Record", "partition_of"]
+__all__ = ["DEAD_LETTERS", "EVENTS", "EXPOSURES", "LAKE", "Outgoing", "Producer", "Reader", "Record", "partition_of"]
 
 EVENTS, EXPOSURES, DEAD_LETTERS = "events", "exposures", "dead_letters"
+LAKE = "lake"  # the reader that stores records
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,14 @@ them: a sink that is away for longer loses what it has not read, and single reco
 import asyncio
 import contextlib
 import threading
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
 
 from reco_ray.config import BusConfig
 from reco_ray.errors import ConfigError, NotReadyError
@@ -82,7 +84,7 @@ class KafkaProducer:
                     await asyncio.to_thread(create_topics, self._config, self._namespace, self._dead_letters_days)
                 self._producer = Producer(
                     {
-                        "bootstrap.servers": self._config.url,
+                        **_client(self._config),
                         "enable.idempotence": True,
                         "acks": "all",
                         "linger.ms": 2,
@@ -142,7 +144,7 @@ class KafkaReader:
         with _translated():
             if self._commits is None:
                 self._open()
-                self._commits = Producer({"bootstrap.servers": self._config.url, "enable.idempotence": True, "acks": "all"})
+                self._commits = Producer({**_client(self._config), "enable.idempotence": True, "acks": "all"})
             key = f"{self._topic}/{self._partition}/{reader}"
             self._commits.produce(_topic(self._namespace, _READERS), str(position), key=key, partition=0)
             if self._commits.flush(_TIMEOUT_S):
@@ -201,11 +203,11 @@ class _Positions:
             self._consumer = _consumer(self._config)
             self._consumer.assign([at])
         _, high = self._consumer.get_watermark_offsets(at, timeout=_TIMEOUT_S)
+        until = time.monotonic() + _TIMEOUT_S
         while high and self._consumer.position([at])[0].offset < high:
-            messages = self._consumer.consume(1_000, 0.5)
-            if not messages:
-                break
-            for message in messages:
+            if time.monotonic() > until:
+                raise TimeoutError(f"the readers' positions were not read within {_TIMEOUT_S} s")
+            for message in self._consumer.consume(1_000, 0.1):
                 if (error := message.error()) is not None:
                     raise KafkaException(error)
                 key = _text(message.key())
@@ -221,7 +223,7 @@ def create_topics(config: BusConfig, namespace: str, dead_letters_days: float = 
         ConfigError: a topic has another number of partitions, so that users would change their place.
     """
     with _translated():
-        admin = AdminClient({"bootstrap.servers": config.url, "socket.timeout.ms": int(_TIMEOUT_S * 1e3)})
+        admin = AdminClient({**_client(config), "socket.timeout.ms": int(_TIMEOUT_S * 1e3)})
         there = admin.list_topics(timeout=_TIMEOUT_S).topics
         keep_ms = dict.fromkeys((EVENTS, EXPOSURES), config.keep_hours * _HOUR_MS)
         keep_ms[DEAD_LETTERS] = int(dead_letters_days * 24 * _HOUR_MS)
@@ -257,10 +259,14 @@ def _topic(namespace: str, topic: str) -> str:
     return f"{namespace}.{topic}"
 
 
+def _client(config: BusConfig) -> dict[str, str | int]:
+    return {"bootstrap.servers": config.url, "log_level": 2}  # brokers that are away are errors here, not lines on stderr
+
+
 def _consumer(config: BusConfig) -> Consumer:
     return Consumer(
         {
-            "bootstrap.servers": config.url,
+            **_client(config),
             "group.id": f"reco-{uuid.uuid4().hex}",  # asked for by the client; nothing is committed to it
             "enable.auto.commit": False,
             "enable.auto.offset.store": False,

@@ -111,14 +111,14 @@ class ValkeyReader:
         self._redis = redis.Redis.from_url(
             url, socket_timeout=_TIMEOUT_S, socket_connect_timeout=1.0, retry=Retry(NoBackoff(), 0)
         )
+        self._redis.set_response_callback("XREAD", _plain)
 
     def read(self, after: int, limit: int, wait_s: float) -> list[Record]:
         """As `bus.Reader.read`."""
         block = max(1, int(min(wait_s, _TIMEOUT_S / 2) * 1e3)) if wait_s > 0 else None
         with _translated():
             found: Any = self._redis.xread({self._key: stream_id(after)}, count=limit, block=block)
-        entries = found[0][1] if found else []
-        return [_record(entry_id, fields) for entry_id, fields in entries if fields]
+        return [_record(entry_id, fields[1]) for entry_id, fields in found if fields]
 
     def oldest(self) -> int:
         """As `bus.Reader.oldest`."""
@@ -206,9 +206,17 @@ def _padded(position: int) -> str:
     return "" if position < 0 else f"{position >> _SEQ_BITS:016d}-{position & ((1 << _SEQ_BITS) - 1):07d}"
 
 
-def _record(entry_id: bytes, fields: Mapping[bytes, bytes]) -> Record:
-    position = position_of(entry_id)
-    return Record(position, position >> _SEQ_BITS, fields[b"v"])
+def _plain(answer: Any, **_: Any) -> Any:
+    """Take the entries of one stream from an answer as it came; the client's own way costs more than all else here."""
+    if not answer:
+        return []
+    return next(iter(answer.values())) if isinstance(answer, dict) else answer[0][1]
+
+
+def _record(entry_id: bytes, value: bytes) -> Record:
+    ms, seq = entry_id.split(b"-")
+    ts_ms = int(ms)
+    return Record(ts_ms << _SEQ_BITS | int(seq), ts_ms, value)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 import pyarrow as pa
-from deltalake import DeltaTable
+from deltalake import CommitProperties, DeltaTable
 from deltalake.exceptions import CommitFailedError
 from deltalake.transaction import RemoveAction
 
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 _ROWS = 1_000_000  # some 60 MB of events
 _SMALL = _ROWS // 2
-_ATTEMPTS = 5
+_ATTEMPTS, _COMMITS = 5, 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +97,19 @@ def _merge(table: DeltaTable, date: str, paths: Sequence[str]) -> int:
     now = int(time.time() * 1000)
     removed = [RemoveAction(path, False, now, partition_values={"date": date}) for path in paths]
     added = write_files(table.table_uri, rows, data_change=False)
-    table.create_write_transaction([*removed, *added], "append", table.schema(), ["date"])
-    return int(rows.num_rows)
+    for _ in range(_COMMITS):
+        # the very next version, or another look: delta-rs commits beside a compaction that has replaced the same files
+        table.update_incremental()
+        if not set(paths) <= set(files_of(table, [date]).get(date, {})):
+            raise FileNotFoundError(f"files of {date} were replaced meanwhile")
+        try:
+            table.create_write_transaction(
+                [*removed, *added], "append", table.schema(), ["date"], commit_properties=CommitProperties(max_commit_retries=0)
+            )
+        except CommitFailedError:
+            continue
+        return int(rows.num_rows)
+    raise CommitFailedError(f"other commits between at each of {_COMMITS} attempts")
 
 
 def _shaped(part: pa.Table, schema: pa.Schema, date: str) -> pa.Table:

@@ -15,7 +15,7 @@ from reco_ray.errors import DataError
 from reco_ray.lake import tables
 from reco_ray.schema import DEAD_LETTERS, EVENTS, EXPOSURES
 
-__all__ = ["SCHEMAS", "open_table"]
+__all__ = ["SCHEMAS", "open_table", "unit_of"]
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +51,12 @@ def open_table(root: str, name: str, unit: DateUnit | None = None) -> DeltaTable
         log.info("table %s under %s: new columns", name, root)
         table = DeltaTable(uri)
     return table
+
+
+def unit_of(table: DeltaTable) -> DateUnit | None:
+    """The unit of a table's dates, where that was written down."""
+    found = table.metadata().configuration.get(_UNIT)
+    return None if found is None else DateUnit(found)
 
 
 def _create(uri: str, name: str, schema: pa.Schema, unit: DateUnit | None) -> None:

@@ -9,17 +9,29 @@ from collections.abc import Sequence
 
 import polars as pl
 import pyarrow as pa
-from deltalake import DeltaTable, write_deltalake
+from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 
 from reco_ray.errors import DataError
 from reco_ray.lake import storage
 
-__all__ = ["content_hash", "exists", "has_partition", "read", "replace", "statistics_property", "table_uri", "version"]
+__all__ = [
+    "content_hash",
+    "exists",
+    "has_partition",
+    "partitions",
+    "read",
+    "remembered",
+    "replace",
+    "statistics_property",
+    "table_uri",
+    "version",
+]
 
 _PARTITIONS = {
     "events": ["date"],
     "exposures": ["date"],
     "dead_letters": ["date"],
+    "feedback": ["date"],
     "features_users": ["snapshot"],
     "features_items": ["snapshot"],
     "features_pairs": ["snapshot"],
@@ -30,6 +42,7 @@ _STATISTICS = {
     "events": "ts,user_bucket",
     "exposures": "ts,user_bucket",
     "dead_letters": "ts,user_bucket",
+    "feedback": "ts,user_bucket",
     "features_users": "as_of",
     "users": "user_bucket",
     "items": "updated_ts",
@@ -73,8 +86,18 @@ def read(root: str, name: str, columns: Sequence[str] | None = None, where: pl.E
     return frame.select(columns or pl.all()).collect()
 
 
-def replace(root: str, name: str, data: pa.Table | pa.RecordBatchReader, predicate: str | None = None) -> int:
-    """Write a table anew, or the rows that match ``predicate``, in one commit; returns the version."""
+def replace(
+    root: str,
+    name: str,
+    data: pa.Table | pa.RecordBatchReader,
+    predicate: str | None = None,
+    transaction: Transaction | None = None,
+) -> int:
+    """Write a table anew, or the rows that match ``predicate``, in one commit; returns the version.
+
+    Args:
+        transaction: what the table remembers of the writer, see `remembered`.
+    """
     there = exists(root, name)
     write_deltalake(
         table_uri(root, name),
@@ -84,8 +107,21 @@ def replace(root: str, name: str, data: pa.Table | pa.RecordBatchReader, predica
         schema_mode=None if there and predicate else "overwrite",
         partition_by=None if there else _PARTITIONS.get(name),
         configuration=statistics_property(name),
+        commit_properties=CommitProperties(app_transactions=[transaction]) if transaction else None,
     )
     return version(root, name)
+
+
+def partitions(root: str, name: str) -> list[str]:
+    """Values of a table's one partition column, sorted; none when there is no table."""
+    (column,) = _PARTITIONS[name]
+    return sorted({each[column] for each in DeltaTable(table_uri(root, name)).partitions()}) if exists(root, name) else []
+
+
+def remembered(root: str, name: str, writer: str) -> int:
+    """Number that a table remembers of a writer; -1 when there is none."""
+    found = DeltaTable(table_uri(root, name)).transaction_version(writer) if exists(root, name) else None
+    return -1 if found is None else int(found)
 
 
 def content_hash(frame: pl.DataFrame, by: Sequence[str]) -> str:

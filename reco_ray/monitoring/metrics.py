@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
-__all__ = ["GatewayMetrics", "RecallMetrics", "SinkMetrics"]
+__all__ = ["EventMetrics", "GatewayMetrics", "RecallMetrics", "SinkMetrics"]
 
 _LATENCY_MS = [0.5, 1, 1.5, 2, 3, 4, 5, 7, 10, 14, 20, 28, 40, 56, 80, 110, 150, 250, 500, 1000]
 _ROWS = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32]
@@ -66,6 +66,14 @@ class GatewayMetrics:
             "reco_serve_cache_total", description="Looks into the slate cache, by result.", tag_keys=("result",)
         )
         self._cache_bytes = Gauge("reco_serve_cache_bytes", description="Memory of the slate cache.")
+        self._exposures = Counter("reco_serve_exposures_total", description="Decisions recorded on the bus.")
+        self._exposures_lost = Counter(
+            "reco_serve_exposures_lost_total", description="Decisions whose record was lost, by reason.", tag_keys=("reason",)
+        )
+        self._exposure_failures = Counter(
+            "reco_serve_exposure_failures_total", description="Times that the bus did not take records of decisions."
+        )
+        self._exposures_waiting = Gauge("reco_serve_exposures_waiting", description="Records of decisions not on the bus yet.")
         self._limit = Gauge("reco_serve_admission_limit", description="Requests that may be at work before more are shed.")
 
     def served(self, call: str, status: int, release: str, variant: str, rung: str, degraded: Sequence[str], ms: float) -> None:
@@ -100,6 +108,16 @@ class GatewayMetrics:
                 self._cache.inc(n, {"result": result})
         self._cache_bytes.set(cache_bytes)
         self._limit.set(limit)
+
+    def exposed(self, sent: int, lost: Mapping[str, int], failures: int, waiting: int) -> None:
+        """Records of decisions since the last call: ``lost`` by reason, ``overflow`` or ``unwritable``."""
+        if sent:
+            self._exposures.inc(sent)
+        if failures:
+            self._exposure_failures.inc(failures)
+        for reason, n in lost.items():
+            self._exposures_lost.inc(n, {"reason": reason})
+        self._exposures_waiting.set(waiting)
 
 
 class RecallMetrics:
@@ -184,3 +202,54 @@ class SinkMetrics:
             self._lag.set(lag, self._tags)
         self._lag_age_s.set(lag_age_s, self._tags)
         self._freshness_s.set(freshness_s, self._tags)
+
+
+class EventMetrics:
+    """What a gateway replica counts of events, once per batch. Labels: reason, topic, partition; all bounded."""
+
+    def __init__(self) -> None:
+        self._accepted = Counter("reco_events_accepted_total", description="Events acknowledged for the first time.")
+        self._duplicates = Counter("reco_events_duplicates_total", description="Events that the dedup window knew.")
+        self._rejected = Counter("reco_events_rejected_total", description="Events rejected, by reason.", tag_keys=("reason",))
+        self._dead_letters = Counter("reco_events_dead_letters_total", description="Rejected events kept as dead letters.")
+        self._refused = Counter(
+            "reco_events_refused_batches_total",
+            description="Batches answered with 503: the bus is away, the sink is behind, or too many are at work.",
+            tag_keys=("reason",),
+        )
+        self._bus_ms = Histogram(
+            "reco_events_bus_latency_ms",
+            description="Milliseconds until the bus held the records of a batch durably.",
+            boundaries=_LATENCY_MS,
+            tag_keys=("topic",),
+        )
+        self._lag = Gauge(
+            "reco_events_lag_records", description="Events on the bus that the sink has not stored.", tag_keys=("partition",)
+        )
+        self._window_failures = Counter(
+            "reco_events_window_failures_total", description="Calls that the dedup window did not answer."
+        )
+
+    def taken(self, accepted: int, duplicates: int, rejected: Mapping[str, int], dead_letters: int) -> None:
+        """A batch was answered; ``rejected`` by reason."""
+        for counter, n in ((self._accepted, accepted), (self._duplicates, duplicates), (self._dead_letters, dead_letters)):
+            if n:
+                counter.inc(n)
+        for reason, n in rejected.items():
+            self._rejected.inc(n, {"reason": reason})
+
+    def refused(self, reason: str) -> None:
+        """A batch was refused: ``bus``, ``lag`` or ``busy``."""
+        self._refused.inc(1, {"reason": reason})
+
+    def bus_ms(self, topic: str, ms: float) -> None:
+        """The bus took records."""
+        self._bus_ms.observe(ms, {"topic": topic})
+
+    def window_failed(self) -> None:
+        """The dedup window did not answer."""
+        self._window_failures.inc()
+
+    def lag(self, partition: int, records: int) -> None:
+        """So many records of a partition wait for the sink."""
+        self._lag.set(records, {"partition": str(partition)})

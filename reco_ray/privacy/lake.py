@@ -83,7 +83,11 @@ def remove_rows(uri: str, user_ids: Collection[str]) -> Found:
             doomed = {path: found for path in actions if (found := files.users(path))}
             if not doomed:
                 return Found(len(actions), {})
-            changes = [change for path in doomed for change in files.replaced(actions[path])]
+            wanted = table.metadata().configuration.get("delta.dataSkippingStatsColumns")
+            changes = []
+            for path in doomed:
+                described = (actions[path].get("min") or {}) if wanted is None else wanted.split(",")
+                changes += files.replaced(actions[path], described)
             table.create_write_transaction(
                 changes,
                 "append",
@@ -162,8 +166,8 @@ class _Files:
             self._users[path] = count_users(storage.join(self._uri, unquote(path)), self._user_ids)
         return self._users[path]
 
-    def replaced(self, action: Mapping[str, Any]) -> list[AddAction | RemoveAction]:
-        """The changes that put a file without the users in the place of one."""
+    def replaced(self, action: Mapping[str, Any], described: Iterable[str]) -> list[AddAction | RemoveAction]:
+        """The changes that put a file without the users in the place of one; ``described``: columns to give statistics of."""
         path = unquote(action["path"])  # delta-rs escapes the paths of changes, and gives out escaped ones
         if path not in self._replaced:
             now = int(time.time() * 1000)
@@ -174,7 +178,7 @@ class _Files:
             if rest.num_rows:
                 folder, _, _ = path.rpartition("/")
                 new = "/".join((*([folder] if folder else []), f"{uuid.uuid4().hex}.parquet"))
-                columns = [name for name in (action.get("min") or {}) if _described(rest.schema.field(name))]
+                columns = [name for name in described if name in rest.schema.names and _described(rest.schema.field(name))]
                 size = storage.write_parquet(
                     storage.join(self._uri, new), rest, compression="zstd", write_statistics=columns or False
                 )

@@ -12,6 +12,7 @@ from deltalake import DeltaTable
 from reco_ray.config import BusKind, DateUnit, PipelineConfig
 from reco_ray.events.bus import DEAD_LETTERS, Reader
 from reco_ray.lake import storage, tables
+from reco_ray.lake.opening import unit_of
 from reco_ray.privacy.steps import OpenReader
 from reco_ray.store import ErasureStore, OnlineStore
 
@@ -58,7 +59,9 @@ def expired(config: PipelineConfig, today: date) -> list[Expired]:
     for name, days in days_of.items():
         if days and tables.exists(config.root, name):
             last = today - timedelta(days=days)
-            rows = {at: n for at, n in _rows_by_date(config.root, name).items() if _end(at, config.lake.date_unit) <= last}
+            table = DeltaTable(tables.table_uri(config.root, name))
+            unit = unit_of(table) or config.lake.date_unit
+            rows = {at: n for at, n in _rows_by_date(table).items() if _end(at, unit) <= last}
             if rows:
                 found.append(Expired(name, days, tuple(sorted(rows)), sum(rows.values())))
     return found
@@ -94,9 +97,9 @@ def apply_retention(
     return report
 
 
-def _rows_by_date(root: str, name: str) -> dict[str, int]:
+def _rows_by_date(table: DeltaTable) -> dict[str, int]:
     rows: dict[str, int] = {}
-    for action in pa.table(DeltaTable(tables.table_uri(root, name)).get_add_actions()).to_pylist():
+    for action in pa.table(table.get_add_actions()).to_pylist():
         at = action["partition"]["date"]
         rows[at] = rows.get(at, 0) + (action["num_records"] or 0)
     return rows

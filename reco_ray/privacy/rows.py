@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Collection
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -20,13 +21,23 @@ def count_users(uri: str, user_ids: Collection[str]) -> Counter[str]:
     """
     if USER_COLUMN not in storage.parquet_columns(uri):
         return Counter()
-    column = storage.read_parquet(uri, [USER_COLUMN]).column(USER_COLUMN)
-    found = column.filter(pc.is_in(column.cast(pa.string()), value_set=pa.array(list(user_ids), pa.string())))
-    return Counter(str(user_id) for user_id in found.to_pylist())
+    column = _users(storage.read_parquet(uri, [USER_COLUMN]))
+    return Counter(map(str, column.filter(_among(column, user_ids)).to_pylist()))
 
 
 def without_users(uri: str, user_ids: Collection[str]) -> pa.Table:
     """Read a file without the users' rows; the others are as they were, in their order."""
     table = storage.read_parquet(uri)
-    theirs = pc.is_in(table.column(USER_COLUMN).cast(pa.string()), value_set=pa.array(list(user_ids), pa.string()))
-    return table.filter(pc.invert(theirs))
+    theirs = np.flatnonzero(_among(_users(table), user_ids).to_numpy())
+    starts, ends = [0, *(theirs + 1)], [*theirs, table.num_rows]
+    # slices, as Arrow cannot filter every type that a file may have: strings as delta-rs rewrites them, for one
+    runs = [table.slice(start, end - start) for start, end in zip(starts, ends, strict=True) if end > start]
+    return pa.concat_tables(runs or [table.slice(0, 0)])
+
+
+def _users(table: pa.Table) -> pa.ChunkedArray:
+    return table.column(USER_COLUMN).cast(pa.string())
+
+
+def _among(column: pa.ChunkedArray, user_ids: Collection[str]) -> pa.ChunkedArray:
+    return pc.is_in(column, value_set=pa.array(list(user_ids), pa.string()))

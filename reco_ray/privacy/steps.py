@@ -160,12 +160,12 @@ class Erasing:
         notes = [note for url in servers if (note := rewrite_aof(url))]
         where = storage.join(self._root, "store")
         paths = [storage.join(where, path) for path, _ in storage.walk(where)]
+        known = {user_id: needle for user_id, needle in _needles(people).items() if user_id}
+        theirs = {path: holders(storage.read_parts(path), known) for path in paths} if known else {}
         for person in people:
-            found, said = [], list(notes)
-            if person.user_id:
-                found = [path for path in paths if holders(storage.read_parts(path), _needles([person]))]
-                said += [f"look at {', '.join(found)}"] if found else []
-            else:
+            found = [path for path, user_ids in theirs.items() if person.user_id in user_ids]
+            said = [*notes, *([f"look at {', '.join(found)}"] if found else [])]
+            if not person.user_id:
                 said.append("not searched: the run before ended when it had forgotten the id")
             person.tell(Place("append-only files, written anew", len(paths), "files", len(found), 0, "; ".join(said)))
 

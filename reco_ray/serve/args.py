@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from reco_ray.config import CacheConfig
+from reco_ray.config import CacheConfig, EventsConfig, ExposuresConfig
 
 __all__ = ["GatewayArgs", "ReleaseArgs", "Scaling", "Size"]
 
@@ -54,6 +54,8 @@ class GatewayArgs(Args):
         deadline_ms: budget of a request that names none; a caller may ask for up to ``max_deadline_ms``.
         batch_rows: requests per batch.
         cache, precomputed_ttl_days: of the slate cache and of precomputed slates.
+        events: the bus, and what is admitted to it.
+        exposures: of the record of each decision.
         request_log: whether each request leaves a line in requests.jsonl beside the replica's log.
         trace_share, trace_endpoint: share of the requests that are traced, and where OTLP over HTTP goes; without an
             endpoint, to spans.jsonl beside the replica's log.
@@ -73,6 +75,8 @@ class GatewayArgs(Args):
     batch_rows: Annotated[int, Field(ge=1, le=256)] = 32
     cache: CacheConfig = CacheConfig()
     precomputed_ttl_days: Annotated[int, Field(ge=1)] = 7
+    events: EventsConfig = EventsConfig()
+    exposures: ExposuresConfig = ExposuresConfig()
     request_log: bool = True
     trace_share: Annotated[float, Field(ge=0, le=1)] = 0.0
     trace_endpoint: str = ""

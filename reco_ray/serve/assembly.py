@@ -3,10 +3,14 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from reco_ray.errors import NotReadyError
+from reco_ray.events.contract import Limits, admit
+from reco_ray.events.open import open_producer
+from reco_ray.events.window import DedupWindow
 from reco_ray.monitoring.request_log import RequestLog
 from reco_ray.monitoring.tracing import Traces
 from reco_ray.serve.args import GatewayArgs
@@ -16,10 +20,13 @@ from reco_ray.serve.caching.finished import precomputed_of
 from reco_ray.serve.caching.purging import PurgeFollower
 from reco_ray.serve.caching.refresh import Refresher
 from reco_ray.serve.caching.writeback import Writeback
+from reco_ray.serve.events.backpressure import LagMetrics, LagWatch
+from reco_ray.serve.events.intake import EventIntake, EventMetrics
 from reco_ray.serve.guard.admission import Admission
 from reco_ray.serve.guard.gate import Gate, GateMetrics
 from reco_ray.serve.guard.pulse import Pulse
 from reco_ray.serve.http.asgi import HttpApp
+from reco_ray.serve.path.exposures import ExposureMetrics, Exposures
 from reco_ray.serve.path.fleet import Connected, Fleet
 from reco_ray.serve.path.pipeline import LoggingObserver, Observer
 from reco_ray.serve.path.reads import StoreReads
@@ -31,16 +38,17 @@ from reco_ray.serve.privacy.following import FenceFollower
 from reco_ray.serve.served import Recorder, ServedMetrics
 from reco_ray.store import ErasureStore, FenceStore, FinishedSlate, OnlineStore, SlateStore
 
-__all__ = ["GatewayParts", "Metrics"]
+__all__ = ["CountsEvents", "GatewayParts", "Metrics"]
 
 _FIRST_LOAD_TIMEOUT_S = 60.0
 _TOLERATED_WAIT = 0.2  # share of the default deadline that a row may wait for its first stage before requests are shed
+_WINDOW_TIMEOUT_S = 1.0
 _TOLERATED_LAG = 0.5  # share of it that the event loop may be behind before requests are shed unread
 
 Connect = Callable[[str], Awaitable[Connected]]
 
 
-class Metrics(Observer, ServedMetrics, GateMetrics, Protocol):
+class Metrics(Observer, ServedMetrics, GateMetrics, ExposureMetrics, Protocol):
     """All that a gateway counts; `monitoring.metrics.GatewayMetrics` in production."""
 
     def left(self, stage: str, rows: int, queued_s: float) -> None:
@@ -50,8 +58,12 @@ class Metrics(Observer, ServedMetrics, GateMetrics, Protocol):
         """What was counted elsewhere since the last call, and what stands now."""
 
 
+class CountsEvents(EventMetrics, LagMetrics, Protocol):
+    """All that is counted of events; `monitoring.metrics.EventMetrics` in production."""
+
+
 class GatewayParts:
-    """The parts of one replica.
+    """The parts of one replica. Without the bus it answers as before and refuses events.
 
     Args:
         connect: makes, from what is to be told of leaving batches, the function that connects a release.
@@ -68,6 +80,7 @@ class GatewayParts:
         count: Callable[[], Replicas],
         replica: str,
         folder: Path,
+        event_metrics: CountsEvents,
     ) -> None:
         self._metrics = metrics
         self._store = store = OnlineStore(args.store_url, args.namespace, timeout_s=args.store_timeout_ms / 1e3)
@@ -100,6 +113,22 @@ class GatewayParts:
             usual_s=args.deadline_ms / 1e3,
             hides=self._fence.hides,
         )
+        # a pool of its own, with time: events must not take the connections, nor miss the deadline, of recommendations
+        self._window_store = OnlineStore(args.store_url, args.namespace, timeout_s=_WINDOW_TIMEOUT_S)
+        self._bus = open_producer(args.events, args.namespace, args.store_url)
+        self._lags = LagWatch(self._bus, args.events.max_lag, event_metrics)
+        intake = EventIntake(
+            partial(admit, limits=Limits(args.events.max_future_s)),
+            self._bus,
+            DedupWindow(self._window_store, args.events.dedup_window_s),
+            self._lags,
+            event_metrics,
+            partitions=args.events.bus.partitions,
+            fence=self._fence,
+        )
+        self._exposures: Exposures | None = None
+        if args.exposures.enabled:
+            self._exposures = Exposures(args.exposures, self._bus, args.events.bus.partitions, metrics)
         tolerated_s = args.deadline_ms / 1e3 * _TOLERATED_LAG
         self.http = HttpApp(
             service,
@@ -109,6 +138,8 @@ class GatewayParts:
             gate=self._gate,
             erasures=ErasureCalls(ErasureStore(store), self._fence),
             behind=lambda: self._pulse.behind_s() > tolerated_s,
+            events=intake,
+            expose=self._exposures.note if self._exposures is not None else None,
         )
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
@@ -125,7 +156,10 @@ class GatewayParts:
             "replicas": self._watch.run(),
             "writes": self._writeback.run(),
             "loop": self._pulse.run(),
+            "lag": self._lags.run(),
         }
+        if self._exposures is not None:
+            runs["exposures"] = self._exposures.run()
         if self._gate is not None:
             runs["keys"] = self._gate.run()
         if self._log is not None:
@@ -144,10 +178,14 @@ class GatewayParts:
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
         await self._writeback.flush()
+        if self._exposures is not None:
+            await self._exposures.stop()
         if self._log is not None:
             self._log.close()
-        await self._store.calls.aclose()
-        self._store.blocking_calls.close()
+        await self._bus.aclose()
+        for store in (self._store, self._window_store):
+            await store.calls.aclose()
+            store.blocking_calls.close()
 
     def _kept(self, key: SlateKey, slate: FinishedSlate) -> None:
         """An answer was made and is kept: share it with the other replicas."""

@@ -19,7 +19,7 @@ from ray.serve.context import _get_global_client
 from ray.serve.handle import DeploymentHandle
 
 from reco_ray.errors import ArtifactError
-from reco_ray.monitoring.metrics import GatewayMetrics, RecallMetrics
+from reco_ray.monitoring.metrics import EventMetrics, GatewayMetrics, RecallMetrics
 from reco_ray.release import read_part
 from reco_ray.rerank import POPULAR
 from reco_ray.serve.args import GatewayArgs
@@ -137,7 +137,9 @@ class Gateway:
         folder = _share_serve_log()
         connect = _connect_fused if args.topology == "fused" else _connect_staged
         replica = serve.get_replica_context().replica_id.unique_id
-        self._parts = GatewayParts(args, GatewayMetrics(), lambda left: connect(args, left), _count_replicas, replica, folder)
+        self._parts = GatewayParts(
+            args, GatewayMetrics(), lambda left: connect(args, left), _count_replicas, replica, folder, EventMetrics()
+        )
         if args.auth == "off":
             log.warning("API keys are off: whoever reaches the HTTP port may call; keep it on the loopback interface")
         await self._parts.start()

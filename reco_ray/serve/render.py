@@ -33,6 +33,8 @@ def render(config: PipelineConfig, release_ids: Sequence[str], store_url: str) -
         key_burst=serve.key_burst,
         cache=serve.cache,
         precomputed_ttl_days=config.store.precomputed_ttl_days,
+        events=config.events,
+        exposures=config.exposures,
         request_log=serve.request_log,
         trace_share=serve.trace_share,
         trace_endpoint=serve.trace_endpoint,
@@ -85,4 +87,5 @@ def _scaling(config: ServeConfig) -> Scaling:
 
 
 def _app(name: str, route_prefix: str | None, import_path: str, args: GatewayArgs | ReleaseArgs) -> dict[str, Any]:
-    return {"name": name, "route_prefix": route_prefix, "import_path": import_path, "args": args.model_dump(exclude={"loader"})}
+    given = args.model_dump(mode="json", exclude={"loader"})
+    return {"name": name, "route_prefix": route_prefix, "import_path": import_path, "args": given}

@@ -2,6 +2,7 @@
 
 import struct
 from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 
 import numpy as np
 
@@ -12,7 +13,8 @@ __all__ = ["FinishedSlate", "pack_slate", "pack_user", "unpack_slate", "unpack_u
 
 _HEADER = struct.Struct("<HHqIII")  # format, reserved, as_of, len(history), len(seen), len(features)
 _FORMAT = 1
-_SLATE = struct.Struct("<HBBHd")  # format, len(etag), len(release), len(degraded), made
+_SLATE = struct.Struct("<HBBHBHd")  # format, len(etag), len(release), len(degraded), len(draw_id), len(propensities), made
+_SLATE_FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,8 @@ class FinishedSlate:
         release: the one that made it. made: unix time in seconds.
         degraded: what is less than full in it.
         rung: of the ladder; only full ones are packed.
+        draw_id: request that it was made for.
+        propensities: float32 of each place as bytes; empty where nothing was left to chance.
         stored: whether it came from the online store.
     """
 
@@ -34,6 +38,8 @@ class FinishedSlate:
     made: float
     degraded: tuple[str, ...] = ()
     rung: str = "full"
+    draw_id: str = ""
+    propensities: bytes = b""
     stored: bool = field(default=False, compare=False)
 
 
@@ -72,10 +78,10 @@ def unpack_user(raw: bytes) -> UserRow:
 
 
 def pack_slate(slate: FinishedSlate) -> bytes:
-    """Pack a finished slate: 14 bytes and its parts, the JSON last."""
-    etag, release, degraded = slate.etag.encode(), slate.release.encode(), ",".join(slate.degraded).encode()
-    header = _SLATE.pack(_FORMAT, len(etag), len(release), len(degraded), slate.made)
-    return b"".join((header, etag, release, degraded, slate.tail))
+    """Pack a finished slate: 17 bytes and its parts, the JSON last."""
+    texts = (slate.etag, slate.release, ",".join(slate.degraded), slate.draw_id)
+    parts = (*(text.encode() for text in texts), slate.propensities)
+    return b"".join((_SLATE.pack(_SLATE_FORMAT, *map(len, parts), slate.made), *parts, slate.tail))
 
 
 def unpack_slate(raw: bytes) -> FinishedSlate:
@@ -83,20 +89,22 @@ def unpack_slate(raw: bytes) -> FinishedSlate:
 
     Raises: SchemaError: the value has another format.
     """
-    if len(raw) < _SLATE.size or (found := _SLATE.unpack_from(raw))[0] != _FORMAT:
-        raise SchemaError(f"finished slate: found {raw[:14]!r}, expected format {_FORMAT}; purge the slates with `reco purge`")
-    _, n_etag, n_release, n_degraded, made = found
-    release_at = _SLATE.size + n_etag
-    degraded_at = release_at + n_release
-    tail_at = degraded_at + n_degraded
-    if tail_at >= len(raw):
-        raise SchemaError(f"finished slate: found {len(raw)} bytes, expected more than {tail_at}; purge with `reco purge`")
-    degraded = raw[degraded_at:tail_at].decode()
+    if len(raw) < _SLATE.size or (found := _SLATE.unpack_from(raw))[0] != _SLATE_FORMAT:
+        raise SchemaError(
+            f"finished slate: found {raw[:14]!r}, expected format {_SLATE_FORMAT}; purge the slates with `reco purge`"
+        )
+    *sizes, made = found[1:]
+    ends = list(accumulate(sizes, initial=_SLATE.size))
+    if ends[-1] >= len(raw):
+        raise SchemaError(f"finished slate: found {len(raw)} bytes, expected more than {ends[-1]}; purge with `reco purge`")
+    etag, release, degraded, draw_id, propensities = (raw[start:end] for start, end in pairwise(ends))
     return FinishedSlate(
-        tail=raw[tail_at:],
-        etag=raw[_SLATE.size : release_at].decode(),
-        release=raw[release_at:degraded_at].decode(),
+        tail=raw[ends[-1] :],
+        etag=etag.decode(),
+        release=release.decode(),
         made=made,
-        degraded=tuple(degraded.split(",")) if degraded else (),
+        degraded=tuple(degraded.decode().split(",")) if degraded else (),
+        draw_id=draw_id.decode(),
+        propensities=propensities,
         stored=True,
     )

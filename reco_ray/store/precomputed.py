@@ -24,6 +24,7 @@ class Precomputed:
     Attributes:
         made: unix time in seconds. release: the one that made it.
         item_ids, titles, reasons: per item. scores: None where not finite.
+        draw_id: request that it was made for; empty when a job made it.
     """
 
     made: float
@@ -32,6 +33,7 @@ class Precomputed:
     titles: tuple[str, ...]
     scores: tuple[float | None, ...]
     reasons: tuple[tuple[str, ...], ...]
+    draw_id: str = ""
 
     def __post_init__(self) -> None:
         sizes = (len(self.item_ids), len(self.titles), len(self.scores), len(self.reasons))
@@ -69,7 +71,7 @@ class Precomputed:
 
 def pack_precomputed(slate: Precomputed) -> bytes:
     """Pack a list: ten bytes of format and age, then JSON."""
-    fields = (slate.release, slate.item_ids, slate.titles, slate.scores, slate.reasons)
+    fields = (slate.release, slate.item_ids, slate.titles, slate.scores, slate.reasons, slate.draw_id)
     return _HEADER.pack(_FORMAT, slate.made) + orjson.dumps(fields)
 
 
@@ -81,8 +83,8 @@ def unpack_precomputed(raw: bytes) -> Precomputed:
     if len(raw) <= _HEADER.size or (found := _HEADER.unpack_from(raw))[0] != _FORMAT:
         raise SchemaError(f"precomputed slate: found {raw[:10]!r}, expected format {_FORMAT}; run recommend_batch again")
     try:
-        release, item_ids, titles, scores, reasons = orjson.loads(raw[_HEADER.size :])
+        release, item_ids, titles, scores, reasons, *draw = orjson.loads(raw[_HEADER.size :])  # once without a draw_id
     except ValueError as exc:
         raise SchemaError(f"precomputed slate: found {len(raw)} bytes that are no list, run recommend_batch again") from exc
     reason_lists = tuple([tuple(each) for each in reasons])
-    return Precomputed(found[1], release, tuple(item_ids), tuple(titles), tuple(scores), reason_lists)
+    return Precomputed(found[1], release, tuple(item_ids), tuple(titles), tuple(scores), reason_lists, *draw)

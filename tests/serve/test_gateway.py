@@ -1,9 +1,15 @@
 """The gateway on a real cluster, with a real store, over real HTTP: answers, problems, and releases that come and go."""
 
 import os
+import uuid
+from datetime import UTC, datetime
 from pathlib import Path
 
+import httpx
 from serve_world import FAST, PATH, Load, World
+
+from reco_ray.compose import compose_config
+from reco_ray.privacy.run import erase_users
 
 SLOW_RANKER = "fake:0,1000,0"
 
@@ -73,3 +79,24 @@ def test_what_serve_binds_is_the_loopback_interface_only(world: World) -> None:
     first, last = (int(os.environ[f"RAY_SERVE_DIRECT_INGRESS_{end}_HTTP_PORT"]) for end in ("MIN", "MAX"))
     direct = {a.split(":")[0] for a in listening if first <= int(a.split(":")[1], 16) <= last}
     assert addresses == direct == {"0100007F"}
+
+
+def test_an_erasure_reaches_every_replica_and_ends(world: World, tmp_path: Path) -> None:
+    def sent() -> dict[str, str]:
+        ts = datetime.now(UTC).isoformat()
+        event = {"event_id": uuid.uuid4().hex, "type": "view", "user_id": "leaver", "item_id": "item-1", "ts": ts}
+        result: dict[str, str] = world.post({"events": [event]}, "/v1/events").json()["results"][0]
+        return result
+
+    assert sent()["status"] == "accepted"
+    response = httpx.delete(f"{world.url}/v1/users/leaver", timeout=30)
+    assert response.status_code == 202
+    receipt_id = response.json()["receipt_id"]
+    world.until(lambda: all(sent().get("reason") == "erased" for _ in range(8)))
+    config = compose_config([f"root={tmp_path}", f"store.url={world.store_url}"])
+    (receipt,) = erase_users(config, world.store_url)
+    assert receipt.receipt_id == receipt_id
+    assert receipt.places["fence"].looked_at >= 2
+    assert receipt.places["bus events"].removed >= 1
+    assert world.get(f"/v1/erasures/{receipt_id}").json()["state"] == "done"
+    world.until(lambda: all(sent()["status"] == "accepted" for _ in range(8)))

@@ -22,7 +22,7 @@ from reco_ray.lake import storage, tables
 from reco_ray.lake.appending import TableAppender
 from reco_ray.lake.compact import compact
 from reco_ray.lake.ids import StoredIds
-from reco_ray.schema import EVENTS, check
+from reco_ray.schema import EVENTS, EXPOSURES, check
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -261,3 +261,26 @@ def test_hashes_that_meet_are_no_duplicates(tmp_path: Path, monkeypatch: pytest.
     names = [uuid.uuid4().hex for _ in range(4)]
     one.append(rows(names[:2]), 0, 1, ids.fresh)
     assert one.append(rows(names), 2, 3, ids.fresh).rows == 2
+
+
+def test_exposures_with_their_lists_and_maps_are_appended_once_and_compacted(tmp_path: Path) -> None:
+    def decision(number: int) -> dict[str, object]:
+        lists = {"degraded": ["late"], "item_ids": ["a", "b"], "scores": [2.0, 1.0], "propensities": [None, 0.5]}
+        parts = {
+            "sources": [["popular"], []],
+            "rules": [[], ["pin"]],
+            "timings": [("user", 1.0), ("rank", 2.0)],
+            "draw_id": "d",
+        }
+        head = {"request_id": f"r{number}", "call": "recommend", "user_id": f"u{number % 3}", "release": "r", "variant": "main"}
+        times = {"ts": START + timedelta(seconds=number), "received_ts": START, "date": "2026-01-01", "user_bucket": number % 3}
+        return {**head, **times, **lists, **parts, "rung": "full", "age_s": 0.5, "consent": True, "user_row": b"\x00"}
+
+    root, ids = str(tmp_path), StoredIds("request_id")
+    one = TableAppender(root, "exposures", "sink:exposures:0", DateUnit.day)
+    for n, numbers in enumerate((range(10), range(5, 15))):
+        table = pa.Table.from_pylist([decision(number) for number in numbers], schema=EXPOSURES)
+        assert one.append(table, n, n, ids.fresh).rows == (10, 5)[n]
+    before = tables.read(root, "exposures").sort("request_id")
+    assert compact(root, "exposures").rows == 15
+    assert before.equals(tables.read(root, "exposures").sort("request_id"))

@@ -1,10 +1,12 @@
 """The service over fakes: every rung of the ladder is real and named, one computation answers many, nothing fails silently."""
 
 import asyncio
+import contextlib
 import json
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,17 @@ import httpx
 import numpy as np
 import orjson
 import pytest
+from event_fakes import EventCounts
 from hypothesis import given
 from hypothesis import strategies as st
 
 from reco_ray.cluster import embedded_store
 from reco_ray.compose import compose_config
-from reco_ray.config import CacheConfig
+from reco_ray.config import CacheConfig, DateUnit, EventsConfig
 from reco_ray.errors import NotReadyError
+from reco_ray.events.bus import EXPOSURES
+from reco_ray.events.open import open_reader
+from reco_ray.feedback.exposures import rows_to_table
 from reco_ray.hashing import item_keys, user_digest
 from reco_ray.serve.args import GatewayArgs
 from reco_ray.serve.assembly import GatewayParts
@@ -27,6 +33,7 @@ from reco_ray.serve.caching.cache_key import cache_key
 from reco_ray.serve.caching.purging import PurgeFollower
 from reco_ray.serve.caching.refresh import Refresher
 from reco_ray.serve.guard.admission import Admission
+from reco_ray.serve.http.answers import Answer
 from reco_ray.serve.http.asgi import HttpApp
 from reco_ray.serve.http.contract import RecommendationsBody
 from reco_ray.serve.path.fleet import Connected, Fleet
@@ -125,7 +132,15 @@ class Observed:
 class World:
     """A gateway over fakes, within a running loop."""
 
-    def __init__(self, *, most: int = 256, popular: bool = True, caches: bool = True, usual_s: float = 2.0) -> None:
+    def __init__(
+        self,
+        *,
+        most: int = 256,
+        popular: bool = True,
+        caches: bool = True,
+        usual_s: float = 2.0,
+        expose: Callable[[str, Answer], None] | None = None,
+    ) -> None:
         self.stages, self.store, self.observed = Stages(), Store(), Observed()
         self.shift_s = 0.0
         self.served: list[Served] = []
@@ -144,7 +159,7 @@ class World:
         self.service = GatewayService(
             self.store, self.fleet, self.cache, self.observed, self.admission, topology="fused", replica="r0", usual_s=usual_s
         )
-        self.app = HttpApp(self.service, deadline_ms=2000, max_deadline_ms=60_000, record=self.served.append)
+        self.app = HttpApp(self.service, deadline_ms=2000, max_deadline_ms=60_000, record=self.served.append, expose=expose)
 
     async def start(self) -> "World":
         await self.fleet.load_now(5)
@@ -176,7 +191,7 @@ class World:
         key = cache_key(RecommendationsBody(user_id="known", k=3), "rel", "main")
         tail = orjson.dumps({"release": "rel", "variant": "main", "rung": "full", "items": written(ids), "degraded": []})[1:]
         made = time.time() + self.shift_s - age_s
-        self.store.slates["known", key.field] = FinishedSlate(tail, '"s"', "rel", made, stored=True)
+        self.store.slates["known", key.field] = FinishedSlate(tail, '"s"', "rel", made, draw_id="other", stored=True)
 
     def precompute(self, *ids: str) -> None:
         n = len(ids)
@@ -669,6 +684,7 @@ class Metrics(Observed):
         super().__init__()
         self.served_rungs: list[str] = []
         self.cache_state: dict[str, int] = {}
+        self.exposures: Counter[str] = Counter()
 
     def served(self, call: str, status: int, release: str, variant: str, rung: str, degraded: Any, ms: float) -> None:
         self.served_rungs.append(rung)
@@ -678,6 +694,9 @@ class Metrics(Observed):
 
     def left(self, stage: str, rows: int, queued_s: float) -> None:
         pass
+
+    def exposed(self, sent: int, lost: Mapping[str, int], failures: int, waiting: int) -> None:
+        self.exposures.update(sent=sent, failures=failures, **lost)
 
     def state(self, cache: dict[str, int], cache_bytes: int, limit: int) -> None:
         for name, n in cache.items():
@@ -694,12 +713,22 @@ class Replica:
             return self.stages, popular_list()
 
         args = GatewayArgs(root="", store_url=url, namespace=namespace, store_timeout_ms=2000, deadline_ms=10_000)
-        self.parts = GatewayParts(args, self.metrics, lambda left: connect, dict, name, folder)
+        self.parts = GatewayParts(args, self.metrics, lambda left: connect, dict, name, folder, EventCounts())
 
     async def get(self, **body: Any) -> dict[str, Any]:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(self.parts.http), base_url="http://reco") as client:
             found: dict[str, Any] = (await client.post(POST, json=body)).json()
             return found
+
+
+def exposures_on(url: str, namespace: str) -> list[dict[str, Any]]:
+    """All decisions on the bus, in the order of their times."""
+    config = EventsConfig()
+    found: list[dict[str, Any]] = []
+    for partition in range(config.bus.partitions):
+        with contextlib.closing(open_reader(config, namespace, url, EXPOSURES, partition)) as reader:
+            found += rows_to_table(reader.read(-1, 1000, 0), DateUnit.day).to_pylist()
+    return sorted(found, key=lambda row: row["ts"])
 
 
 def test_two_whole_replicas_share_slates_and_purges_through_a_real_store(store_url: str, tmp_path: Path) -> None:
@@ -727,6 +756,11 @@ def test_two_whole_replicas_share_slates_and_purges_through_a_real_store(store_u
         assert one.metrics.served_rungs == ["full"]
         lines = [json.loads(line) for line in (tmp_path / "requests_two.jsonl").read_text().splitlines()]
         assert [(line["rung"], line["cache"], line["items"]) for line in lines] == [("full", "made", 3)] * 2
+        decisions = exposures_on(store_url, "ladder")
+        assert [(row["user_id"], row["item_ids"]) for row in decisions] == [("known", ["a0", "a1", "a2"])] * 3
+        assert [row["draw_id"] == row["request_id"] for row in decisions] == [True, False, True], "the second was shared"
+        assert decisions[1]["draw_id"] == decisions[0]["request_id"]
+        assert (one.metrics.exposures + two.metrics.exposures)["sent"] == 3
         await store.calls.aclose()
         store.blocking_calls.close()
 

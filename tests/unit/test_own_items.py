@@ -107,7 +107,7 @@ def test_the_ranker_sees_a_list_as_merged_with_the_sources(pipeline: Pipeline, s
     plain = features.matrix(Request(request_id="r", user=row), ordinary)[::-1]
     np.testing.assert_allclose(matrix[:, 0], plain[:, 0] + found.scores, rtol=1e-6)
     assert matrix[:, 1].argsort(kind="stable").tolist() == (-matrix[:, 0]).argsort(kind="stable").tolist()
-    np.testing.assert_array_equal(matrix[:, 2:], plain[:, 2:])
+    np.testing.assert_allclose(matrix[:, 2:], plain[:, 2:], rtol=1e-6)  # BLAS adds in another order where cores are busy
 
 
 @given(st.lists(st.integers(0, 30), unique=True), st.lists(st.lists(st.integers(0, 30), unique=True, max_size=20), max_size=4))

@@ -7,7 +7,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -29,8 +31,9 @@ from privacy_world import (
 )
 
 from reco_ray.cluster import embedded_store
-from reco_ray.config import DateUnit, PipelineConfig
+from reco_ray.config import BusKind, DateUnit, PipelineConfig
 from reco_ray.errors import NotReadyError
+from reco_ray.events.valkey import ValkeyReader
 from reco_ray.hashing import user_digest
 from reco_ray.lake import append_events, tables
 from reco_ray.privacy import Receipt, audited, find_receipt, request_erasure
@@ -278,6 +281,23 @@ def test_a_parquet_file_without_users_is_left_alone(config: PipelineConfig) -> N
     assert path.read_bytes() == raw
     assert remove_from_parquet(config.root, ["user-1"]).users == {"user-1": 2}
     assert path.read_bytes() != raw
+
+
+def test_what_a_bus_cannot_remove_is_told_with_the_date_by_which_it_goes(config: PipelineConfig) -> None:
+    class Keeps(ValkeyReader):
+        def remove(self, positions: Sequence[int]) -> int:
+            return 0
+
+    kafka = replace(config.events.bus, kind=BusKind.kafka, url="broker:9092", keep_hours=24)
+    kept = replace(config, events=replace(config.events, bus=kafka))
+    kept.privacy.user_ids = [GONE]
+    url, namespace = config.store.url, config.store.namespace
+    (receipt,) = erase_users(kept, url, lambda topic, partition: Keeps(url, namespace, topic, partition))
+    place = receipt.places["bus events"]
+    assert (place.found, place.removed) == (3, 0)
+    assert place.note.startswith("Kafka removes no single records; its retention removes these by ")
+    assert datetime.now(UTC) < datetime.strptime(place.note[-20:-4], "%Y-%m-%d %H:%M").replace(tzinfo=UTC)
+    assert receipt.state == "done"
 
 
 def test_an_erasure_waits_for_whoever_works_by_an_older_fence() -> None:

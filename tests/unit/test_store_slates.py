@@ -2,12 +2,14 @@
 
 import asyncio
 import socket
+import struct
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 import numpy as np
+import orjson
 import pyarrow as pa
 import pytest
 from hypothesis import given
@@ -82,18 +84,39 @@ def slate(release: str = "r1", tail: bytes = b'"x":1}') -> FinishedSlate:
 
 def precomputed(release: str = "r1", made: float | None = None) -> Precomputed:
     made = time.time() if made is None else made
-    return Precomputed(made, release, ("a", "b", "c"), ("A", "", "C"), (0.5, None, 0.1), (("popular",), (), ("x", "y")))
+    reasons = (("popular",), (), ("x", "y"))
+    return Precomputed(made, release, ("a", "b", "c"), ("A", "", "C"), (0.5, None, 0.1), reasons, "the-draw")
 
 
 marks = st.lists(st.sampled_from(["unknown_user", "short_slate"]), unique=True).map(tuple)
 
 
-@given(st.binary(min_size=1), st.text(max_size=20), st.text("abcdef0123456789", max_size=40), st.floats(0, 2e9), marks)
+@given(
+    st.binary(min_size=1),
+    st.text(max_size=20),
+    st.text("abcdef0123456789", max_size=40),
+    st.floats(0, 2e9),
+    marks,
+    st.text("abc-._:", max_size=128),
+    st.lists(st.floats(0, 1, width=32), max_size=200),
+)
 def test_a_finished_slate_survives_packing(
-    tail: bytes, etag: str, release: str, made: float, degraded: tuple[str, ...]
+    tail: bytes, etag: str, release: str, made: float, degraded: tuple[str, ...], draw_id: str, drawn: list[float]
 ) -> None:
-    given_ = FinishedSlate(tail, etag, release, made, degraded)
+    propensities = np.array(drawn, "<f4").tobytes()
+    given_ = FinishedSlate(tail, etag, release, made, degraded, draw_id=draw_id, propensities=propensities)
     assert unpack_slate(pack_slate(given_)) == given_
+
+
+def test_a_slate_of_the_format_before_draws_is_refused_and_so_made_anew() -> None:
+    before = struct.pack("<HBBHd", 1, 5, 2, 0, 12.5) + b'"tag"' + b"r1" + b'"x":1}'
+    with pytest.raises(SchemaError, match="expected format 2"):
+        unpack_slate(before)
+
+
+def test_a_precomputed_slate_of_before_draws_is_read() -> None:
+    before = struct.pack("<Hd", 1, 12.5) + orjson.dumps(("r1", ["a"], ["A"], [1.0], [["popular"]]))
+    assert unpack_precomputed(before) == Precomputed(12.5, "r1", ("a",), ("A",), (1.0,), (("popular",),), "")
 
 
 @given(

@@ -27,7 +27,7 @@ __all__ = ["KEPT_MARKS", "CacheStats", "Found", "SlateCache"]
 
 log = logging.getLogger(__name__)
 
-KEPT_MARKS = frozenset(("unknown_user", "short_slate"))
+KEPT_MARKS = frozenset(("unknown_user", "no_consent", "short_slate"))
 """Marks of ``degraded`` that say something of the request, not of a failure: asked again, the answer would be the same."""
 
 _OVERHEAD_BYTES = 1_200  # of an entry beside its tail: key, digests, record and places in dictionaries; 1,050 measured

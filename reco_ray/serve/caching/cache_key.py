@@ -71,7 +71,8 @@ def cache_key(body: RecommendationsBody, release: str, rules: str) -> SlateKey:
     if body.filters:  # no surface holds a colon
         filters = {name: sorted(values) for name, values in body.filters.items()}
         scope = f"{scope}:{_digest(orjson.dumps(filters, option=_SORTED))}"
-    shape = (scope, context.device, context.locale, context.surface, body.k, body.explain, sorted(exclude), session)
+    asked = (context.device, context.locale, context.surface, body.k, body.explain, body.consent)
+    shape = (scope, *asked, sorted(exclude), session)
     return SlateKey(
         user_digest(body.user_id),
         _digest(orjson.dumps(shape)),

@@ -12,7 +12,10 @@ __all__ = ["fit", "mark", "precomputed_of"]
 
 
 def fit(slate: FinishedSlate, key: SlateKey, hidden: set[str]) -> FinishedSlate | None:
-    """Take out the ids in ``hidden`` and cut to the key's k, as the answer to another request; None when nothing is left."""
+    """Take out the ids in ``hidden`` and cut to the key's k, as the answer to another request; None when nothing is left.
+
+    Propensities were those of the whole slate, and go.
+    """
     fields = orjson.loads(b"{" + slate.tail)
     items = [item for item in fields["items"] if item["item_id"] not in hidden][: key.k]
     if not items:
@@ -22,13 +25,14 @@ def fit(slate: FinishedSlate, key: SlateKey, hidden: set[str]) -> FinishedSlate 
         if not key.explain:
             item.pop("propensity", None)
     degraded = [each for each in slate.degraded if each != "short_slate"] + ["short_slate"] * (len(items) < key.k)
-    return seal(items, slate.release, fields["variant"], slate.rung, degraded, slate.made)
+    return seal(items, slate.release, fields["variant"], slate.rung, degraded, slate.made, slate.draw_id)
 
 
 def mark(slate: FinishedSlate, marks: Sequence[str], rung: str) -> FinishedSlate:
     """Let an answer stand in on a lower rung, for the reasons in ``marks``."""
     fields = orjson.loads(b"{" + slate.tail)
-    return seal(fields["items"], slate.release, fields["variant"], rung, (*marks, *slate.degraded), slate.made)
+    marked = tuple(dict.fromkeys((*marks, *slate.degraded)))
+    return seal(fields["items"], slate.release, fields["variant"], rung, marked, slate.made, slate.draw_id, slate.propensities)
 
 
 def precomputed_of(slate: FinishedSlate) -> Precomputed:
@@ -41,4 +45,5 @@ def precomputed_of(slate: FinishedSlate) -> Precomputed:
         titles=tuple([item["title"] for item in items]),
         scores=tuple([item["score"] for item in items]),
         reasons=tuple([tuple(item["reasons"]) for item in items]),
+        draw_id=slate.draw_id,
     )

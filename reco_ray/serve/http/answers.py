@@ -16,7 +16,9 @@ from reco_ray.types import EMPTY_USER, Request, Slate, UserRow
 
 __all__ = [
     "Answer",
+    "Asked",
     "caller_order",
+    "context_of",
     "finish",
     "rank_request",
     "recommend_request",
@@ -33,10 +35,11 @@ def recommend_request(body: RecommendationsBody, request_id: str, user: UserRow 
         user_id=body.user_id,
         k=body.k,
         surface=body.surface,
-        context=_context(body.context),
+        context=context_of(body.context),
         session=body.session,
         filters=_filters(body),
         exclude=body.exclude,
+        consent=body.consent,
         user=user,
     )
 
@@ -59,8 +62,9 @@ def rank_request(body: RankBody, request_id: str, user: UserRow = EMPTY_USER) ->
         user_id=body.user_id,
         k=min(body.k or n, n),
         surface=body.surface,
-        context=_context(body.context),
+        context=context_of(body.context),
         session=body.session,
+        consent=body.consent,
         user=user,
         items=tuple(body.items[i].item_id for i in order),
         item_scores=scores[order].astype(np.float32),
@@ -79,7 +83,7 @@ def caller_order(request: Request) -> Slate:
     return Slate(request.request_id, item_ids, ("",) * n, request.item_scores[:n], ones, ((),) * n)
 
 
-def _context(given: Context) -> dict[str, str]:
+def context_of(given: Context) -> dict[str, str]:
     pairs = (("device", given.device), ("locale", given.locale), ("surface", given.surface))
     return {name: value for name, value in pairs if value is not None}
 
@@ -89,12 +93,31 @@ def _filters(body: RecommendationsBody | SimilarItemsBody) -> Mapping[str, tuple
 
 
 @dataclass(slots=True)
+class Asked:
+    """Who asked, and with what: for the record of the decision, never for a log.
+
+    Attributes:
+        user_id: empty for anonymous requests and without consent.
+        user_view, user: the row that the slate was made with, and the view that it is of; empty where another request read it.
+    """
+
+    user_id: str = field(default="", repr=False)
+    surface: str = ""
+    context: Context | None = field(default=None, repr=False)
+    consent: bool = True
+    user_view: str = ""
+    user: UserRow = field(default=EMPTY_USER, repr=False)
+
+
+@dataclass(slots=True)
 class Answer:
     """A finished slate on its way to one caller.
 
     Attributes:
         timings: milliseconds per stage; empty when it was not made for this caller.
         cache: how the cache came by it: fresh, stale, made or joined; empty when it was not asked.
+        asked: by whom.
+        at: unix time in seconds of the answer; set when it is written.
     """
 
     request_id: str
@@ -102,6 +125,8 @@ class Answer:
     variant: str
     timings: dict[str, float] = field(default_factory=dict)
     cache: str = ""
+    asked: Asked = field(default_factory=Asked)
+    at: float = 0.0
 
     def body(self, now: float) -> bytes:
         """Write the JSON of `contract.RecommendationsAnswer`; nothing of the slate is written anew.
@@ -109,6 +134,7 @@ class Answer:
         Args:
             now: unix time in seconds.
         """
+        self.at = now
         head = {"request_id": self.request_id, "age_s": round(max(0.0, now - self.slate.made), 3)}
         return b"".join((orjson.dumps(head)[:-1], b",", self.slate.tail))
 
@@ -129,12 +155,14 @@ def finish(
     made: float,
     *,
     explain: bool = False,
+    draw_id: str | None = None,
 ) -> FinishedSlate:
     """Write a slate out once; positions count from 1, and a score that is not finite is null.
 
     Args:
         degraded: what the path adds to the slate's own.
         made: unix time in seconds.
+        draw_id: request that the slate was made for, where that is another one.
     """
     scores = [score if math.isfinite(score) else None for score in slate.scores.tolist()]
     items: list[dict[str, object]] = [
@@ -146,16 +174,28 @@ def finish(
     if explain:
         for item, propensity in zip(items, slate.propensities.tolist(), strict=True):
             item["propensity"] = propensity
-    # with the store away, whether the user is known is not known either
-    own = [each for each in slate.degraded if each != "unknown_user" or "store_unavailable" not in degraded]
-    return seal(items, release, variant, rung, (*degraded, *own), made)
+    # with the store away, or without consent, whether the user is known is not known either
+    unasked = "store_unavailable" in degraded or "no_consent" in degraded
+    own = [each for each in slate.degraded if each not in degraded and not (each == "unknown_user" and unasked)]
+    drawn = b"" if (slate.propensities == 1).all() else slate.propensities.astype("<f4").tobytes()
+    draw_id = slate.request_id if draw_id is None else draw_id
+    return seal(items, release, variant, rung, (*degraded, *own), made, draw_id, drawn)
 
 
-def seal(items: object, release: str, variant: str, rung: str, degraded: Sequence[str], made: float) -> FinishedSlate:
+def seal(
+    items: object,
+    release: str,
+    variant: str,
+    rung: str,
+    degraded: Sequence[str],
+    made: float,
+    draw_id: str = "",
+    propensities: bytes = b"",
+) -> FinishedSlate:
     """Write the fields of an answer that do not change with who asks."""
     fields = {"release": release, "variant": variant, "rung": rung, "items": items, "degraded": degraded}
     tail = orjson.dumps(fields)[1:]
-    return FinishedSlate(tail, f'"{digest(tail, length=20)}"', release, made, tuple(degraded), rung)
+    return FinishedSlate(tail, f'"{digest(tail, length=20)}"', release, made, tuple(degraded), rung, draw_id, propensities)
 
 
 def server_timing(timings: dict[str, float]) -> bytes:

@@ -8,7 +8,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import parse_qs, unquote
@@ -17,6 +17,8 @@ import orjson
 from pydantic import BaseModel, ValidationError
 
 from reco_ray.privacy import Receipt
+from reco_ray.serve.events.backpressure import EventsRefused
+from reco_ray.serve.events.intake import Taken
 from reco_ray.serve.guard.gate import Gate
 from reco_ray.serve.http import openapi, problems
 from reco_ray.serve.http.answers import Answer, server_timing
@@ -30,10 +32,11 @@ from reco_ray.serve.http.contract import (
     ReleasesAnswer,
     SimilarItemsBody,
 )
+from reco_ray.serve.http.event_bodies import parse_events, published_schema
 from reco_ray.serve.http.problems import HttpProblem
 from reco_ray.serve.served import Served
 
-__all__ = ["Erasures", "HttpApp", "Service"]
+__all__ = ["Erasures", "Events", "HttpApp", "Service"]
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +79,13 @@ class Erasures(Protocol):
         """How far an erasure is."""
 
 
+class Events(Protocol):
+    """What ``POST /v1/events`` needs; `intake.EventIntake` in production."""
+
+    async def take(self, raw: Sequence[object]) -> Taken:
+        """Take a batch of parsed events."""
+
+
 @dataclass(slots=True)
 class _Reply:
     """An answer on its way out."""
@@ -97,6 +107,8 @@ class HttpApp:
         gate: asked before each call that has a scope; None lets everybody pass.
         erasures: notes and shows erasures; None where there is no store for them.
         behind: whether the event loop has fallen so far behind that calls with a scope are refused unread.
+        events: takes events; None where there is no bus.
+        expose: told of each decision once it is answered.
     """
 
     def __init__(
@@ -109,9 +121,11 @@ class HttpApp:
         gate: Gate | None = None,
         erasures: Erasures | None = None,
         behind: Callable[[], bool] = lambda: False,
+        events: Events | None = None,
+        expose: Callable[[str, Answer], None] | None = None,
     ) -> None:
         self._service, self._record, self._gate, self._behind = service, record, gate, behind
-        self._erasures = erasures
+        self._erasures, self._events, self._expose = erasures, events, expose
         self._deadline_ms, self._max_deadline_ms = deadline_ms, max_deadline_ms
         self._exact = {(call.method, call.path): call for call in CALLS if "{" not in call.path}
         self._prefixed = [call for call in CALLS if "{" in call.path]
@@ -122,6 +136,8 @@ class HttpApp:
             "rank": self._rank,
             "erase_user": self._erase_user,
             "erasure": self._erasure,
+            "events": self._take_events,
+            "event_schema": self._event_schema,
             "releases": self._releases,
             "healthz": self._healthz,
             "readyz": self._readyz,
@@ -160,6 +176,8 @@ class HttpApp:
         start: list[Header] = [(b"content-type", reply.media), (b"content-length", b"%d" % len(reply.body)), *reply.headers]
         await send({"type": "http.response.start", "status": reply.status, "headers": start})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else reply.body})
+        if self._expose is not None and reply.answer is not None and scope["method"] != "HEAD":
+            self._expose(name, reply.answer)
         if self._record is not None:
             served = Served(request_id, name, reply.status, (time.perf_counter() - started) * 1e3)
             if reply.answer is not None:
@@ -201,9 +219,9 @@ class HttpApp:
 
     async def _recommend_user(self, incoming: "_Incoming") -> _Reply:
         query = parse_qs(incoming.scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)
-        fields = {name: values[-1] for name, values in query.items() if name in ("k", "surface")}
+        fields = {name: values[-1] for name, values in query.items() if name in ("k", "surface", "consent")}
         if unknown := sorted(set(query) - set(fields)):
-            errors = tuple((name, "Unknown parameter; expected 'k' or 'surface'") for name in unknown)
+            errors = tuple((name, "Unknown parameter; expected 'k', 'surface' or 'consent'") for name in unknown)
             raise HttpProblem("invalid-request", f"{len(unknown)} parameter(s) cannot be used; see errors", errors)
         body = RecommendationsBody.model_validate({"user_id": incoming.tail, **fields})
         answer = await self._service.recommend(body, incoming.request_id, incoming.budget_s)
@@ -234,6 +252,17 @@ class HttpApp:
         if self._erasures is None:
             raise problems.not_ready("this gateway has no store for erasures")
         return self._erasures
+
+    async def _take_events(self, incoming: "_Incoming") -> _Reply:
+        if self._events is None:
+            raise problems.not_ready("this gateway has no event bus")
+        try:
+            return _Reply(200, orjson.dumps(await self._events.take(parse_events(await incoming.body()))), [])
+        except EventsRefused as exc:
+            raise problems.events_refused(exc.reason, str(exc), exc.retry_after_s) from exc
+
+    async def _event_schema(self, incoming: "_Incoming") -> _Reply:
+        return _Reply(200, published_schema(), [], b"application/schema+json")
 
     async def _releases(self, incoming: "_Incoming") -> _Reply:
         return _model(200, self._service.releases())

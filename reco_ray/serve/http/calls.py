@@ -15,6 +15,7 @@ from reco_ray.serve.http.contract import (
     SimilarItemsBody,
 )
 from reco_ray.serve.http.erasure_bodies import ErasureAnswer
+from reco_ray.serve.http.event_bodies import EventsAnswer, EventsBody
 from reco_ray.store import Scope
 
 __all__ = ["CALLS", "Call"]
@@ -52,6 +53,16 @@ class Call:
 
 _RANK_PROBLEMS = ("invalid-header", "invalid-request", "not-ready")
 _SLATE_PROBLEMS = (*_RANK_PROBLEMS, "stage-unavailable")
+_EXAMPLE_EVENT = {
+    "event_id": "0198c0de-1",
+    "schema_version": "1.1",
+    "type": "click",
+    "user_id": "42",
+    "item_id": "1",
+    "ts": "2026-05-01T12:00:00Z",
+    "request_id": "the request_id of the slate",
+    "position": 1,
+}
 
 CALLS = (
     Call(
@@ -72,7 +83,7 @@ CALLS = (
         "The same for a user by id, with an ETag.",
         answer=RecommendationsAnswer,
         path_field="user_id",
-        query_fields=("k", "surface"),
+        query_fields=("k", "surface", "consent"),
         problems=_SLATE_PROBLEMS,
         scope=Scope.recommend,
     ),
@@ -98,6 +109,26 @@ CALLS = (
         scope=Scope.recommend,
         problems=("invalid-json", "too-large", *_RANK_PROBLEMS),
         example={"user_id": "42", "query": "space", "items": [{"item_id": "1", "score": 7.5}, {"item_id": "2", "score": 6.1}]},
+    ),
+    Call(
+        "events",
+        "POST",
+        "/v1/events",
+        "Up to 1,000 events. When the answer comes each event that it does not reject is durable. Events are known by their "
+        "event_id: the same batch may be sent again after an error or no answer, and each event is stored once. 503 refuses a "
+        "batch as a whole; send it again after Retry-After.",
+        body=EventsBody,
+        answer=EventsAnswer,
+        problems=("invalid-json", "too-large", "invalid-request", "bus-unavailable", "overloaded"),
+        scope=Scope.events,
+        example={"events": [_EXAMPLE_EVENT]},
+    ),
+    Call(
+        "event_schema",
+        "GET",
+        "/v1/events/schema",
+        "What an event may hold: a JSON Schema of the current version.",
+        media="application/schema+json",
     ),
     Call(
         "releases",

@@ -65,6 +65,13 @@ Filters = Annotated[
     Field(description="Attribute to values; an item passes when it has one of the values of each attribute."),
 ]
 Session = Annotated[tuple[ItemId, ...], Field(max_length=200, description="Items of the session, oldest first.")]
+Consent = Annotated[
+    bool,
+    Field(
+        description="Whether the answer may be personal. Without consent nothing is read or kept under the user_id: "
+        "the slate is the anonymous one, marked no_consent, and so is the record of it."
+    ),
+]
 Explain = Annotated[bool, Field(description="Add each item's propensity.")]
 Exclude = Annotated[tuple[ItemId, ...], Field(max_length=1000, description="Ids that must not come back.")]
 
@@ -94,6 +101,11 @@ class RecommendationsBody(Body):
     filters: Filters = {}
     exclude: Exclude = ()
     explain: Explain = False
+    consent: Consent = True
+
+    def impersonal(self) -> "RecommendationsBody":
+        """The same wish of nobody, where there is no consent: without user and session."""
+        return self if self.consent else self.model_copy(update={"user_id": "", "session": ()})
 
 
 class SimilarItemsBody(Body):
@@ -142,6 +154,11 @@ class RankBody(Body):
     context: Context = Context()
     session: Session = ()
     explain: Explain = False
+    consent: Consent = True
+
+    def impersonal(self) -> "RankBody":
+        """The same wish of nobody, where there is no consent: without user and session."""
+        return self if self.consent else self.model_copy(update={"user_id": "", "session": ()})
 
 
 class RecommendedItem(BaseModel):

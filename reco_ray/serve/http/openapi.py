@@ -46,7 +46,7 @@ def schema() -> dict[str, Any]:
         paths.setdefault(call.path, {})[call.method.lower()] = _operation(call)
     return {
         "openapi": "3.1.0",
-        "info": {"title": "reco_ray", "version": __version__, "description": "Recommendations over HTTP."},
+        "info": {"title": "reco_ray", "version": __version__, "description": "Recommendations and events over HTTP."},
         "paths": paths,
         "components": {"schemas": definitions["$defs"], "securitySchemes": {"key": _KEY}},
     }
@@ -69,7 +69,7 @@ def _operation(call: Call) -> dict[str, Any]:
 
 
 def _responses(call: Call) -> dict[str, Any]:
-    answer = _ref(call.answer) if call.answer is not None else {"type": "object" if call.name == "openapi" else "string"}
+    answer = _ref(call.answer) if call.answer is not None else {"type": "object" if call.media.endswith("json") else "string"}
     found: dict[str, Any] = {str(call.status): {"description": "The answer.", "content": {call.media: {"schema": answer}}}}
     if call.name == "recommend_user":
         found["304"] = {"description": "The slate is the one that If-None-Match names."}

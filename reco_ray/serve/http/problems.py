@@ -13,6 +13,7 @@ __all__ = [
     "KEY_KINDS",
     "KINDS",
     "HttpProblem",
+    "events_refused",
     "forbidden",
     "invalid",
     "method_not_allowed",
@@ -43,6 +44,7 @@ KINDS: Mapping[str, tuple[int, str]] = {
     "unexpected": (500, "An unexpected error"),
     "not-ready": (503, "The service is not ready"),
     "overloaded": (503, "Too much to do just now"),
+    "bus-unavailable": (503, "The bus does not take events just now"),
     "stage-unavailable": (503, "A stage that has no substitute failed or was late"),
 }
 
@@ -139,6 +141,12 @@ def overloaded() -> HttpProblem:
     return HttpProblem(
         "overloaded", "this gateway has as many requests at work as it can answer in time", headers={"retry-after": "1"}
     )
+
+
+def events_refused(reason: str, detail: str, retry_after_s: int) -> HttpProblem:
+    """A batch of events cannot be taken now: the ``bus`` is away, or there is too much to do."""
+    kind = "bus-unavailable" if reason == "bus" else "overloaded"
+    return HttpProblem(kind, detail, headers={"retry-after": str(retry_after_s)})
 
 
 def stage_failed(stage: str, reason: str) -> HttpProblem:

@@ -57,7 +57,8 @@ class Ladder:
             except StageFailed:
                 precomputed = None
             if precomputed is not None and (slate := precomputed.pick(request)) is not None:
-                return finish(slate, precomputed.release, variant, "precomputed", marks, precomputed.made)
+                made, draw_id = precomputed.made, precomputed.draw_id
+                return finish(slate, precomputed.release, variant, "precomputed", marks, made, draw_id=draw_id)
         return self.popular(route, request, variant, marks)
 
     def kept(self, key: SlateKey | None, stored: FinishedSlate | None, marks: Sequence[str]) -> FinishedSlate | None:

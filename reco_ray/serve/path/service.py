@@ -13,7 +13,7 @@ from reco_ray.serve.caching.cache_key import SlateKey, cache_key
 from reco_ray.serve.guard.admission import Admission
 from reco_ray.serve.guard.breaker import Breaker
 from reco_ray.serve.http import problems
-from reco_ray.serve.http.answers import Answer, caller_order, finish, rank_request, recommend_request, similar_request
+from reco_ray.serve.http.answers import Answer, Asked, caller_order, finish, rank_request, recommend_request, similar_request
 from reco_ray.serve.http.contract import (
     RankBody,
     ReadinessAnswer,
@@ -78,21 +78,23 @@ class GatewayService:
 
         Raises: HttpProblem: nothing is loaded, overload, or no rung of the ladder has anything.
         """
-        body = self._seen_by(body)
+        body = self._seen_by(body).impersonal()
         route, variant, run = self._start(body.user_id or request_id, budget_s)
         key = cache_key(body, route.release, variant)
+        asked = Asked(body.user_id, body.surface, body.context, body.consent)
 
         async def make() -> FinishedSlate:
-            return await self._make(route, variant, body, request_id, key, run)
+            return await self._make(route, variant, body, request_id, key, run, asked)
 
         try:
             found = await self._cache.answer(key, make, run.deadline.left("answer"), hasty=run.hasty)
         except TimeoutError as exc:
-            slate = self._ladder.at_once(route, recommend_request(body, request_id), variant, ["late"], key)
+            slate = self._ladder.at_once(route, recommend_request(body, request_id), variant, ["late", *_refusal(body)], key)
             if slate is None:
                 raise problems.stage_failed("the answer", "late") from exc
-            return Answer(request_id, slate, variant)
-        return Answer(request_id, found.slate, variant, run.taken() if found.how == "made" else {}, found.how)
+            asked = Asked(body.user_id, body.surface, body.context, body.consent)  # the other one is still being written to
+            return Answer(request_id, slate, variant, asked=asked)
+        return Answer(request_id, found.slate, variant, run.taken() if found.how == "made" else {}, found.how, asked)
 
     async def similar(self, body: SimilarItemsBody, request_id: str, budget_s: float) -> Answer:
         """Answer ``/v1/similar-items``.
@@ -101,25 +103,29 @@ class GatewayService:
         """
         route, variant, run = self._start(body.item_id, budget_s)
         request = similar_request(body, request_id)
-        slate = await self._live(route, variant, request, run, [], None, None, explain=False)
+        asked = Asked()
+        slate = await self._live(route, variant, request, run, [], None, None, asked, explain=False)
         if "unknown_item" in slate.degraded:
             raise problems.unknown_item(body.item_id)
-        return Answer(request_id, slate, variant, run.taken())
+        return Answer(request_id, slate, variant, run.taken(), asked=asked)
 
     async def rank(self, body: RankBody, request_id: str, budget_s: float) -> Answer:
         """Answer ``/v1/rank``; where recall or rerank gives nothing, in the caller's own order.
 
         Raises: HttpProblem: nothing is loaded.
         """
-        body = self._seen_by(body)
+        body = self._seen_by(body).impersonal()
         route, variant, run = self._start(body.user_id or request_id, budget_s)
         user, _, marks = await self._user(body.user_id, route, "", run)
+        marks += _refusal(body)
+        asked = Asked(body.user_id, body.surface, body.context, body.consent)
         request = rank_request(body, request_id, user)
         if not self._admission.enter():
             found, marks, rung = caller_order(request), [*marks, "overloaded"], "caller_order"
         else:
             try:
                 outcome = await run_stages(route.stages, request, run)
+                asked.user_view, asked.user = route.user_view, user
                 found, marks = outcome.slate, [*marks, *outcome.degraded]
                 rung = rung_of([*marks, *found.degraded])
             except StageFailed as exc:
@@ -127,7 +133,7 @@ class GatewayService:
             finally:
                 self._admission.leave()
         slate = finish(found, route.release, variant, rung, marks, time.time(), explain=body.explain)
-        return Answer(request_id, slate, variant, run.taken())
+        return Answer(request_id, slate, variant, run.taken(), asked=asked)
 
     def releases(self) -> ReleasesAnswer:
         """What runs, and with which share."""
@@ -164,7 +170,7 @@ class GatewayService:
         return route, "main" if route.release == self._fleet.main else "canary", run
 
     async def _make(
-        self, route: Route, variant: str, body: RecommendationsBody, request_id: str, key: SlateKey, run: Run
+        self, route: Route, variant: str, body: RecommendationsBody, request_id: str, key: SlateKey, run: Run, asked: Asked
     ) -> FinishedSlate:
         user, stored, marks = await self._user(body.user_id, route, key.field, run)
         if stored is not None and self._cache.fresh(key, stored.made):
@@ -172,7 +178,8 @@ class GatewayService:
         if marks and (found := self._cache.fallback(key, marks)) is not None:
             return found  # an older slate of this user is better than a new one of nobody
         request = recommend_request(body, request_id, user)
-        return await self._live(route, variant, request, run, marks, key, stored, explain=body.explain)
+        marks += _refusal(body)
+        return await self._live(route, variant, request, run, marks, key, stored, asked, explain=body.explain)
 
     async def _live(
         self,
@@ -183,6 +190,7 @@ class GatewayService:
         marks: list[str],
         key: SlateKey | None,
         stored: FinishedSlate | None,
+        asked: Asked,
         *,
         explain: bool,
     ) -> FinishedSlate:
@@ -202,6 +210,7 @@ class GatewayService:
             return found
         finally:
             self._admission.leave()
+        asked.user_view, asked.user = route.user_view, request.user
         marks = [*marks, *outcome.degraded]
         rung = rung_of([*marks, *outcome.slate.degraded])
         return finish(outcome.slate, route.release, variant, rung, marks, time.time(), explain=explain)
@@ -212,3 +221,7 @@ class GatewayService:
         except StageFailed:
             return EMPTY_USER, None, ["store_unavailable"] if user_id else []
         return (row if user_id else EMPTY_USER), stored, []
+
+
+def _refusal(body: RecommendationsBody | RankBody) -> list[str]:
+    return [] if body.consent else ["no_consent"]
