@@ -185,10 +185,10 @@ def refused(tmp_path: Path) -> Staged:
 
 def test_what_is_refused_is_kept_with_its_reason_once(tmp_path: Path, refused: Staged) -> None:
     root = str(tmp_path)
-    assert append_letters(root, letters(refused), "import:x", DateUnit.day, Fence) == 3
-    assert append_letters(root, letters(refused), "import:x", DateUnit.day, Fence) == 0
+    assert append_letters(root, letters(refused), "import:x", Fence) == 3
+    assert append_letters(root, letters(refused), "import:x", Fence) == 0
     later = letters(refused).set_column(7, pa.field("date", pa.string(), nullable=False), [["2030-01-01"] * 3])
-    assert append_letters(root, later, "import:y", DateUnit.day, Fence) == 0, "on another day either"
+    assert append_letters(root, later, "import:y", Fence) == 0, "on another day either"
     stored = {
         letter["reason"]: letter for letter in tables.read(root, "dead_letters").filter(pl.col("user_id") == "").to_dicts()
     }
@@ -200,7 +200,7 @@ def test_what_is_refused_is_kept_with_its_reason_once(tmp_path: Path, refused: S
 
 
 def test_letters_of_users_in_the_fence_stay_out(tmp_path: Path, refused: Staged) -> None:
-    assert append_letters(str(tmp_path), letters(refused), "import:x", DateUnit.day, lambda: fence("user-1", START)) == 2
+    assert append_letters(str(tmp_path), letters(refused), "import:x", lambda: fence("user-1", START)) == 2
 
 
 def test_described_users_and_items_go_over_bare_ones_and_stay(tmp_path: Path) -> None:
