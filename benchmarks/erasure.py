@@ -5,6 +5,7 @@
 compressed, by their values too; the same search before the erasure shows that it would find them.
 """
 
+import contextlib
 import json
 import os
 import subprocess
@@ -45,9 +46,11 @@ def main(
     with case(settings, items=2_000, candidates=50, users=100) as given, ray_session(given.config.cluster) as dashboard:
         url = deploy_release(given, dashboard)
         start_sinks(given.config, given.store_url)
-        with tempfile.TemporaryDirectory(prefix="reco-load-") as folder:
+        with contextlib.ExitStack() as stack:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="reco-load-"))
             command = [sys.executable, str(HERE / "events_load.py"), f"{url}/v1/events", "--out", f"{folder}/ledger.json"]
             load = subprocess.Popen([*command, "--rate", str(rate), "--seconds", str(seconds), "--batch", "20"])
+            stack.callback(load.kill)
             _live(url)
             _until(lambda: _rows(given, "events") >= 200 and _rows(given, "exposures") >= 20)
             before = _found(given)
@@ -117,7 +120,7 @@ def _files(root: Path, name: str = "") -> Iterator[tuple[str, list[bytes]]]:
                 continue
             parts = [path.read_bytes()]
             if path.suffix == ".parquet" and "_delta_log" not in path.parts:
-                parts.append(pl.read_parquet(path).write_ndjson().encode())
+                parts.append(repr(pl.read_parquet(path, hive_partitioning=False).rows()).encode())
         except OSError:  # compacted or vacuumed meanwhile
             continue
         yield name or "/".join(path.relative_to(root).parts[:2]), parts

@@ -113,7 +113,8 @@ def _under_load(store: OnlineStore, root: Path, down_s: float) -> list[dict[str,
     """One visitor, ten requests a second, all the time; twelve clients on top, until there were two rankers for a while."""
     _release(store, "busy", "fake:0,10,0", ranker={"max_replicas": 2}, scaling={"down_s": down_s})
     bodies = root / "bodies.jsonl"
-    bodies.write_text(json.dumps({"user_id": "user-1", "k": 5}))
+    # equal requests at one time are computed once
+    bodies.write_text("\n".join(json.dumps({"user_id": f"user-{n % 10}", "k": 1 + n // 10}) for n in range(200)))
     answers: Counter[str] = Counter()
     changes: list[tuple[float, int]] = []
     stop = threading.Event()

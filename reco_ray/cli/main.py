@@ -28,6 +28,7 @@ app.add_typer(events.app, name="events")
 app.add_typer(keys.app, name="keys")
 app.add_typer(erasures.app, name="erasures")
 _console = Console()
+_ERASE_EVERY_S = 60.0
 
 
 @app.command()
@@ -78,8 +79,20 @@ def serve(overrides: list[str] | None = Overrides) -> None:
         curl = f"  curl -s {url}/v1/recommendations -H 'content-type: application/json'{key} -d '{example}'"
         _console.print(curl, soft_wrap=True, markup=False)
         _console.print("Ctrl-C ends it")
-        stop.wait()
+        while not stop.wait(_ERASE_EVERY_S):
+            _work_off_erasures(config, store)
         _console.print("shutting down")
+
+
+def _work_off_erasures(config: PipelineConfig, store: str) -> None:
+    """Erase who wished it, as `jobs/erase_user.py` does on a schedule where there is a cluster."""
+    from reco_ray.privacy.run import erase_users
+
+    try:
+        for receipt in erase_users(config, store):
+            _console.print(f"erasure {receipt.receipt_id}: {receipt.state}")
+    except RecoError as exc:  # a job is at work, the store is away: the wish stays
+        _console.print(f"erasures wait: {exc}", style="yellow")
 
 
 @app.command()

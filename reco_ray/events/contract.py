@@ -166,7 +166,7 @@ def _one(raw: object, now_us: int, limits: Limits) -> Admitted | Refused:
         return _refuse(
             raw, "invalid", f"a {event.type} of version {event.schema_version} lacks {', '.join(missing)}; send them"
         )
-    if named := [name for name in _IDS if (found := getattr(event, name)) is not None and is_personal(found)]:
+    if named := _personal_ids(event):
         detail = f"{', '.join(named)}: found an e-mail address, a telephone number or an IP address, expected an id of your own"
         return _refuse(raw, "personal_data", detail, personal=True)
     if ts_us > now_us + limits.max_future_s * 1e6:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from reco_ray.config import PipelineConfig
 from reco_ray.errors import NotReadyError
-from reco_ray.events.bus import DEAD_LETTERS, Outgoing
+from reco_ray.events.bus import DEAD_LETTERS, LAKE, Outgoing
 from reco_ray.events.open import open_producer, open_reader
-from reco_ray.events.sink import READER, Decode, Sink
+from reco_ray.events.sink import Decode, Sink
 from reco_ray.lake.appending import TableAppender
 from reco_ray.lake.ids import StoredIds
 from reco_ray.store import OnlineStore
@@ -65,7 +65,7 @@ class BlockingProducer:
     def lag(self, topic: str, partition: int) -> int | None:
         """Records that the lake has not taken; None where the bus does not answer."""
         try:
-            return self._loop.run_until_complete(self._producer.lags(topic, READER)).get(partition)
+            return self._loop.run_until_complete(self._producer.lags(topic, LAKE)).get(partition)
         except NotReadyError:
             return None
 

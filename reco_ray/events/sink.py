@@ -17,18 +17,15 @@ import pyarrow.compute as pc
 
 from reco_ray.config import DateUnit
 from reco_ray.errors import DataError, NotReadyError
-from reco_ray.events.bus import Reader, Record
+from reco_ray.events.bus import LAKE, Reader, Record
 from reco_ray.hashing import user_digest
 from reco_ray.lake.appending import TableAppender
 from reco_ray.lake.ids import Fresh
 from reco_ray.store.fence import Fence
 
-__all__ = ["READER", "Batch", "Decode", "Sink", "unfenced"]
+__all__ = ["Batch", "Decode", "Sink", "unfenced"]
 
 log = logging.getLogger(__name__)
-
-READER = "lake"
-"""Name under which the sink says how far it has read."""
 
 Decode = Callable[[Sequence[Record], DateUnit], pa.Table]
 """Turns records of the bus into rows of the table; raises whatever it likes on a record that cannot be."""
@@ -155,7 +152,7 @@ class Sink:
     def _tell(self, position: int) -> None:
         """Say how far we are; the bus keeps what is behind it. A hint that the next batch gives again."""
         try:
-            self._reader.commit(READER, position)
+            self._reader.commit(LAKE, position)
         except NotReadyError as exc:
             log.info("the bus was not told of position %d: %s", position, exc)
 

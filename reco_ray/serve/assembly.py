@@ -174,8 +174,10 @@ class GatewayParts:
 
     async def stop(self) -> None:
         """End the tasks, write what waits to be written, and close the connections."""
-        for task in self._tasks.values():
-            task.cancel()
+        while running := [task for task in self._tasks.values() if not task.done()]:
+            for task in running:
+                task.cancel()
+            await asyncio.wait(running, timeout=1.0)  # again: the store's client may take a cancellation for a late answer
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
         await self._writeback.flush()
         if self._exposures is not None:

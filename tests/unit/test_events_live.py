@@ -288,6 +288,22 @@ def test_a_replica_refuses_the_events_of_a_user_that_is_erased_while_it_runs(url
     asyncio.run(asyncio.wait_for(story(), 60))
 
 
+def test_a_replica_ends_though_one_of_its_tasks_takes_a_cancellation_for_something_else(
+    url: str, namespace: str, tmp_path: Path
+) -> None:
+    async def stubborn() -> None:
+        for _ in range(2):
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+
+    async def story() -> None:
+        async with replica(url, namespace, tmp_path, EventsConfig()) as gateway:
+            gateway.parts._tasks["stubborn"] = asyncio.create_task(stubborn())
+            await asyncio.sleep(0)
+
+    asyncio.run(asyncio.wait_for(story(), 30))
+
+
 class Terminal:
     """`reco events` on the bus of one namespace."""
 

@@ -185,8 +185,8 @@ def test_warm_up_does_not_count_and_headers_are_sent(bodies: Path) -> None:
             url=url, bodies=bodies, rate=50, arrivals="fixed", warmup_s=0.4, seconds=0.4, header=("X-Request-Timeout-Ms: 150",)
         ),
     )
-    assert found["sent"] == 20
-    assert found["by_status"] == {"200": 20}
+    assert found["sent"] in (19, 20), "the last one may be due when time is up"
+    assert found["by_status"] == {"200": found["sent"]}
     assert all(b"X-Request-Timeout-Ms: 150\r\n" in head for head in server[0].heads)
     assert len(set(server[0].bodies)) == 10
 
