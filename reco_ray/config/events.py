@@ -49,7 +49,7 @@ class EventsConfig:
         max_future_s: an event later than this ahead of our clock goes to the dead letters.
         max_lag: records that may wait for the sink in one partition; above, events are refused with 503.
         sink_rows, sink_interval_s: a batch is written to the lake when it has so many rows or is so old.
-        dead_letters_days: how long raw bytes of refused events are kept.
+        dead_letters_days: how long raw bytes of refused events are kept, on the bus and, those of imports, in the lake.
         compact_files: a (date) partition of the lake with more small files than this is compacted.
         sink_cpus: that Ray sets aside for the sink of one partition of the bus.
     """

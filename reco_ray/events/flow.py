@@ -74,7 +74,7 @@ def import_dataset(config: PipelineConfig, fence: Callable[[], Fence] = Fence) -
         staged = Staged.collect(_decide(_dataset(raw.events), admission))
         staged.check(raw.where, source.refused_share)
         done = append_batches(root, batches(staged, _BATCH_ROWS, bool(raw.columns.event_id)), writer, unit, fence)
-        new_letters = append_letters(root, letters(staged), writer, unit, fence)
+        new_letters = append_letters(root, letters(staged), writer, fence)
     finally:
         storage.remove(folder)
     users = None if raw.users is None else sources.map_users(raw.users, source, raw.columns, config.seed, raw.where)

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from reco_ray.config import DateUnit
 from reco_ray.errors import NotReadyError, StaleWriterError
-from reco_ray.events.letters import new_letters, unfenced_letters
+from reco_ray.events.letters import DATES, new_letters, unfenced_letters
 from reco_ray.events.sink import unfenced
 from reco_ray.lake import sources, tables
 from reco_ray.lake.appending import TableAppender
@@ -58,10 +58,10 @@ def append_batches(root: str, parts: Iterable[pa.Table], writer: str, unit: Date
     return done
 
 
-def append_letters(root: str, rows: pa.Table, writer: str, unit: DateUnit, fence: Callable[[], Fence]) -> int:
+def append_letters(root: str, rows: pa.Table, writer: str, fence: Callable[[], Fence]) -> int:
     """Append the dead letters that the lake lacks; returns how many."""
     kept = unfenced_letters(rows, fence())
-    return _append(TableAppender(root, "dead_letters", writer, unit), kept, new_letters)[0] if kept.num_rows else 0
+    return _append(TableAppender(root, "dead_letters", writer, DATES), kept, new_letters)[0] if kept.num_rows else 0
 
 
 def merge_users(root: str, described: pa.Table | None, met: set[str]) -> int:

@@ -14,12 +14,16 @@ from reco_ray.lake.files import files_of, read_columns
 from reco_ray.schema import DEAD_LETTERS
 from reco_ray.store.fence import Fence
 
-__all__ = ["letters_table", "new_letters", "unfenced_letters"]
+__all__ = ["DATES", "letters_table", "new_letters", "unfenced_letters"]
 
 
-def letters_table(refused: Sequence[Refused], source: str, now_us: int, unit: DateUnit) -> pa.Table:
+DATES = DateUnit.day
+"""Of the table, whatever the unit of the events: it is small, and kept for days."""
+
+
+def letters_table(refused: Sequence[Refused], source: str, now_us: int) -> pa.Table:
     """Write down what was refused just now as rows of `schema.DEAD_LETTERS`."""
-    date = date_of(now_us, unit)
+    date = date_of(now_us, DATES)
     rows = [
         {
             "letter_id": digest(each.raw, length=32),

@@ -52,7 +52,7 @@ class Admission:
         rows = sources.map_events(raw, self.source, self.columns, self.seed, self.where)
         version = CURRENT if all(getattr(self.columns, name) for name in _DETAILS) else OLDEST
         admitted, refused = admit_table(rows.with_columns(schema_version=pl.lit(version)), self.now_us, self.unit, self.limits)
-        refused_rows = letters_table(refused, self.where, self.now_us, self.unit)
+        refused_rows = letters_table(refused, self.where, self.now_us)
         found = {
             "rows": admitted.num_rows,
             "files": [self._write("events", admitted)] if admitted.num_rows else [],

@@ -1,6 +1,7 @@
 """Features: events and items of the lake come in, user rows, item rows and item pairs per snapshot go out.
 
-`transform` defines each feature once, `flow` computes them by Ray Data, `catalogue` holds the items as the stages need them.
+`transform` and `pairs` define each feature once, `flow` computes them by Ray Data, `catalogue` holds the items as the stages
+need them.
 """
 
 from reco_ray.features.catalogue import Catalogue

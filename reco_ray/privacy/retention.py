@@ -55,6 +55,7 @@ def expired(config: PipelineConfig, today: date) -> list[Expired]:
     """Find the dates that are past their days; nothing is changed."""
     privacy = config.privacy
     days_of = {"events": privacy.events_days, "exposures": privacy.exposures_days, "feedback": privacy.exposures_days}
+    days_of["dead_letters"] = config.events.dead_letters_days  # those of imports; the bus has the others
     found = []
     for name, days in days_of.items():
         if days and tables.exists(config.root, name):

@@ -2,7 +2,7 @@
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -10,7 +10,6 @@ from pathlib import Path
 import polars as pl
 
 from reco_ray import __version__
-from reco_ray.cluster import embedded_store
 from reco_ray.config import PipelineConfig, RankKind, SourceName
 from reco_ray.evaluation.splits import assign_parts, choose_split
 from reco_ray.features import SNAPSHOTS, Catalogue, transform, user_view_version
@@ -19,7 +18,7 @@ from reco_ray.lake import sources, storage, tables
 from reco_ray.recall.two_tower import save_weights
 from reco_ray.release import assemble, open_release, release_uri, seal
 from reco_ray.release.bundle import MANIFEST
-from reco_ray.store import Fence, FenceStore, OnlineStore
+from reco_ray.workflow.erased import erased_users
 from reco_ray.workflow.graph import Output, Step, Work
 from reco_ray.workflow.report import write_report
 from reco_ray.workflow.tracking import commit, lake_versions, tracked_run
@@ -55,7 +54,7 @@ def _lake_content(config: PipelineConfig) -> str:
 def _import_dataset(work: Work) -> Mapping[str, object]:
     from reco_ray.events.flow import import_dataset
 
-    with _fence(work.config) as fence:
+    with erased_users(work.config) as fence:
         report = import_dataset(work.config, fence)
     return {
         "content": _lake_content(work.config),
@@ -67,16 +66,6 @@ def _import_dataset(work: Work) -> Mapping[str, object]:
         "users": report.users,
         "versions": lake_versions(work.config),
     }
-
-
-@contextlib.contextmanager
-def _fence(config: PipelineConfig) -> Iterator[Callable[[], Fence]]:
-    """The way to the fence of the online store, where there is or was one: an import does not bring back who was erased."""
-    if not config.store.url and not storage.exists(storage.join(config.root, "store")):
-        yield Fence
-        return
-    with embedded_store(config) as url, OnlineStore(url, config.store.namespace) as store:
-        yield FenceStore(store).read
 
 
 def _lake_stands(config: PipelineConfig, output: Output) -> bool:

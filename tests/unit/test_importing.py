@@ -1,5 +1,6 @@
 """Imports: admitted first, then appended in few batches, beside others and past the fence; what is refused is kept."""
 
+import socket
 import threading
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -11,8 +12,9 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from reco_ray.config import DateUnit, SourceConfig, SourceKind
-from reco_ray.errors import DataError
+from reco_ray.cluster import embedded_store
+from reco_ray.config import DateUnit, PipelineConfig, SourceConfig, SourceKind, StoreConfig
+from reco_ray.errors import DataError, NotReadyError
 from reco_ray.events.contract import Limits
 from reco_ray.events.importing import append_batches, append_letters, merge_items, merge_users
 from reco_ray.events.staging import Admission, Staged, batches, letters
@@ -20,7 +22,9 @@ from reco_ray.hashing import user_digest
 from reco_ray.lake import sources, tables
 from reco_ray.lake.appending import TableAppender
 from reco_ray.lake.ids import StoredIds
-from reco_ray.store.fence import Fence, FenceEntry
+from reco_ray.privacy.requests import request_erasure
+from reco_ray.store import ErasureStore, Fence, FenceEntry, OnlineStore
+from reco_ray.workflow.erased import erased_users
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 NOW_US = 1_780_000_000_000_000
@@ -185,10 +189,10 @@ def refused(tmp_path: Path) -> Staged:
 
 def test_what_is_refused_is_kept_with_its_reason_once(tmp_path: Path, refused: Staged) -> None:
     root = str(tmp_path)
-    assert append_letters(root, letters(refused), "import:x", DateUnit.day, Fence) == 3
-    assert append_letters(root, letters(refused), "import:x", DateUnit.day, Fence) == 0
+    assert append_letters(root, letters(refused), "import:x", Fence) == 3
+    assert append_letters(root, letters(refused), "import:x", Fence) == 0
     later = letters(refused).set_column(7, pa.field("date", pa.string(), nullable=False), [["2030-01-01"] * 3])
-    assert append_letters(root, later, "import:y", DateUnit.day, Fence) == 0, "on another day either"
+    assert append_letters(root, later, "import:y", Fence) == 0, "on another day either"
     stored = {
         letter["reason"]: letter for letter in tables.read(root, "dead_letters").filter(pl.col("user_id") == "").to_dicts()
     }
@@ -200,7 +204,7 @@ def test_what_is_refused_is_kept_with_its_reason_once(tmp_path: Path, refused: S
 
 
 def test_letters_of_users_in_the_fence_stay_out(tmp_path: Path, refused: Staged) -> None:
-    assert append_letters(str(tmp_path), letters(refused), "import:x", DateUnit.day, lambda: fence("user-1", START)) == 2
+    assert append_letters(str(tmp_path), letters(refused), "import:x", lambda: fence("user-1", START)) == 2
 
 
 def test_described_users_and_items_go_over_bare_ones_and_stay(tmp_path: Path) -> None:
@@ -219,3 +223,19 @@ def test_described_users_and_items_go_over_bare_ones_and_stay(tmp_path: Path) ->
     assert [user["user_id"] for user in users] == ["a", "b", "c"], "who was not met is not there"
     assert users[0]["attributes"] == {"age": "65+"}
     assert tables.read(root, "items").select("item_id", "title", "available").rows() == [("i", "One", False), ("j", None, True)]
+
+
+def test_the_fence_of_a_store_that_does_not_run_is_read_all_the_same(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        config = PipelineConfig(root=str(tmp_path), store=StoreConfig(port=probe.getsockname()[1]))
+    with erased_users(config) as fence:
+        assert not fence().entries
+    assert not (tmp_path / "store").exists(), "an import starts no store where there was none"
+    with embedded_store(config) as url, OnlineStore(url, config.store.namespace) as store:
+        request_erasure(ErasureStore(store), "user-3")
+    with erased_users(config) as fence:
+        assert set(fence().entries) == {user_digest("user-3")}
+    config.store.url = "redis://127.0.0.1:1"
+    with erased_users(config) as fence, pytest.raises(NotReadyError):
+        fence()
