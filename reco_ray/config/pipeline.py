@@ -48,6 +48,12 @@ class PipelineConfig:
     def __post_init__(self) -> None:
         if not self.root:
             raise ConfigError("root: found nothing, expected a URI that every node reaches; give root=s3://bucket/reco")
+        days, delay_hours = self.privacy.events_days, self.feedback.delay_hours
+        if 0 < days * 24 < delay_hours + 24:  # a day for the last join: an earlier one than that would be undone
+            raise ConfigError(
+                f"privacy.events_days: found {days}, expected 0 or more than feedback.delay_hours={delay_hours:g} and a day; "
+                "events that are gone when their date is joined again count no more: keep them longer"
+            )
         if "://" in self.root and not (self.store.url and self.tracking.uri):
             raise ConfigError(
                 f"root={self.root} is remote: found store.url={self.store.url!r} and tracking.uri={self.tracking.uri!r}, "

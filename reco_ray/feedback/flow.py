@@ -72,7 +72,9 @@ def _join(config: PipelineConfig, date: str) -> pl.DataFrame:
     delay = timedelta(hours=config.feedback.delay_hours)
     start, end = date_span(date, config.lake.date_unit)
     decisions = _window(config, "exposures", DECISION_COLUMNS, start, end + delay)
-    events = _window(config, "events", EVENT_COLUMNS, start - delay, end + delay, of_interest=pl.col("type") != "rating")
+    # imported ratings are the bulk of some lakes, and say nothing of a slot unless they have a grade
+    of_interest = None if "rating" in config.feedback.grades else pl.col("type") != "rating"
+    events = _window(config, "events", EVENT_COLUMNS, start - delay, end + delay, of_interest)
     return attribute(decisions, events, config.feedback).filter(date=date)
 
 

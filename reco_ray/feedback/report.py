@@ -1,6 +1,7 @@
 """What came of the decisions, per release, variant, surface and rung: clicks, conversions, revenue and order values.
 
-- ``ctr``: clicked slots / seen slots; seen is what has an impression or a click.
+- ``ctr``: clicked slots / seen slots; seen is what has an impression or a click. Null where the application sends no
+  impressions: of clicks alone it would be 1.
 - ``cvr``: slots clicked and bought / clicked slots.
 - ``revenue`` and ``order_value`` (revenue / orders) by currency, refunds taken off. An order counts in each group that it has
   items of, so that orders of groups may add up to more than there are; all other counts add up.
@@ -96,7 +97,7 @@ def _rows(feedback: pl.LazyFrame, by: str | None) -> list[dict[str, Any]]:
     rows = counts.to_dicts()
     for row in rows:
         of_row = sums.get(row[by] if by else None, {})
-        row["ctr"] = _ratio(row["clicked"], row["seen"])
+        row["ctr"] = _ratio(row["clicked"], row["seen"]) if row["impressions"] else None
         row["cvr"] = _ratio(row.pop("clicked_and_bought"), row["clicked"])
         row["revenue"] = {currency: round(revenue, 2) for currency, (revenue, _) in of_row.items()}
         row["order_value"] = {currency: round(revenue / n, 2) for currency, (revenue, n) in of_row.items() if n}

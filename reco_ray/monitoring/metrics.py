@@ -110,7 +110,7 @@ class GatewayMetrics:
         self._limit.set(limit)
 
     def exposed(self, sent: int, lost: Mapping[str, int], failures: int, waiting: int) -> None:
-        """Records of decisions since the last call: ``lost`` by reason, ``overflow`` or ``unwritable``."""
+        """Records of decisions since the last call: ``lost`` by reason: ``overflow``, ``unwritable`` or ``stopped``."""
         if sent:
             self._exposures.inc(sent)
         if failures:

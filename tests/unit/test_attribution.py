@@ -182,6 +182,12 @@ def test_revenue_is_never_a_sum_of_two_currencies() -> None:
     assert (row["purchases"], row["revenue"], row["currency"]) == (2, 10.0, "EUR")
 
 
+def test_where_no_impressions_are_sent_there_is_no_click_rate() -> None:
+    found = join([decision("r", 0, ["a", "b"])], [event("click", 1, "a"), purchase(2, "a", "o")])
+    total = summarise(found.lazy(), CONFIG).total
+    assert (total["seen"], total["clicked"], total["ctr"], total["cvr"]) == (1, 1, None, 1.0)
+
+
 def test_the_grade_is_that_of_the_strongest_event_and_types_without_a_grade_have_none() -> None:
     events = [event("like", 2, "a"), event("click", 1, "a"), event("dismiss", 3, "a"), event("like", 4, "a")]
     row = one([decision("r", 0, ["a"])], events)

@@ -32,6 +32,7 @@ JOBS = sorted(p.stem for p in (Path(__file__).parents[2] / "jobs").glob("*.py"))
         ("serve.host=0.0.0.0", "serve.auth: found off with serve.host=0.0.0.0, expected keys.*give serve.auth=keys"),
         ("serve.auth=key", "serve.auth: found 'key', expected one of .*did you mean 'keys'"),
         ("serve.key_burst=0", "serve.key_burst: found 0"),
+        ("privacy.events_days=3", "privacy.events_days: found 3, expected 0 or more than feedback.delay_hours=72 and a day"),
     ],
 )
 def test_a_wrong_override_says_found_and_expected(override: str, message: str) -> None:

@@ -119,6 +119,15 @@ def test_only_the_window_of_a_date_is_read(config: PipelineConfig, monkeypatch: 
     assert min(seen["events"]) == "08"
 
 
+def test_ratings_count_where_they_have_a_grade(config: PipelineConfig) -> None:
+    store(config, DECISIONS, [event("rating", 2, "b", value=5.0)])
+    join_feedback(config, at(30))
+    assert stored(config)["grade"].max() == 0.0
+    config.feedback.grades["rating"] = 2.0
+    join_feedback(config, at(30))
+    assert stored(config).filter(pl.col("grade") > 0).select("request_id", "item_id", "grade").rows() == [("r1", "b", 2.0)]
+
+
 def test_months_work_as_days_do(config: PipelineConfig) -> None:
     config.lake.date_unit = DateUnit.month
     store(config, DECISIONS, EVENTS_OF_WORLD)

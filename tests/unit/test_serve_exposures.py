@@ -366,6 +366,44 @@ def test_a_replica_that_stops_in_the_middle_of_a_call_writes_what_waits() -> Non
     asyncio.run(story())
 
 
+def test_what_a_replica_cannot_write_before_it_ends_is_counted_as_lost() -> None:
+    async def story() -> None:
+        it = Recorded()
+        it.bus.away = True
+        for i in range(3):
+            note(it.exposures, i)
+        await it.exposures.stop()
+        assert it.counts.totals == {"sent": 0, "stopped": 3, "failures": 1}
+        assert it.counts.waiting == len(it.exposures) == 0
+
+    asyncio.run(story())
+
+
+def test_whatever_goes_wrong_on_the_bus_is_counted_and_loses_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    async def story() -> None:
+        it = Recorded(interval_s=0.01)
+        append, errors = it.bus.append, [RuntimeError("strange")]
+
+        async def strange(topic: str, records: Sequence[Outgoing]) -> None:
+            if errors:
+                raise errors.pop()
+            await append(topic, records)
+
+        it.bus.append = strange  # type: ignore[method-assign]
+        note(it.exposures, 0)
+        task = asyncio.create_task(it.exposures.run())
+        while not it.bus.records:
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await it.exposures.stop()
+        assert it.counts.totals["failures"] == 1
+        assert [row["request_id"] for row in it.bus.rows()] == ["r0"]
+
+    asyncio.run(story())
+    assert "trying again" in caplog.text
+
+
 def test_what_waits_is_written_in_the_background_in_bounded_calls(caplog: pytest.LogCaptureFixture) -> None:
     async def story() -> None:
         it = Recorded(buffer=2000, interval_s=0.01)

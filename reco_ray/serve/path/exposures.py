@@ -98,8 +98,10 @@ class Exposures:
             await self._encode()
             try:
                 await self._bus.append(EXPOSURES, self._batch)
-            except NotReadyError as exc:
+            except Exception as exc:
                 self._failures += 1
+                if not isinstance(exc, NotReadyError):
+                    raise
                 if self._bus_answers:
                     log.warning("the bus does not take the records of decisions, which wait: %s", exc)
                 self._bus_answers = False
@@ -116,6 +118,9 @@ class Exposures:
             log.warning("records of decisions were not written: %s", exc or type(exc).__name__)
         if len(self):
             log.warning("%d records of decisions are lost, as the bus does not take them", len(self))
+            self._lost["stopped"] += len(self)
+            self._noted.clear()
+            self._batch = []
         self._tell()
 
     async def _encode(self) -> None:
