@@ -75,7 +75,7 @@ def publish(
     model = xgboost.train({"objective": "rank:ndcg", "max_depth": depth, "min_child_weight": 0, "seed": 0}, matrix, trees)
     model.save_model(str(target / MODEL_FILE))
     (target / COLUMNS_FILE).write_text(json.dumps(columns))
-    seal(target, release_id, USER_VIEW, {"made_ts": "2026-01-01", "synthetic": True})
+    seal(target, release_id, USER_VIEW, {"made_ts": "2026-01-01T00:00:00+00:00", "synthetic": True})
     return target
 
 

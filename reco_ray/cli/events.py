@@ -50,6 +50,18 @@ class Topic(StrEnum):
 
 
 _Topic = typer.Option(Topic.events, help="What to follow.")
+
+
+class Reason(StrEnum):
+    """Why an event was refused."""
+
+    malformed = "malformed"
+    invalid = "invalid"
+    unsupported_version = "unsupported_version"
+    future = "future"
+    undecodable = "undecodable"
+
+
 _Reasons = typer.Option([], "--reason", help="Only letters of this reason; may be given more than once.")
 _Since = typer.Option(None, help="Only those received at this time (UTC) or later.")
 _Until = typer.Option(None, help="Only those received before this time (UTC).")
@@ -110,7 +122,7 @@ def stats(overrides: list[str] | None = Overrides) -> None:
 
 @app.command()
 def replay(
-    reasons: list[str] = _Reasons,
+    reasons: list[Reason] = _Reasons,
     since: datetime | None = _Since,
     until: datetime | None = _Until,
     overrides: list[str] | None = Overrides,

@@ -53,6 +53,8 @@ class KafkaProducer:
         def delivered(error: KafkaError | None, _: Message) -> None:  # in the poller's thread, one at a time
             nonlocal missing
             missing -= 1
+            if error is not None and error.fatal():
+                self._producer = None  # it takes nothing more; the next call opens another
             if error is not None or not missing:
                 with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits
                     loop.call_soon_threadsafe(settle, error)
@@ -91,21 +93,26 @@ class KafkaProducer:
                         "message.timeout.ms": int(_TIMEOUT_S * 1e3),
                     }
                 )
-                self._poller.start()
+                if not self._poller.is_alive():
+                    self._poller.start()
             return self._producer
 
     def _poll(self) -> None:
-        assert self._producer is not None
         while not self._stopped.is_set():
-            self._producer.poll(0.1)
-        self._producer.flush(_TIMEOUT_S)
+            if (producer := self._producer) is not None:
+                producer.poll(0.1)
+            else:
+                self._stopped.wait(0.1)
+        if (producer := self._producer) is not None:
+            producer.flush(_TIMEOUT_S)
 
 
 class KafkaReader:
     """The reading side; see `bus.Reader`. It is assigned its partition, and belongs to no consumer group."""
 
-    def __init__(self, config: BusConfig, namespace: str, topic: str, partition: int) -> None:
-        self._config, self._namespace = config, namespace
+    def __init__(self, config: BusConfig, namespace: str, topic: str, partition: int, *, dead_letters_days: float = 14) -> None:
+        self._config, self._namespace, self._dead_letters_days = config, namespace, dead_letters_days
+        self._opened = False
         self._topic, self._name, self._partition = topic, _topic(namespace, topic), partition
         self._consumer = _consumer(config)
         self._next: int | None = None
@@ -114,11 +121,11 @@ class KafkaReader:
     def read(self, after: int, limit: int, wait_s: float) -> list[Record]:
         """As `bus.Reader.read`. Behind a position that retention has removed, it goes on with the oldest record."""
         with _translated():
+            self._open()
             if self._next != after + 1:
-                self._open()
                 offset = OFFSET_BEGINNING if after < 0 else after + 1
                 self._consumer.assign([TopicPartition(self._name, self._partition, offset)])
-                self._next = after + 1
+            self._next = None  # an error below leaves the client behind records that nobody got
             first = self._consumer.poll(_TIMEOUT_S if self._behind(after) else wait_s)
             # what has been fetched together with it; to wait for the limit would hold up those that are there
             messages = [] if first is None else [first, *(self._consumer.consume(limit - 1, 0.01) if limit > 1 else ())]
@@ -126,8 +133,7 @@ class KafkaReader:
                 if (error := message.error()) is not None:
                     raise KafkaException(error)
         records = [_record(message) for message in messages]
-        if records:
-            self._next = records[-1].position + 1
+        self._next = records[-1].position + 1 if records else after + 1
         return records
 
     def oldest(self) -> int:
@@ -159,7 +165,9 @@ class KafkaReader:
         self._consumer.close()
 
     def _open(self) -> None:
-        create_topics(self._config, self._namespace)
+        if not self._opened:
+            create_topics(self._config, self._namespace, self._dead_letters_days)
+            self._opened = True
 
     def _bounds(self) -> tuple[int, int]:
         with _translated():

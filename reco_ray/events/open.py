@@ -32,7 +32,7 @@ def open_reader(config: EventsConfig, namespace: str, store_url: str, topic: str
     """
     bus = config.bus
     if bus.kind is BusKind.kafka:
-        reader: Reader = _kafka().KafkaReader(bus, namespace, topic, partition)
+        reader: Reader = _kafka().KafkaReader(bus, namespace, topic, partition, dead_letters_days=config.dead_letters_days)
         return reader
     return ValkeyReader(bus.url or store_url, namespace, topic, partition)
 

@@ -16,7 +16,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from reco_ray.errors import ConfigError, NotReadyError
-from reco_ray.events.bus import DEAD_LETTERS, Outgoing, Record
+from reco_ray.events.bus import DEAD_LETTERS, LAKE, Outgoing, Record
 
 __all__ = ["ValkeyProducer", "ValkeyReader", "check_durable", "position_of", "stream_id"]
 
@@ -29,12 +29,13 @@ _APPEND = """for i=2,#ARGV do redis.call('XADD',KEYS[1],'*','v',ARGV[i]) end
 if ARGV[1]~='' then redis.call('XTRIM',KEYS[1],'MINID','~',ARGV[1]) end
 return #ARGV-1"""
 
-# KEYS: a stream and its readers' positions. ARGV: reader, position as `_padded`, "trim" or "". Returns nothing.
+# KEYS: a stream and its readers' positions. ARGV: reader, position as `_padded`, the
+# reader without whose word nothing is trimmed, or "". Returns nothing.
 _COMMIT = """local had=redis.call('HGET',KEYS[2],ARGV[1])
 if not had or had<ARGV[2] then redis.call('HSET',KEYS[2],ARGV[1],ARGV[2]) end
 local least
 for _,p in ipairs(redis.call('HVALS',KEYS[2])) do if not least or p<least then least=p end end
-if ARGV[3]=='trim' and least~='' then
+if ARGV[3]~='' and least~='' and redis.call('HEXISTS',KEYS[2],ARGV[3])==1 then
   local ms,seq=string.match(least,'(%d+)-(%d+)')
   redis.call('XTRIM',KEYS[1],'MINID','=',string.format('%.0f-%.0f',tonumber(ms),tonumber(seq)+1))
 end"""
@@ -137,7 +138,7 @@ class ValkeyReader:
     def commit(self, reader: str, position: int) -> None:
         """As `bus.Reader.commit`; -1 registers a reader, for whom everything from the oldest record on is kept."""
         with _translated():
-            trim = "" if self._by_age else "trim"
+            trim = "" if self._by_age else LAKE
             self._redis.eval(_COMMIT, 2, self._key, f"{self._key}:readers", reader, _padded(position), trim)
 
     def remove(self, positions: Sequence[int]) -> int:
@@ -174,8 +175,10 @@ def check_durable(settings: Mapping[str, str], info: Mapping[str, object], url: 
 
     Args:
         settings: of CONFIG GET; empty where the service does not allow it. info: of INFO persistence.
-    Raises: ConfigError: names the settings.
+    Raises: ConfigError: names the settings. NotReadyError: it still loads its data, and does not show them.
     """
+    if info.get("loading"):
+        raise NotReadyError(f"events.bus.url={url.rpartition('@')[2]}: found a server that loads its data; try again")
     wanted = {
         "appendfsync": ("always", "everysec") if everysec else ("always",),
         "maxmemory-policy": ("noeviction",),

@@ -22,6 +22,7 @@ __all__ = [
     "read",
     "remembered",
     "replace",
+    "require",
     "statistics_property",
     "table_uri",
     "version",
@@ -52,6 +53,15 @@ _STATISTICS = {
 def table_uri(root: str, name: str) -> str:
     """Where a table lies."""
     return storage.join(root, "lake", name)
+
+
+def require(root: str) -> None:
+    """Pass where a root has a lake.
+
+    Raises: DataError: it has none, so that it is another root than was meant.
+    """
+    if not storage.exists(storage.join(root, "lake")):
+        raise DataError(f"root={root}: found no lake, expected the root of a system that is in use; check the path")
 
 
 def exists(root: str, name: str) -> bool:

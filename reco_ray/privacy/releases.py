@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Collection
-from datetime import UTC, datetime
+from datetime import datetime
 
 import polars as pl
 
@@ -27,7 +27,7 @@ def trained_on(root: str, user_ids: Collection[str]) -> dict[str, list[str]]:
         users = features.get(str(facts.get("features_key", "")))
         if users is None:
             made = facts.get("made_ts")
-            users = {each for each, ts in first.items() if not made or ts <= _utc(str(made))}
+            users = {each for each, ts in first.items() if not made or ts <= datetime.fromisoformat(str(made))}
         for user_id in users:
             found[user_id].append(release)
     return found
@@ -49,8 +49,3 @@ def _first_received(root: str, user_ids: Collection[str]) -> dict[str, datetime]
         return {}
     rows = pl.scan_delta(tables.table_uri(root, "events")).filter(pl.col("user_id").is_in(list(user_ids)))
     return dict(rows.group_by("user_id").agg(pl.col("received_ts").min()).collect().iter_rows())
-
-
-def _utc(text: str) -> datetime:
-    made = datetime.fromisoformat(text)
-    return made if made.tzinfo is not None else made.replace(tzinfo=UTC)

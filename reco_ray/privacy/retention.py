@@ -73,8 +73,9 @@ def apply_retention(
 ) -> RetentionReport:
     """Remove what is past its days, and say so in a report under ``root/reports/apply_retention``; a second run finds nothing.
 
-    Raises: NotReadyError: the store or bus is away.
+    Raises: NotReadyError: the store or bus is away. DataError: the root has no lake.
     """
+    tables.require(config.root)
     now = now or datetime.now(UTC)
     plan = expired(config, now.date())
     for each in plan:

