@@ -29,6 +29,7 @@ from reco_ray.store import OnlineStore
 from reco_ray.types import Request
 from reco_ray.workflow import STEPS, Output, run_all, run_one
 from reco_ray.workflow.deploy import deploy_release, load_precomputed
+from reco_ray.workflow.sinks import stop_sinks
 from reco_ray.workflow.steps import user_rows
 
 USERS, ITEMS, EVENTS = 90, 120, 24
@@ -186,6 +187,7 @@ def store_url(config: PipelineConfig, outputs: dict[str, Output]) -> Iterator[st
     config.store.port, config.serve.port = free_port(), free_port()
     with embedded_store(config) as url:
         yield url
+        stop_sinks(config)
     serve.shutdown()
 
 

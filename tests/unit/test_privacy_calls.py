@@ -76,6 +76,7 @@ def test_the_fence_is_up_when_the_wish_is_answered_and_everywhere_a_poll_later(u
 
 def test_a_job_takes_up_what_was_wished_for_and_the_command_line_shows_it(url: str, tmp_path: Path) -> None:
     config = config_of(tmp_path, url, 0, "store.namespace=job")
+    (Path(config.root) / "lake").mkdir(parents=True)
     found: list[str] = []
 
     async def story(one: Replica, other: Replica) -> None:
