@@ -22,7 +22,7 @@ from rich.table import Table
 from reco_ray.cluster import ray_session, serve_environment
 from reco_ray.config import SourceName
 
-_SHARE = 0.35  # of what a closed loop reaches: two replicas that start leave little of two cores
+_SHARE = 0.2  # of what a closed loop reaches: two replicas that start leave little of two cores
 _LEAST_SENT = 21_000
 _NO_CACHE = ["serve=staged", "serve.cache.ttl_s=0", "serve.cache.stale_s=0"]
 console = Console(width=None if sys.stdout.isatty() else 150)
@@ -30,7 +30,7 @@ console = Console(width=None if sys.stdout.isatty() else 150)
 
 def main(
     out: Annotated[Path, typer.Option(help="The result as JSON.")],
-    rate: Annotated[float, typer.Option(help="Requests/s; by default 35% of what 16 connections reach.")] = 0.0,
+    rate: Annotated[float, typer.Option(help="Requests/s; by default 20% of what 16 connections reach.")] = 0.0,
     seconds: Annotated[float, typer.Option(help="Factor on each fault's time; raised until enough is sent.")] = 1.0,
     deadline_ms: int = 150,
     items: int = 100_000,

@@ -28,7 +28,8 @@ class UserRow:
         weights: strength of each of these actions in [0, 1], shape (h,).
         seen: keys of all items the user has had, sorted, shape (s,).
         features: the user view's columns in its order, shape (f,); empty for an unknown user.
-        as_of: time of the last event applied, microseconds since the epoch; 0 for an unknown user.
+        as_of: time of the newest event applied, microseconds since the epoch; 0 for an unknown user.
+        position: on the bus, of the last record applied; -1 where all came from the lake.
     """
 
     history: NDArray[np.uint64] = field(default_factory=lambda: _NO_KEYS)
@@ -36,6 +37,7 @@ class UserRow:
     seen: NDArray[np.uint64] = field(default_factory=lambda: _NO_KEYS)
     features: NDArray[np.float32] = field(default_factory=lambda: _NO_FLOATS)
     as_of: int = 0
+    position: int = -1
 
     def __post_init__(self) -> None:
         if self.history.shape != self.weights.shape:

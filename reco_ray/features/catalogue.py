@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from reco_ray.arrays import lookup
 from reco_ray.errors import ArtifactError, DataError
+from reco_ray.features.items import membership
 from reco_ray.features.views import ITEM_COLUMNS
 from reco_ray.hashing import item_keys
 
@@ -110,20 +111,13 @@ class Catalogue:
     def _from_table(cls, table: pa.Table) -> "Catalogue":
         names = [n for n in (table.schema.metadata or {}).get(b"categories", b"").decode().split("\n") if n]
         frame = pl.DataFrame(table)
-        n = frame.height
-        in_category = np.zeros((n, len(names)), np.float32)
-        if names:
-            flat = frame.select(pl.int_range(pl.len()).alias("row"), "categories").explode("categories").drop_nulls()
-            flat = flat.filter(pl.col("categories").is_in(names))
-            at = {name: i for i, name in enumerate(names)}
-            in_category[flat["row"].to_numpy(), flat["categories"].replace_strict(at, return_dtype=pl.Int64).to_numpy()] = 1
         features = frame.select(c.name for c in ITEM_COLUMNS).to_numpy().astype(np.float32)
         return cls(
             keys=frame["key"].to_numpy(),
             item_ids=frame["item_id"].to_list(),
             titles=frame["title"].fill_null("").to_list(),
             categories=names,
-            in_category=in_category,
+            in_category=membership(frame["categories"], names),
             years=frame["year"].fill_null(0).cast(pl.Int32).to_numpy(),
             available=frame["available"].to_numpy(),
             events=frame["n"].to_numpy(),

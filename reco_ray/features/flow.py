@@ -15,6 +15,7 @@ import ray
 
 from reco_ray.config import FeaturesConfig
 from reco_ray.features import pairs, transform
+from reco_ray.features.items import ItemFacts
 from reco_ray.features.views import SNAPSHOTS
 from reco_ray.hashing import USER_BUCKETS
 from reco_ray.lake import tables
@@ -60,9 +61,9 @@ def build_items(plan: BuildPlan) -> pl.DataFrame:
     """The item view of every item in every snapshot, with a column ``snapshot``."""
     partials = _run(plan, _items, "items")
     rows = [
-        transform.item_rows(partials.filter(snapshot=name).drop("snapshot"), plan.items, plan.as_of[name]).with_columns(
-            snapshot=pl.lit(name)
-        )
+        transform.item_rows(
+            partials.filter(snapshot=name).drop("snapshot"), plan.items, plan.as_of[name], plan.config
+        ).with_columns(snapshot=pl.lit(name))
         for name in SNAPSHOTS
     ]
     return pl.concat(rows)
@@ -108,23 +109,19 @@ def _task(batch: pa.Table, plan: BuildPlan, work: Callable[[pl.DataFrame, BuildP
     return work(events, plan).with_columns(group=pl.lit(group)).to_arrow()
 
 
-def _per_snapshot(events: pl.DataFrame, rows: Callable[[pl.DataFrame, str], pl.DataFrame]) -> pl.DataFrame:
+def _per_snapshot(events: pl.DataFrame, rows: Callable[[pl.DataFrame], pl.DataFrame]) -> pl.DataFrame:
     return pl.concat(
-        [
-            rows(events.filter(pl.col("part") <= part), name).with_columns(snapshot=pl.lit(name))
-            for name, part in SNAPSHOTS.items()
-        ]
+        [rows(events.filter(pl.col("part") <= part)).with_columns(snapshot=pl.lit(name)) for name, part in SNAPSHOTS.items()]
     )
 
 
 def _users(events: pl.DataFrame, plan: BuildPlan) -> pl.DataFrame:
-    return _per_snapshot(
-        events, lambda e, name: transform.user_rows(e, plan.items, plan.categories, plan.as_of[name], plan.config)
-    )
+    facts = ItemFacts.of(plan.items, plan.categories)
+    return _per_snapshot(events, lambda e: transform.user_rows(e, facts, plan.config))
 
 
 def _items(events: pl.DataFrame, plan: BuildPlan) -> pl.DataFrame:
-    return _per_snapshot(events, lambda e, name: transform.item_partials(e, plan.as_of[name], plan.config))
+    return _per_snapshot(events, lambda e: transform.item_partials(e, plan.config))
 
 
 def _pairs(events: pl.DataFrame, plan: BuildPlan, snapshot: str) -> pl.DataFrame:

@@ -20,7 +20,7 @@ def user_row(row: Mapping[str, Any]) -> UserRow:
     return UserRow(
         history=item_keys(row["history"]),
         weights=np.asarray(row["weights"], np.float32),
-        seen=np.sort(item_keys(row["seen"])),
+        seen=np.unique(item_keys(row["seen"])),
         features=np.asarray(row["features"], np.float32),
         as_of=int(row["as_of"]),
     )

@@ -1,121 +1,99 @@
-"""The one definition of every feature: pure functions over polars frames, called by `flow` for bucket after bucket.
+"""From events to rows: pure functions over polars frames, called by `flow` for bucket after bucket.
 
 Events come as `prepare` leaves them. Sums run in a fixed order, so that the same events give the same bits.
 """
 
-import math
+from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
 
 from reco_ray.config import FeaturesConfig
-from reco_ray.features.views import LOW_RATING_STRENGTH, STRENGTH
+from reco_ray.features.finish import item_features, user_features
+from reco_ray.features.items import ItemFacts
+from reco_ray.features.sums import ITEM_SUMS, Sums, item_sums, item_sums_of, user_sums
+from reco_ray.features.views import ITEM_COLUMNS, LOW_RATING_STRENGTH, STRENGTH
+from reco_ray.hashing import item_keys
 from reco_ray.schema import LABELS
 
 __all__ = ["item_partials", "item_rows", "label_rows", "prepare", "user_rows"]
 
-_DAY_US = 86_400_000_000
 _EVENT_COLUMNS = ("user_id", "item_id", "ts", "type", "value", "event_id", "consent")
 
 
-def prepare(events: pl.DataFrame, config: FeaturesConfig) -> pl.DataFrame:
-    """Keep the events that say something for an item, with their strength, ordered by user and time.
+def prepare(events: pl.DataFrame, config: FeaturesConfig, extra: Sequence[str] = ()) -> pl.DataFrame:
+    """Keep the events that say something for an item, with their strength, ordered by user, time, item key and strength.
 
-    Without consent an event trains nothing. Adds strength in (0, 1] and positive (bool).
+    Without consent an event trains nothing. Adds strength in (0, 1], positive (bool) and item_key. What is equal in all that
+    the order looks at is equal in all that a feature sees, so that the online store keeps the same order without the ids.
+
+    Args:
+        extra: columns to keep beside those that features need.
     """
+    items = events["item_id"].unique()
+    key = pl.col("item_id").replace_strict(items, pl.Series(item_keys(items)), return_dtype=pl.UInt64)
     rating = pl.when(pl.col("value") >= config.positive_rating).then(1.0).otherwise(LOW_RATING_STRENGTH)
     known = pl.col("type").replace_strict(STRENGTH, default=0.0, return_dtype=pl.Float64)
     return (
-        events.select(_EVENT_COLUMNS)
+        events.select(*_EVENT_COLUMNS, *extra)
         .filter("consent")
         .with_columns(pl.when(pl.col("type") == "rating").then(rating).otherwise(known).alias("strength"))
         .filter(pl.col("strength") > 0)
         .with_columns((pl.col("strength") >= 0.5).alias("positive"))
-        .sort("user_id", "ts", "event_id")
+        .with_columns(key.alias("item_key"))
+        .sort("user_id", "ts", "item_key", "strength")
     )
 
 
-def user_rows(
-    events: pl.DataFrame, items: pl.DataFrame, categories: list[str], as_of: int, config: FeaturesConfig
-) -> pl.DataFrame:
+def user_rows(events: pl.DataFrame, items: ItemFacts, config: FeaturesConfig) -> pl.DataFrame:
     """Compute the user view of every user in ``events``.
 
     Args:
         events: from `prepare`; all events of each user up to the snapshot.
-        items: columns item_id, year, categories.
-        as_of: the snapshot's instant, microseconds; counters decay up to it.
-    Returns: user_id, history and weights (newest ``config.history``, oldest first), seen, features, as_of.
+    Returns: user_id, history and weights (newest ``config.history``, oldest first), seen, as_of (the newest event), features.
     """
-    events = events.join(items, on="item_id", how="left", maintain_order="left").with_columns(
-        decay=_decay(as_of, config.half_life_days), decade=(pl.col("year") - 2000) / 10
-    )
-    users = events.group_by("user_id", maintain_order=True).agg(
+    _, sums = user_sums(items.describe(events), items.in_category, config)
+    features = user_features(sums)
+    lists = events.group_by("user_id", maintain_order=True).agg(
         pl.col("item_id").tail(config.history).alias("history"),
         pl.col("strength").tail(config.history).cast(pl.Float32).alias("weights"),
         pl.col("item_id").tail(config.seen_limit).alias("seen"),
-        pl.col("ts").last().dt.epoch("us").alias("as_of"),
-        pl.len().cast(pl.Float64).log1p().alias("user_events"),
-        (pl.col("decay") * pl.col("strength")).sum().log1p().alias("user_decayed"),
-        pl.col("strength").mean().alias("user_strength_mean"),
-        pl.col("value").mean().fill_null(0.0).cast(pl.Float64).alias("user_value_mean"),
-        pl.col("value").std(ddof=0).fill_null(0.0).cast(pl.Float64).alias("user_value_std"),
-        ((pl.col("ts").last() - pl.col("ts").first()).dt.total_seconds() / 86_400).log1p().alias("user_span_days"),
-        pl.col("decade").mean().fill_null(0.0).alias("user_year_mean"),
-        pl.col("decade").std(ddof=0).fill_null(0.0).alias("user_year_std"),
     )
-    taste = _taste(events, users["user_id"], categories)
-    scalars = users.select(pl.col("^user_.*$").exclude("user_id")).to_numpy()
-    features = np.round(np.concatenate([scalars, taste], axis=1), 5).astype(np.float32)
-    return users.select("user_id", "history", "weights", "seen", "as_of").with_columns(
-        pl.Series("features", features, dtype=pl.Array(pl.Float32, features.shape[1])).arr.to_list()
-    )
+    rows = lists.with_columns(pl.Series("as_of", sums.last))
+    return rows.with_columns(pl.Series("features", features, dtype=pl.Array(pl.Float32, features.shape[1])).arr.to_list())
 
 
-def item_partials(events: pl.DataFrame, as_of: int, config: FeaturesConfig) -> pl.DataFrame:
-    """Sums per item over some users' events; partial sums of different users add up (`item_rows`)."""
-    long, short = _decay(as_of, config.half_life_days), _decay(as_of, config.trending_half_life_days)
-    return events.group_by("item_id", maintain_order=True).agg(
-        pl.len().cast(pl.Int64).alias("n"),
-        pl.col("positive").sum().cast(pl.Int64).alias("n_positive"),
-        (long * pl.col("strength")).sum().alias("decayed"),
-        (short * pl.col("strength")).sum().alias("trending"),
-        pl.col("value").count().cast(pl.Int64).alias("n_value"),
-        pl.col("value").cast(pl.Float64).sum().alias("value_sum"),
-        (pl.col("value").cast(pl.Float64) ** 2).sum().alias("value_squares"),
-        pl.col("ts").min().dt.epoch("us").alias("first_ts"),
-    )
+def item_partials(events: pl.DataFrame, config: FeaturesConfig) -> pl.DataFrame:
+    """Sums per item over some users' events; those of different users add up (`item_rows`)."""
+    return item_sums(events, config)
 
 
-def item_rows(partials: pl.DataFrame, items: pl.DataFrame, as_of: int) -> pl.DataFrame:
+def item_rows(partials: pl.DataFrame, items: pl.DataFrame, as_of: int, config: FeaturesConfig) -> pl.DataFrame:
     """Add up partial sums into the item view, one row for each item of the catalogue.
 
     Args:
         partials: rows of `item_partials` of all buckets, in a fixed order.
-        items: columns item_id, year.
+        items: columns item_id, year. as_of: the snapshot's instant, microseconds.
     """
-    sums = partials.group_by("item_id", maintain_order=True).agg(
-        pl.col("^n.*$").sum(), pl.col("decayed", "trending", "value_sum", "value_squares").sum(), pl.col("first_ts").min()
+    at = partials["item_id"].replace_strict(
+        items["item_id"], pl.int_range(items.height, eager=True), default=None, return_dtype=pl.Int64
     )
-    total = sums.select(pl.col("n", "n_positive", "n_value", "value_sum").sum()).row(0, named=True)
-    positive_share = (total["n_positive"] or 0) / max(1, total["n"] or 0)
-    value_mean = (total["value_sum"] or 0.0) / max(1, total["n_value"] or 0)
-    prior = 5.0
-    mean = (pl.col("value_sum") + prior * value_mean) / (pl.col("n_value") + prior)
-    raw_mean = pl.col("value_sum") / pl.col("n_value").clip(1)
-    columns = {
-        "item_events": pl.col("n").log1p(),
-        "item_decayed": pl.col("decayed").log1p(),
-        "item_trending": pl.col("trending").log1p(),
-        "item_positive_share": (pl.col("n_positive") + prior * positive_share) / (pl.col("n") + prior),
-        "item_value_mean": mean,
-        "item_value_std": (pl.col("value_squares") / pl.col("n_value").clip(1) - raw_mean**2).clip(0).sqrt(),
-        "item_age_days": ((as_of - pl.col("first_ts")) / _DAY_US).clip(0).log1p().fill_null(0.0),
-        "item_year": ((pl.col("year") - 2000) / 10).fill_null(0.0),
-    }
-    joined = items.select("item_id", "year").join(sums, on="item_id", how="left", maintain_order="left")
-    zero = [c for c in sums.columns if c not in ("item_id", "first_ts")]
-    return joined.with_columns(pl.col(zero).fill_null(0)).select(
-        "item_id", "n", "n_positive", *(e.cast(pl.Float64).round(5).cast(pl.Float32).alias(n) for n, e in columns.items())
+    known = partials.filter(at.is_not_null())
+    rows = at.drop_nulls().to_numpy()
+    parts = item_sums_of(known, config)
+    total = Sums.none(items.height, parts.half_lives)
+    np.maximum.at(total.last, rows, parts.last)
+    np.minimum.at(total.first, rows, parts.first)
+    np.add.at(total.values, rows, parts.at(total.last[rows]))
+    features = item_features(total, items["year"].fill_null(0).to_numpy(), as_of)
+    counts = total.values[:, [ITEM_SUMS.index("n"), ITEM_SUMS.index("n_positive")]].astype(np.int64)
+    return pl.DataFrame(
+        {
+            "item_id": items["item_id"],
+            "n": counts[:, 0],
+            "n_positive": counts[:, 1],
+            **{c.name: features[:, at] for at, c in enumerate(ITEM_COLUMNS)},
+        }
     )
 
 
@@ -134,37 +112,3 @@ def label_rows(events: pl.DataFrame, already: pl.DataFrame | None) -> pl.DataFra
         .agg(pl.col("item_id").alias("item_ids"), pl.col("strength").cast(pl.Float32).alias("grades"))
     )
     return rows.select(LABELS.names)
-
-
-def _decay(as_of: int, half_life_days: float) -> pl.Expr:
-    age_days = (as_of - pl.col("ts").dt.epoch("us")) / _DAY_US
-    return (age_days.clip(0) * (-math.log(2) / half_life_days)).exp()
-
-
-def _taste(events: pl.DataFrame, user_ids: pl.Series, categories: list[str]) -> np.ndarray:
-    """Per user and category: share of decayed strength, and decayed mean lift of strength; shape (n_users, 2 C)."""
-    if not categories:
-        return np.zeros((len(user_ids), 0))
-    per_category = (
-        events.select("user_id", "categories", "decay", "strength")
-        .with_columns(lift=pl.col("strength") - pl.col("strength").mean().over("user_id"))
-        .explode("categories")
-        .filter(pl.col("categories").is_in(categories))
-        .group_by("user_id", "categories", maintain_order=True)
-        .agg(
-            (pl.col("decay") * pl.col("strength")).sum().alias("mass"),
-            ((pl.col("decay") * pl.col("lift")).sum() / (pl.col("decay").sum() + 1e-9)).alias("lift"),
-            pl.len().alias("n"),
-        )
-        .with_columns(
-            share=pl.col("mass") / pl.col("mass").sum().over("user_id"), lift=pl.col("lift") * pl.col("n") / (pl.col("n") + 3)
-        )
-    )
-    row = {user: i for i, user in enumerate(user_ids)}
-    column = {name: i for i, name in enumerate(categories)}
-    taste = np.zeros((len(row), 2 * len(categories)))
-    at = per_category["user_id"].replace_strict(row, return_dtype=pl.Int64).to_numpy()
-    to = per_category["categories"].replace_strict(column, return_dtype=pl.Int64).to_numpy()
-    taste[at, to] = per_category["share"].to_numpy()
-    taste[at, to + len(categories)] = per_category["lift"].to_numpy()
-    return taste

@@ -30,7 +30,7 @@ class Column:
 
 USER_COLUMNS = (
     Column("user_events", 0.0, "log(1 + number of events)"),
-    Column("user_decayed", 0.0, "log(1 + decayed strength)"),
+    Column("user_decayed", 0.0, "log(1 + strength, decayed up to the newest event)"),
     Column("user_strength_mean", 0.5, "mean strength of the events"),
     Column("user_value_mean", 0.0, "mean value (rating); 0 without values"),
     Column("user_value_std", 0.0, "standard deviation of the values"),
@@ -55,4 +55,4 @@ ITEM_COLUMNS = (
 def user_view_version(config: FeaturesConfig, categories: list[str]) -> str:
     """Return the version of the user view: it changes when its meaning does."""
     names = [c.name for c in USER_COLUMNS]
-    return digest("user_view/1", *names, *categories, repr(config), repr(sorted(STRENGTH.items())))
+    return digest("user_view/2", *names, *categories, repr(config), repr(sorted(STRENGTH.items())))

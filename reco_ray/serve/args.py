@@ -59,6 +59,7 @@ class GatewayArgs(Args):
         request_log: whether each request leaves a line in requests.jsonl beside the replica's log.
         trace_share, trace_endpoint: share of the requests that are traced, and where OTLP over HTTP goes; without an
             endpoint, to spans.jsonl beside the replica's log.
+        most_at_work: requests that a replica takes before it sheds; it sheds earlier where they wait.
         loader: import path of what loads stages, ``module:Class``.
     """
 
@@ -80,6 +81,7 @@ class GatewayArgs(Args):
     request_log: bool = True
     trace_share: Annotated[float, Field(ge=0, le=1)] = 0.0
     trace_endpoint: str = ""
+    most_at_work: Annotated[int, Field(ge=1)] = 256
     gateway: Size = Size(min_replicas=2, max_replicas=2, num_cpus=0.2, max_ongoing_requests=256)
     scaling: Scaling = Scaling()
     label_selector: dict[str, str] = {}

@@ -90,7 +90,7 @@ class GatewayParts:
         self._cache = SlateCache(args.cache, self._kept)
         self._shares = args.cache.ttl_s > 0
         self._counted = asdict(self._cache.stats)
-        self._admission = Admission(args.deadline_ms / 1e3 * _TOLERATED_WAIT, most=args.gateway.max_ongoing_requests)
+        self._admission = Admission(args.deadline_ms / 1e3 * _TOLERATED_WAIT, most=args.most_at_work)
         self._pulse = Pulse(self._admission.waited)
         self._fleet = Fleet(store.poll_traffic, connect(self._left))
         self._watch = ReplicaWatch(count, lambda: self._fleet.stages)

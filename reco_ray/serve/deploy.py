@@ -23,7 +23,7 @@ __all__ = ["DeployReport", "ServeApi", "deploy"]
 
 log = logging.getLogger(__name__)
 
-_COMPARED = ("name", "route_prefix", "import_path", "args")
+_COMPARED = ("name", "route_prefix", "import_path", "args", "deployments")
 T = TypeVar("T")
 
 

@@ -7,6 +7,7 @@ import yaml
 
 from reco_ray.config import DeploymentConfig, PipelineConfig, ServeConfig, Topology
 from reco_ray.serve.args import GatewayArgs, ReleaseArgs, Scaling, Size
+from reco_ray.serve.sizing import SIZE_FIELDS, gateway_options, release_options
 
 __all__ = ["GATEWAY", "application_name", "render", "to_yaml"]
 
@@ -38,6 +39,7 @@ def render(config: PipelineConfig, release_ids: Sequence[str], store_url: str) -
         request_log=serve.request_log,
         trace_share=serve.trace_share,
         trace_endpoint=serve.trace_endpoint,
+        most_at_work=serve.gateway.max_ongoing_requests,
         gateway=_size(serve.gateway),
         scaling=_scaling(serve),
         label_selector=dict(serve.label_selector),
@@ -87,5 +89,13 @@ def _scaling(config: ServeConfig) -> Scaling:
 
 
 def _app(name: str, route_prefix: str | None, import_path: str, args: GatewayArgs | ReleaseArgs) -> dict[str, Any]:
-    given = args.model_dump(mode="json", exclude={"loader"})
-    return {"name": name, "route_prefix": route_prefix, "import_path": import_path, "args": given}
+    given = args.model_dump(mode="json", exclude={"loader", *SIZE_FIELDS})
+    options = gateway_options(args) if isinstance(args, GatewayArgs) else release_options(args)
+    deployments = [{"name": deployment, **each} for deployment, each in options.items()]
+    return {
+        "name": name,
+        "route_prefix": route_prefix,
+        "import_path": import_path,
+        "args": given,
+        "deployments": deployments,
+    }

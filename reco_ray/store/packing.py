@@ -11,8 +11,8 @@ from reco_ray.types import UserRow
 
 __all__ = ["FinishedSlate", "pack_slate", "pack_user", "unpack_slate", "unpack_user"]
 
-_HEADER = struct.Struct("<HHqIII")  # format, reserved, as_of, len(history), len(seen), len(features)
-_FORMAT = 1
+_HEADER = struct.Struct("<HHIIIqq")  # format, reserved, len(history), len(seen), len(features), as_of, position
+_FORMAT = 2
 _SLATE = struct.Struct("<HBBHBHd")  # format, len(etag), len(release), len(degraded), len(draw_id), len(propensities), made
 _SLATE_FORMAT = 2
 
@@ -44,10 +44,10 @@ class FinishedSlate:
 
 
 def pack_user(row: UserRow) -> bytes:
-    """Pack a row: 24 bytes and 12 per history item, 8 per seen item, 4 per feature."""
+    """Pack a row: 32 bytes and 12 per history item, 8 per seen item, 4 per feature."""
     return b"".join(
         (
-            _HEADER.pack(_FORMAT, 0, row.as_of, row.history.size, row.seen.size, row.features.size),
+            _HEADER.pack(_FORMAT, 0, row.history.size, row.seen.size, row.features.size, row.as_of, row.position),
             row.history.astype("<u8", copy=False).tobytes(),
             row.seen.astype("<u8", copy=False).tobytes(),
             row.weights.astype("<f4", copy=False).tobytes(),
@@ -63,7 +63,7 @@ def unpack_user(raw: bytes) -> UserRow:
     """
     if len(raw) < _HEADER.size:
         raise SchemaError(f"user row: found {len(raw)} bytes, expected at least {_HEADER.size}; write the rows again")
-    version, _, as_of, n_history, n_seen, n_features = _HEADER.unpack_from(raw)
+    version, _, n_history, n_seen, n_features, as_of, position = _HEADER.unpack_from(raw)
     size = _HEADER.size + 12 * n_history + 8 * n_seen + 4 * n_features
     if version != _FORMAT or len(raw) != size:
         raise SchemaError(
@@ -74,7 +74,7 @@ def unpack_user(raw: bytes) -> UserRow:
     seen = np.frombuffer(raw, "<u8", n_seen, at := at + 8 * n_history)
     weights = np.frombuffer(raw, "<f4", n_history, at := at + 8 * n_seen)
     features = np.frombuffer(raw, "<f4", n_features, at + 4 * n_history)
-    return UserRow(history=history, weights=weights, seen=seen, features=features, as_of=as_of)
+    return UserRow(history=history, weights=weights, seen=seen, features=features, as_of=as_of, position=position)
 
 
 def pack_slate(slate: FinishedSlate) -> bytes:

@@ -21,6 +21,7 @@ from reco_ray.config import (
 )
 from reco_ray.events.columns import admit_table
 from reco_ray.features import Catalogue, pairs, transform
+from reco_ray.features.items import ItemFacts
 from reco_ray.lake import sources
 from reco_ray.recall.tower import TwoTower
 from reco_ray.recall.two_tower import item_inputs, save_weights
@@ -94,14 +95,14 @@ def as_of(events: pl.DataFrame) -> int:
 
 @pytest.fixture(scope="session")
 def catalogue(events: pl.DataFrame, items: pl.DataFrame, as_of: int) -> Catalogue:
-    return Catalogue.build(items, transform.item_rows(transform.item_partials(events, as_of, FeaturesConfig()), items, as_of))
+    return Catalogue.build(
+        items, transform.item_rows(transform.item_partials(events, FeaturesConfig()), items, as_of, FeaturesConfig())
+    )
 
 
 @pytest.fixture(scope="session")
-def users(events: pl.DataFrame, items: pl.DataFrame, catalogue: Catalogue, as_of: int) -> pl.DataFrame:
-    return transform.user_rows(
-        events, items.select("item_id", "year", "categories"), catalogue.categories, as_of, FeaturesConfig()
-    )
+def users(events: pl.DataFrame, items: pl.DataFrame, catalogue: Catalogue) -> pl.DataFrame:
+    return transform.user_rows(events, ItemFacts.of(items, catalogue.categories), FeaturesConfig())
 
 
 @pytest.fixture(scope="session")
@@ -120,7 +121,7 @@ def folder(
     assemble(
         target,
         items,
-        transform.item_rows(transform.item_partials(events, as_of, config), items, as_of),
+        transform.item_rows(transform.item_partials(events, config), items, as_of, config),
         pairs.covisit_rows(pairs.covisit_partials(events, items["item_id"], config), items["item_id"], config),
         RecallConfig(quotas=dict.fromkeys(SourceName, 20), candidates=40),
         RerankConfig(),

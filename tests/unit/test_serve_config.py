@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from pydantic import BaseModel, ValidationError
+from ray.serve._private.application_state import get_app_code_version
 from ray.serve.schema import DeploymentSchema, HTTPOptionsSchema, LoggingConfig, ServeApplicationSchema, ServeDeploySchema
 
 from reco_ray.cluster import embedded_store
@@ -114,8 +115,26 @@ def test_a_release_is_three_deployments_with_the_reranker_as_root() -> None:
 
 def test_the_gateway_has_two_replicas_and_no_label_unless_one_is_given() -> None:
     gateway = build_gateway(GatewayArgs(root="/r", store_url="redis://h:1"))._bound_deployment
-    assert (gateway.name, gateway.num_replicas, gateway.max_ongoing_requests) == ("Gateway", 2, 256)
+    scaling = gateway._deployment_config.autoscaling_config
+    assert (gateway.name, gateway.max_ongoing_requests) == ("Gateway", 256)
+    assert (scaling.min_replicas, scaling.max_replicas) == (2, 2)
     assert "label_selector" not in gateway.ray_actor_options
+
+
+def test_another_size_is_applied_to_what_runs_and_builds_nothing_anew() -> None:
+    rendered = [
+        render(
+            compose_config(["root=/data", f"serve.ranker.max_replicas={n}", f"serve.gateway.max_replicas={n}"]),
+            ["r"],
+            "redis://h:1",
+        )
+        for n in (2, 3)
+    ]
+    versions = [
+        [get_app_code_version(ServeApplicationSchema.model_validate(app)) for app in each["applications"]] for each in rendered
+    ]
+    assert versions[0] == versions[1]
+    assert rendered[0] != rendered[1]
 
 
 def test_a_stage_that_may_go_to_zero_starts_with_one_replica() -> None:

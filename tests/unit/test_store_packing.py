@@ -19,16 +19,17 @@ def test_a_row_survives_packing(h: int, s: int, f: int, as_of: int) -> None:
         np.sort(rng.integers(0, 2**63, s).astype(np.uint64)),
         rng.random(f, np.float32),
         as_of,
+        as_of - 1,
     )
     raw = pack_user(row)
     back = unpack_user(raw)
-    assert len(raw) == 24 + 12 * h + 8 * s + 4 * f
-    assert back.as_of == as_of
+    assert len(raw) == 32 + 12 * h + 8 * s + 4 * f
+    assert (back.as_of, back.position) == (as_of, as_of - 1)
     for name in ("history", "weights", "seen", "features"):
         np.testing.assert_array_equal(getattr(back, name), getattr(row, name))
 
 
-@pytest.mark.parametrize("raw", [b"", b"short", pack_user(EMPTY_USER) + b"x", b"\xff" * 24])
+@pytest.mark.parametrize("raw", [b"", b"short", pack_user(EMPTY_USER) + b"x", b"\xff" * 32])
 def test_damaged_values_are_refused(raw: bytes) -> None:
     with pytest.raises(SchemaError, match="write the rows again"):
         unpack_user(raw)

@@ -10,16 +10,16 @@ from hypothesis import strategies as st
 
 from reco_ray.config import FeaturesConfig
 from reco_ray.features import ITEM_COLUMNS, USER_COLUMNS, Catalogue, pairs, transform, user_view_version
+from reco_ray.features.items import ItemFacts
+from reco_ray.features.sums import ITEM_SUMS, Sums, item_sums_of, merged
 from reco_ray.lake import sources
 
 CONFIG = FeaturesConfig(history=5)
 DAY = 86_400_000_000
 
 
-def test_a_user_row_holds_the_newest_events_in_order(
-    events: pl.DataFrame, items: pl.DataFrame, catalogue: Catalogue, as_of: int
-) -> None:
-    rows = transform.user_rows(events, items, catalogue.categories, as_of, CONFIG)
+def test_a_user_row_holds_the_newest_events_in_order(events: pl.DataFrame, items: pl.DataFrame, catalogue: Catalogue) -> None:
+    rows = transform.user_rows(events, ItemFacts.of(items, catalogue.categories), CONFIG)
     mine = events.filter(user_id="user-3").sort("ts")
     row = rows.filter(user_id="user-3").row(0, named=True)
     assert row["history"] == mine["item_id"].tail(5).to_list()
@@ -38,9 +38,8 @@ def test_features_as_of_a_time_never_see_an_event_at_or_after_it(
     until = events["ts"].min() + timedelta(days=cut)  # type: ignore[operator]
     before = events.filter(pl.col("ts") < until)
     poisoned = pl.concat([before, events.filter(pl.col("ts") >= until).with_columns(item_id=pl.lit("item-0"))])
-    as_of = int(until.timestamp() * 1e6)
     kept = poisoned.filter(pl.col("ts") < until)
-    one, other = (transform.user_rows(e, items, catalogue.categories, as_of, CONFIG) for e in (before, kept))
+    one, other = (transform.user_rows(e, ItemFacts.of(items, catalogue.categories), CONFIG) for e in (before, kept))
     assert one.equals(other)
 
 
@@ -48,11 +47,11 @@ def test_features_as_of_a_time_never_see_an_event_at_or_after_it(
 def test_sums_over_parts_of_the_users_equal_the_whole(events: pl.DataFrame, items: pl.DataFrame, as_of: int, cut: int) -> None:
     first = events.filter(pl.col("user_id").str.slice(5).cast(int) < cut)
     rest = events.filter(pl.col("user_id").str.slice(5).cast(int) >= cut)
-    parts = pl.concat([transform.item_partials(e, as_of, CONFIG) for e in (first, rest)])
-    whole = transform.item_rows(transform.item_partials(events, as_of, CONFIG), items, as_of)
+    parts = pl.concat([transform.item_partials(e, CONFIG) for e in (first, rest)])
+    whole = transform.item_rows(transform.item_partials(events, CONFIG), items, as_of, CONFIG)
     names = [c.name for c in ITEM_COLUMNS]
     np.testing.assert_allclose(
-        transform.item_rows(parts, items, as_of).select(names).to_numpy(), whole.select(names).to_numpy(), atol=2e-5
+        transform.item_rows(parts, items, as_of, CONFIG).select(names).to_numpy(), whole.select(names).to_numpy(), atol=2e-5
     )
     ids = items["item_id"]
     sums = pl.concat([pairs.covisit_partials(e, ids, CONFIG) for e in (first, rest)])
@@ -61,12 +60,13 @@ def test_sums_over_parts_of_the_users_equal_the_whole(events: pl.DataFrame, item
     assert apart.sort("a", "b").select("a", "b").equals(together.sort("a", "b").select("a", "b"))
 
 
-def test_a_counter_halves_after_its_half_life(events: pl.DataFrame, items: pl.DataFrame, as_of: int) -> None:
-    config = FeaturesConfig(half_life_days=10)
-    one = events.head(1)
-    now = int(one["ts"].dt.epoch("us")[0])
-    fresh, old = (transform.item_partials(one, at, config)["decayed"][0] for at in (now, now + 10 * DAY))
-    assert old == pytest.approx(fresh / 2)
+def test_a_counter_halves_after_its_half_life(events: pl.DataFrame) -> None:
+    sums = item_sums_of(transform.item_partials(events.head(1), CONFIG), FeaturesConfig(half_life_days=10))
+    at = ITEM_SUMS.index("decayed")
+    fresh, old = (sums.at(sums.last + days * DAY)[0, at] for days in (0, 10))
+    assert (fresh, old) == (1.0, pytest.approx(0.5))
+    later = merged(sums, Sums.none(1, sums.half_lives))
+    assert later.values.tolist() == sums.values.tolist(), "no events change nothing"
 
 
 def test_neighbours_in_a_checkerboard_are_of_the_same_taste(events: pl.DataFrame, items: pl.DataFrame) -> None:
@@ -121,9 +121,9 @@ def test_the_user_views_version_changes_with_its_meaning() -> None:
 
 def test_items_without_any_description_still_make_a_catalogue_and_user_rows(events: pl.DataFrame, as_of: int) -> None:
     items = pl.DataFrame(sources.bare_items(sorted(events["item_id"].unique())))
-    rows = transform.user_rows(events, items.select("item_id", "year", "categories"), [], as_of, CONFIG)
+    rows = transform.user_rows(events, ItemFacts.of(items, []), CONFIG)
     assert rows["features"].list.len().unique().to_list() == [len(USER_COLUMNS)]
-    catalogue = Catalogue.build(items, transform.item_rows(transform.item_partials(events, as_of, CONFIG), items, as_of))
+    catalogue = Catalogue.build(items, transform.item_rows(transform.item_partials(events, CONFIG), items, as_of, CONFIG))
     assert catalogue.in_category.shape == (items.height, 0)
     assert catalogue.titles == [""] * items.height
 

@@ -1,0 +1,75 @@
+"""The features themselves, from the sums: the last step of the batch and of the stream alike."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reco_ray.features.sums import DAY_US, ITEM_SUMS, USER_SUMS, Sums
+
+__all__ = ["item_features", "user_features"]
+
+_DIGITS = 5  # so that sums added up in another order give the same number, but for one unit in this place
+_PRIOR = 5.0  # events of an average item that each item starts with
+_TASTE_PRIOR = 3.0
+_FADED = 1e-200  # below it a decayed sum says nothing any more
+
+
+def user_features(sums: Sums) -> NDArray[np.float32]:
+    """The user view's columns, then each category's share and lift, shape (n, F + 2 C).
+
+    Args:
+        sums: of `sums.user_sums`.
+    """
+    of = {name: sums.values[:, at] for at, name in enumerate(USER_SUMS)}
+    n = np.maximum(of["n"], 1)
+    mean = of["strength"] / n
+    value_mean, value_std = _moments(of["n_value"], of["value"], of["value_squares"])
+    year_mean, year_std = _moments(of["n_year"], of["year"], of["year_squares"])
+    span_days = np.maximum(sums.last - sums.first, 0) / DAY_US
+    scalars = (
+        np.log1p(of["n"]),
+        np.log1p(of["decayed"]),
+        mean,
+        value_mean,
+        value_std,
+        np.log1p(span_days),
+        year_mean,
+        year_std,
+    )
+    events, mass, weight = np.split(sums.values[:, len(USER_SUMS) :], 3, axis=1)
+    share = mass / np.maximum(mass.sum(axis=1, keepdims=True), _FADED)
+    lift = np.where(weight > _FADED, mass / np.maximum(weight, _FADED) - mean[:, None], 0.0) * events / (events + _TASTE_PRIOR)
+    return np.round(np.concatenate([np.stack(scalars, axis=1), share, lift], axis=1), _DIGITS).astype(np.float32)
+
+
+def item_features(sums: Sums, years: NDArray[np.int32], as_of: int) -> NDArray[np.float32]:
+    """The item view's columns, shape (n, F).
+
+    Args:
+        sums: with `sums.ITEM_SUMS`, of all items: means over all of them stand in for what one has too little of.
+        years: 0 where unknown, shape (n,). as_of: microseconds.
+    """
+    of = dict(zip(ITEM_SUMS, sums.at(as_of).T, strict=True))
+    positive_share = of["n_positive"].sum() / max(1.0, of["n"].sum())
+    value_mean = of["value"].sum() / max(1.0, of["n_value"].sum())
+    _, value_std = _moments(of["n_value"], of["value"], of["value_squares"])
+    age_days = np.where(of["n"] > 0, np.maximum(as_of - sums.first.astype(np.float64), 0) / DAY_US, 0.0)
+    columns = (
+        np.log1p(of["n"]),
+        np.log1p(of["decayed"]),
+        np.log1p(of["trending"]),
+        (of["n_positive"] + _PRIOR * positive_share) / (of["n"] + _PRIOR),
+        (of["value"] + _PRIOR * value_mean) / (of["n_value"] + _PRIOR),
+        value_std,
+        np.log1p(age_days),
+        np.where(years > 0, (years - 2000) / 10, 0.0),
+    )
+    return np.round(np.stack(columns, axis=1), _DIGITS).astype(np.float32)
+
+
+def _moments(
+    n: NDArray[np.float64], total: NDArray[np.float64], squares: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and standard deviation of each row's values; 0 without values."""
+    n = np.maximum(n, 1)
+    mean = total / n
+    return mean, np.sqrt(np.maximum(squares / n - mean * mean, 0.0))

@@ -1,0 +1,137 @@
+"""The same events give the same numbers, whether they are added up at once or arrive late, twice, and out of order."""
+
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reco_ray.config import FeaturesConfig
+from reco_ray.errors import SchemaError
+from reco_ray.features import ITEM_COLUMNS, transform, user_row
+from reco_ray.features.finish import item_features
+from reco_ray.features.items import ItemFacts
+from reco_ray.features.online import UserState, add_item_events, add_user_events, unknown, unpack_items
+from reco_ray.types import UserRow
+
+TOLERANCE = 2e-5  # features are rounded to five digits; another order of adding may round the other way
+CONFIG = FeaturesConfig(history=4, seen_limit=7, half_life_days=3, trending_half_life_days=0.5)
+ITEMS = pl.DataFrame(
+    {
+        "item_id": ["a", "b", "c", "d"],
+        "year": [1999, None, 2010, 2020],
+        "categories": [["x"], ["x", "y"], [], ["y", "rare"]],
+    },
+    schema_overrides={"year": pl.Int32},
+)
+FACTS = ItemFacts.of(ITEMS, ["x", "y"])
+START = datetime(2026, 5, 1, tzinfo=UTC)
+
+EVENT = st.tuples(
+    st.sampled_from(["u1", "u2", "u3"]),
+    st.sampled_from(["a", "b", "c", "d", "not in the catalogue"]),
+    st.integers(0, 20),  # hours, so that times are often equal
+    st.sampled_from(["view", "purchase", "rating", "dismiss"]),
+    st.one_of(st.none(), st.floats(0, 5, width=32)),
+    st.booleans(),
+)
+
+
+def frame(rows: list[tuple[str, str, int, str, float | None, bool]]) -> pl.DataFrame:
+    """Events as the lake has them; their place is their id."""
+    return pl.DataFrame(
+        [
+            {
+                "user_id": user,
+                "item_id": item,
+                "ts": START + timedelta(hours=hours),
+                "type": kind,
+                "value": value,
+                "event_id": f"e{at}",
+                "consent": consent,
+                "bus_position": at,
+            }
+            for at, (user, item, hours, kind, value, consent) in enumerate(rows)
+        ],
+        schema={
+            "user_id": pl.String,
+            "item_id": pl.String,
+            "ts": pl.Datetime("us", "UTC"),
+            "type": pl.String,
+            "value": pl.Float32,
+            "event_id": pl.String,
+            "consent": pl.Boolean,
+            "bus_position": pl.Int64,
+        },
+    )
+
+
+class Stream:
+    """What a consumer does with each micro-batch, without bus and store."""
+
+    def __init__(self, config: FeaturesConfig) -> None:
+        self._config = config
+        self.states: dict[str, bytes] = {}
+        self.rows: dict[str, UserRow] = {}
+        self.items: dict[str, bytes] = {}
+
+    def take(self, raw: pl.DataFrame) -> None:
+        events = transform.prepare(raw, self._config, extra=["bus_position"])
+        stored = {user: UserState.unpack(value) for user, value in self.states.items()}
+        fresh = unknown(events, stored)
+        for user, (state, row) in add_user_events(fresh, stored, FACTS, self._config).items():
+            self.states[user], self.rows[user] = state.pack(), row
+        self.items |= add_item_events(fresh, self.items, self._config)
+
+
+@settings(max_examples=300)
+@given(st.lists(EVENT, min_size=1, max_size=40), st.data())
+def test_a_stream_in_any_order_with_repeats_gives_what_the_batch_gives(
+    rows: list[tuple[str, str, int, str, float | None, bool]], data: st.DataObject
+) -> None:
+    raw = frame(rows)
+    arrivals = data.draw(st.permutations(range(len(rows))))
+    again = data.draw(st.lists(st.integers(0, len(rows) - 1), max_size=10))
+    order = [*arrivals, *again]
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(order)), max_size=6)))
+    stream = Stream(CONFIG)
+    for start, end in zip([0, *cuts], [*cuts, len(order)], strict=True):
+        stream.take(raw[order[start:end]])
+
+    events = transform.prepare(raw, CONFIG)
+    batch = {row["user_id"]: user_row(row) for row in transform.user_rows(events, FACTS, CONFIG).iter_rows(named=True)}
+    assert set(batch) == set(stream.rows)
+    for user, expected in batch.items():
+        found = stream.rows[user]
+        np.testing.assert_allclose(found.features, expected.features, atol=TOLERANCE)
+        for name in ("history", "weights", "seen"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), name)
+        assert found.as_of == expected.as_of
+
+    as_of = int((START + timedelta(hours=30)).timestamp() * 1e6)
+    whole = transform.item_rows(transform.item_partials(events, CONFIG), ITEMS, as_of, CONFIG)
+    sums = unpack_items([stream.items.get(item) for item in ITEMS["item_id"]], CONFIG)
+    years = ITEMS["year"].fill_null(0).to_numpy()
+    online = item_features(sums, years, as_of)
+    np.testing.assert_allclose(online, whole.select(c.name for c in ITEM_COLUMNS).to_numpy(), atol=TOLERANCE)
+
+
+def test_a_users_row_names_the_last_record_it_holds() -> None:
+    stream = Stream(CONFIG)
+    raw = frame([("u1", "a", 3, "view", None, True), ("u1", "b", 1, "view", None, True), ("u2", "c", 5, "view", None, True)])
+    stream.take(raw[:1])
+    stream.take(raw[1:])
+    assert {user: row.position for user, row in stream.rows.items()} == {"u1": 1, "u2": 2}
+
+
+@pytest.mark.parametrize("raw", [b"", b"short", b"\xff" * 60])
+def test_a_damaged_state_is_refused_with_the_remedy(raw: bytes) -> None:
+    with pytest.raises(SchemaError, match="run materialize_features again"):
+        UserState.unpack(raw)
+
+
+def test_damaged_sums_of_an_item_are_refused_with_the_remedy() -> None:
+    with pytest.raises(SchemaError, match="run materialize_features again"):
+        unpack_items([b"short"], CONFIG)
