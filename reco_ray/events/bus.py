@@ -74,6 +74,9 @@ class Reader(Protocol):
     def commit(self, reader: str, position: int) -> None:
         """Say how far ``reader`` has come; records behind the slowest reader may go."""
 
+    def forget(self, reader: str) -> None:
+        """Keep nothing for ``reader`` any more."""
+
     def remove(self, positions: Sequence[int]) -> int:
         """Remove single records for an erasure, where the bus can; returns how many (Kafka: 0, retention removes them)."""
 

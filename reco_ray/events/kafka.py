@@ -156,6 +156,9 @@ class KafkaReader:
             if self._commits.flush(_TIMEOUT_S):
                 raise KafkaException(KafkaError(KafkaError._MSG_TIMED_OUT))
 
+    def forget(self, reader: str) -> None:
+        """As `bus.Reader.forget`: Kafka keeps records by their age, whoever has read them."""
+
     def remove(self, positions: Sequence[int]) -> int:
         """As `bus.Reader.remove`: Kafka removes no single records."""
         return 0

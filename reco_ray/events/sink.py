@@ -23,7 +23,7 @@ from reco_ray.lake.appending import TableAppender
 from reco_ray.lake.ids import Fresh
 from reco_ray.store.fence import Fence
 
-__all__ = ["Batch", "Decode", "Sink", "unfenced"]
+__all__ = ["Batch", "Decode", "Sink", "decoded", "unfenced"]
 
 log = logging.getLogger(__name__)
 
@@ -108,11 +108,11 @@ class Sink:
         if not records:
             self._position = position
             return Batch()
-        read = time.monotonic()
-        rows, bad = self._decoded(records)
+        read_at = time.monotonic()
+        rows, bad = decoded(records, self._decode, self._unit, self._appender.schema)
         newest_us = _microseconds(pc.max(rows.column("ts"))) if rows.num_rows else 0
         wanted = unfenced(rows, fence)
-        decoded = time.monotonic()
+        decoded_at = time.monotonic()
         if bad:
             self._refuse([_dead_letter(record, exc) for record, exc in bad])
         first, last = records[0].position, records[-1].position
@@ -129,9 +129,9 @@ class Sink:
             conflicts=appended.conflicts,
             lag_age_s=max(0.0, time.time() - records[-1].ts_ms / 1e3) if len(records) >= self._rows else 0.0,
             newest_us=newest_us,
-            read_s=read - started,
-            decode_s=decoded - read,
-            append_s=done - decoded,
+            read_s=read_at - started,
+            decode_s=decoded_at - read_at,
+            append_s=done - decoded_at,
         )
 
     def _look(self) -> int:
@@ -172,21 +172,24 @@ class Sink:
             records += more
         return records
 
-    def _decoded(self, records: Sequence[Record]) -> tuple[pa.Table, list[tuple[Record, Exception]]]:
-        """Decode all; where that fails, halves, until the records that cannot be are alone."""
-        tables: list[pa.Table] = []
-        bad: list[tuple[Record, Exception]] = []
-        waiting = [records]
-        while waiting:
-            part = waiting.pop()
-            try:
-                tables.append(self._decode(part, self._unit))
-            except Exception as exc:  # whatever it is, the partition must not stand still behind it
-                if len(part) == 1:
-                    bad.append((part[0], exc))
-                else:
-                    waiting += [part[len(part) // 2 :], part[: len(part) // 2]]
-        return pa.concat_tables(tables or [self._appender.schema.empty_table()]), bad
+
+def decoded(
+    records: Sequence[Record], decode: Decode, unit: DateUnit, schema: pa.Schema
+) -> tuple[pa.Table, list[tuple[Record, Exception]]]:
+    """Decode all records; where that fails, halves, until those that cannot be are alone."""
+    tables: list[pa.Table] = []
+    bad: list[tuple[Record, Exception]] = []
+    waiting = [records]
+    while waiting:
+        part = waiting.pop()
+        try:
+            tables.append(decode(part, unit))
+        except Exception as exc:  # whatever it is, the partition must not stand still behind it
+            if len(part) == 1:
+                bad.append((part[0], exc))
+            else:
+                waiting += [part[len(part) // 2 :], part[: len(part) // 2]]
+    return pa.concat_tables(tables or [schema.empty_table()]), bad
 
 
 def unfenced(rows: pa.Table, fence: Fence) -> pa.Table:

@@ -141,6 +141,11 @@ class ValkeyReader:
             trim = "" if self._by_age else LAKE
             self._redis.eval(_COMMIT, 2, self._key, f"{self._key}:readers", reader, _padded(position), trim)
 
+    def forget(self, reader: str) -> None:
+        """As `bus.Reader.forget`."""
+        with _translated():
+            self._redis.hdel(f"{self._key}:readers", reader)
+
     def remove(self, positions: Sequence[int]) -> int:
         """As `bus.Reader.remove`. What is removed leaves the append-only file with its next rewrite."""
         n = 0

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from reco_ray.arrays import lookup
 from reco_ray.errors import ArtifactError, DataError
-from reco_ray.features.items import membership
+from reco_ray.features.items import ItemFacts, membership
 from reco_ray.features.views import ITEM_COLUMNS
 from reco_ray.hashing import item_keys
 
@@ -64,6 +64,12 @@ class Catalogue:
     def column(self, name: str) -> NDArray[np.float32]:
         """One column of the item view, shape (n,)."""
         return self.features[:, [c.name for c in ITEM_COLUMNS].index(name)]
+
+    def facts(self) -> ItemFacts:
+        """What the users' features take from these items."""
+        years = pl.Series(self.years).cast(pl.Float64)
+        decades = pl.select(pl.when(years > 0).then((years - 2000) / 10)).to_series()
+        return ItemFacts(pl.Series(self.item_ids, dtype=pl.String), decades, self.in_category)
 
     @classmethod
     def build(cls, items: pl.DataFrame, rows: pl.DataFrame) -> "Catalogue":

@@ -191,6 +191,10 @@ def _stacked(states: Sequence[UserState | None], lives: NDArray[np.float64]) -> 
     sums = Sums.none(len(states), lives)
     for at, state in enumerate(states):
         if state is not None:
+            if state.values.size != lives.size:
+                raise SchemaError(
+                    f"user state: found {state.values.size} sums, expected {lives.size}; run materialize_features again"
+                )
             sums.first[at], sums.last[at], sums.values[at] = state.first, state.last, state.values
     return sums
 

@@ -24,6 +24,7 @@ __all__ = [
     "US",
     "USER_SUMS",
     "Sums",
+    "added_up",
     "decay",
     "half_lives",
     "item_sums",
@@ -142,6 +143,22 @@ def item_sums_of(rows: pl.DataFrame, config: FeaturesConfig) -> Sums:
     """Take the sums out of rows of `item_sums`."""
     values = rows.select(ITEM_SUMS).to_numpy().astype(np.float64, copy=False)
     return Sums(rows["first"].to_numpy(), rows["last"].to_numpy(), values, half_lives(ITEM_SUMS, config))
+
+
+def added_up(partials: pl.DataFrame, item_ids: pl.Series, config: FeaturesConfig) -> Sums:
+    """Sums of some items over all parts, in the order of ``item_ids``; other items are left out.
+
+    Args:
+        partials: rows of `item_sums` over different users, in a fixed order.
+    """
+    code = pl.int_range(len(item_ids), eager=True)
+    at = partials["item_id"].replace_strict(item_ids, code, default=None, return_dtype=pl.Int64)
+    parts, rows = item_sums_of(partials.filter(at.is_not_null()), config), at.drop_nulls().to_numpy()
+    total = Sums.none(len(item_ids), parts.half_lives)
+    np.maximum.at(total.last, rows, parts.last)
+    np.minimum.at(total.first, rows, parts.first)
+    np.add.at(total.values, rows, parts.at(total.last[rows]))
+    return total
 
 
 def _taste(

@@ -11,7 +11,7 @@ import polars as pl
 from reco_ray.config import FeaturesConfig
 from reco_ray.features.finish import item_features, user_features
 from reco_ray.features.items import ItemFacts
-from reco_ray.features.sums import ITEM_SUMS, Sums, item_sums, item_sums_of, user_sums
+from reco_ray.features.sums import ITEM_SUMS, added_up, item_sums, user_sums
 from reco_ray.features.views import ITEM_COLUMNS, LOW_RATING_STRENGTH, STRENGTH
 from reco_ray.hashing import item_keys
 from reco_ray.schema import LABELS
@@ -75,16 +75,7 @@ def item_rows(partials: pl.DataFrame, items: pl.DataFrame, as_of: int, config: F
         partials: rows of `item_partials` of all buckets, in a fixed order.
         items: columns item_id, year. as_of: the snapshot's instant, microseconds.
     """
-    at = partials["item_id"].replace_strict(
-        items["item_id"], pl.int_range(items.height, eager=True), default=None, return_dtype=pl.Int64
-    )
-    known = partials.filter(at.is_not_null())
-    rows = at.drop_nulls().to_numpy()
-    parts = item_sums_of(known, config)
-    total = Sums.none(items.height, parts.half_lives)
-    np.maximum.at(total.last, rows, parts.last)
-    np.minimum.at(total.first, rows, parts.first)
-    np.add.at(total.values, rows, parts.at(total.last[rows]))
+    total = added_up(partials, items["item_id"], config)
     features = item_features(total, items["year"].fill_null(0).to_numpy(), as_of)
     counts = total.values[:, [ITEM_SUMS.index("n"), ITEM_SUMS.index("n_positive")]].astype(np.int64)
     return pl.DataFrame(

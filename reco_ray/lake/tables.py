@@ -83,14 +83,19 @@ def has_partition(root: str, name: str, prefix: str) -> bool:
     return bool(uris) and all(storage.exists(uri) for uri in uris)
 
 
-def read(root: str, name: str, columns: Sequence[str] | None = None, where: pl.Expr | None = None) -> pl.DataFrame:
+def read(
+    root: str, name: str, columns: Sequence[str] | None = None, where: pl.Expr | None = None, at: int | None = None
+) -> pl.DataFrame:
     """Read a table, or the columns and rows asked for.
+
+    Args:
+        at: version of the table; the newest by default.
 
     Raises: DataError: there is no table.
     """
     if not exists(root, name):
         raise DataError(f"table {name!r} under {root}: found nothing, expected a Delta table; run the job before")
-    frame = pl.scan_delta(table_uri(root, name))
+    frame = pl.scan_delta(table_uri(root, name), version=at)
     if where is not None:
         frame = frame.filter(where)
     return frame.select(columns or pl.all()).collect()

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
-__all__ = ["EventMetrics", "GatewayMetrics", "RecallMetrics", "SinkMetrics"]
+__all__ = ["EventMetrics", "FeatureMetrics", "GatewayMetrics", "RecallMetrics", "SinkMetrics"]
 
 _LATENCY_MS = [0.5, 1, 1.5, 2, 3, 4, 5, 7, 10, 14, 20, 28, 40, 56, 80, 110, 150, 250, 500, 1000]
 _ROWS = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32]
@@ -202,6 +202,42 @@ class SinkMetrics:
             self._lag.set(lag, self._tags)
         self._lag_age_s.set(lag_age_s, self._tags)
         self._freshness_s.set(freshness_s, self._tags)
+
+
+class FeatureMetrics:
+    """What the stream of one partition into one user view counts, once per batch.
+
+    Args:
+        view, partition: labels of all.
+    """
+
+    def __init__(self, view: str, partition: int) -> None:
+        self._tags = {"view": view, "partition": str(partition)}
+        names = tuple(self._tags)
+        self._events = Counter(
+            "reco_features_events_total", description="Events that changed an online feature.", tag_keys=names
+        )
+        self._rows = Counter("reco_features_rows_total", description="Rows of users written.", tag_keys=names)
+        self._undecodable = Counter(
+            "reco_features_undecodable_total", description="Records of the bus that are no events.", tag_keys=names
+        )
+        self._failures = Counter(
+            "reco_features_failures_total", description="Batches tried again, by kind of error.", tag_keys=(*names, "error")
+        )
+        self._lag_s = Gauge(
+            "reco_features_lag_s", description="Age of a batch's oldest event when its features could be read.", tag_keys=names
+        )
+
+    def applied(self, events: int, rows: int, undecodable: int, lag_s: float) -> None:
+        """A batch was applied."""
+        for counter, n in ((self._events, events), (self._rows, rows), (self._undecodable, undecodable)):
+            if n:
+                counter.inc(n, self._tags)
+        self._lag_s.set(lag_s, self._tags)
+
+    def failed(self, error: BaseException) -> None:
+        """A batch failed, and will be tried again."""
+        self._failures.inc(1, {**self._tags, "error": type(error).__name__})
 
 
 class EventMetrics:

@@ -5,6 +5,7 @@ the gateway reads them, one round trip per request. Valkey protocol only.
 """
 
 from reco_ray.store.erasures import ErasureStore
+from reco_ray.store.features import LAKE_ITEMS, FeatureStore, registered_views
 from reco_ray.store.fence import Fence, FenceEntry, FenceReader, FenceStore
 from reco_ray.store.keys import KeyRecord, KeyStore, Scope, new_key, rotated
 from reco_ray.store.online import OnlineStore, Traffic
@@ -13,7 +14,9 @@ from reco_ray.store.precomputed import Precomputed, pack_precomputed, unpack_pre
 from reco_ray.store.slates import Purges, SlateStore
 
 __all__ = [
+    "LAKE_ITEMS",
     "ErasureStore",
+    "FeatureStore",
     "Fence",
     "FenceEntry",
     "FenceReader",
@@ -31,6 +34,7 @@ __all__ = [
     "pack_precomputed",
     "pack_slate",
     "pack_user",
+    "registered_views",
     "rotated",
     "unpack_precomputed",
     "unpack_slate",

@@ -4,20 +4,20 @@ import json
 import logging
 from dataclasses import asdict
 from datetime import UTC, datetime
-
-import polars as pl
+from typing import TYPE_CHECKING
 
 from reco_ray.config import PipelineConfig
-from reco_ray.errors import ArtifactError
-from reco_ray.features import user_row
-from reco_ray.lake import storage, tables
-from reco_ray.release import newest, open_release, verify
+from reco_ray.lake import storage
+from reco_ray.release import Manifest, newest, open_release, verify
 from reco_ray.serve.deploy import DeployReport, deploy
-from reco_ray.store import OnlineStore
+from reco_ray.store import FeatureStore, OnlineStore, registered_views
 from reco_ray.workflow.graph import Output
 from reco_ray.workflow.sinks import start_sinks
 
-__all__ = ["deploy_release", "load_precomputed"]
+__all__ = ["deploy_release", "load_precomputed", "materialize_features"]
+
+if TYPE_CHECKING:
+    from reco_ray.streaming.flow import Rebuilt
 
 log = logging.getLogger(__name__)
 
@@ -26,28 +26,46 @@ def deploy_release(config: PipelineConfig, store_url: str, dashboard: str) -> De
     """Deploy ``config.release``, or the newest one, and the sinks; deploying what is deployed changes nothing.
 
     Raises:
-        ArtifactError: there is no such release, or the user rows it was made with are gone.
+        ArtifactError: there is no such release, or it was made with other `features`.
         NotReadyError: it or a sink does not come up; traffic stays where it was.
     """
     release = config.release or newest(config.root)
     manifest = verify(open_release(config.root, release))
-    snapshot = f"{manifest.facts['features_key']}-live"
-    users = tables.read(config.root, "features_users", where=pl.col("snapshot") == snapshot)
-    if users.is_empty():
-        raise ArtifactError(
-            f"release {release}: found no rows of snapshot {snapshot} in features_users, expected its users; "
-            "run build_features and publish_release again"
-        )
-    with OnlineStore(store_url, config.store.namespace, config.store.ttl_days * 86_400) as store:
-        rows = ((row["user_id"], user_row(row)) for row in users.iter_rows(named=True))
-        written = store.write_users(rows, manifest.user_view)
-    log.info("release %s: %d user rows in the online store", release, written)
+    materialize_features(config, store_url, manifest)
     start_sinks(config, store_url)
     report = deploy(config, release, store_url, dashboard, user_view=manifest.user_view)
+    _forget_views(config, store_url)
     made_ts = datetime.now(UTC).isoformat()
-    record = json.dumps({**asdict(report), "users": written, "made_ts": made_ts}, indent=1)
+    record = json.dumps({**asdict(report), "made_ts": made_ts}, indent=1)
     storage.write_bytes(storage.join(config.root, "reports", "deploy_release", f"{made_ts}.json"), record.encode())
     return report
+
+
+def materialize_features(config: PipelineConfig, store_url: str, manifest: Manifest, again: bool = False) -> "Rebuilt | None":
+    """Fill the online features from the lake, where they are not those of this release yet; then the streams keep them.
+
+    Args:
+        again: fill them in any case.
+    Raises: ArtifactError: the release was made with other `features`. NotReadyError: the store or the bus is away.
+    """
+    from reco_ray.streaming.flow import rebuild
+
+    with OnlineStore(store_url, config.store.namespace) as store:
+        kept = registered_views(store).get(manifest.user_view) == {"root": config.root, "release": manifest.release_id}
+        features = FeatureStore(store, manifest.user_view, 1)
+        kept = kept and all(features.position(at) is not None for at in range(config.events.bus.partitions))
+    return None if kept and not again else rebuild(config, manifest.release_id, store_url)
+
+
+def _forget_views(config: PipelineConfig, store_url: str) -> None:
+    """Stop keeping features that no release in the traffic record reads."""
+    from reco_ray.streaming.flow import forget_view
+
+    with OnlineStore(store_url, config.store.namespace) as store:
+        unread = set(registered_views(store)) - set(store.traffic().user_views.values())
+    for view in sorted(unread):
+        forget_view(config, view, store_url)
+        log.info("user view %s is read by no release any more", view)
 
 
 def load_precomputed(config: PipelineConfig, slates: Output, store_url: str) -> int:

@@ -10,9 +10,9 @@ from reco_ray.feedback import exposures
 from reco_ray.workflow.tracking import commit
 
 if TYPE_CHECKING:
-    from reco_ray.events.actor import SinkState
+    from reco_ray.streaming.actor import FeatureState, SinkState
 
-__all__ = ["FEEDS", "sink_status", "start_sinks", "stop_sinks"]
+__all__ = ["FEEDS", "feature_status", "sink_status", "start_sinks", "stop_sinks"]
 
 FEEDS = (
     Feed(EVENTS, "event_id", rows_to_table),
@@ -25,20 +25,27 @@ def start_sinks(config: PipelineConfig, store_url: str) -> "list[SinkState]":
 
     Raises: NotReadyError: one does not come up.
     """
-    from reco_ray.events import actor  # imports Ray
+    from reco_ray.streaming import actor  # imports Ray
 
     return actor.start_sinks(config, store_url, FEEDS, commit())
 
 
 def stop_sinks(config: PipelineConfig) -> int:
     """Stop the sinks of this store's namespace; returns how many partitions had one."""
-    from reco_ray.events import actor
+    from reco_ray.streaming import actor
 
     return actor.stop_sinks(config)
 
 
 def sink_status(config: PipelineConfig) -> "list[SinkState]":
     """State of each topic of each partition, where there is a sink."""
-    from reco_ray.events import actor
+    from reco_ray.streaming import actor
 
     return actor.sink_status(config)
+
+
+def feature_status(config: PipelineConfig) -> "list[FeatureState]":
+    """State of the online features of each partition and user view."""
+    from reco_ray.streaming import actor
+
+    return actor.feature_status(config)

@@ -8,7 +8,8 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -21,15 +22,17 @@ from ray import serve
 from reco_ray.cluster import embedded_store
 from reco_ray.compose import compose_config
 from reco_ray.config import PipelineConfig, Topology
+from reco_ray.events.client import EventClient
 from reco_ray.features import user_row
+from reco_ray.hashing import item_keys
 from reco_ray.lake import tables
-from reco_ray.release import open_release
+from reco_ray.release import open_release, verify
 from reco_ray.slate import Pipeline
 from reco_ray.store import OnlineStore
-from reco_ray.types import Request
+from reco_ray.types import Request, UserRow
 from reco_ray.workflow import STEPS, Output, run_all, run_one
-from reco_ray.workflow.deploy import deploy_release, load_precomputed
-from reco_ray.workflow.sinks import stop_sinks
+from reco_ray.workflow.deploy import deploy_release, load_precomputed, materialize_features
+from reco_ray.workflow.sinks import feature_status, stop_sinks
 from reco_ray.workflow.steps import user_rows
 
 USERS, ITEMS, EVENTS = 90, 120, 24
@@ -214,6 +217,40 @@ def test_the_release_answers_over_http_as_it_does_in_process(
             assert (answer["release"], answer["degraded"]) == (report.release, [])
             assert [item["item_id"] for item in answer["items"]] == list(pipeline.run([request])[0].item_ids)
             assert all(item["title"].startswith("Article") for item in answer["items"])
+
+
+def test_an_event_is_in_the_next_requests_features_and_a_rebuild_says_the_same(
+    ray_cluster: str, store_url: str, outputs: dict[str, Output], config: PipelineConfig
+) -> None:
+    url = deploy_release(config, store_url, ray_cluster).url
+    manifest = verify(open_release(config.root, str(outputs["publish_release"].facts["release"])))
+    with OnlineStore(store_url, config.store.namespace) as store, EventClient(url) as client:
+
+        def row() -> UserRow:
+            return store.users(["w1"], manifest.user_view)[0]
+
+        before = row()
+        client.send({"type": "like", "user_id": "w1", "item_id": "a5"})
+        client.flush()
+        until(lambda: row().position > before.position)
+        online = row()
+        assert online.history[-1] == item_keys(["a5"])[0]
+        assert online.as_of > before.as_of
+        until(lambda: tables.read(config.root, "events").filter(user_id="w1").height == EVENTS + 1)
+        rebuilt = materialize_features(config, store_url, manifest, again=True)
+        assert rebuilt is not None
+        assert rebuilt.users == USERS
+        np.testing.assert_allclose(row().features, online.features, atol=2e-5)
+        np.testing.assert_array_equal(row().history, online.history)
+        assert row().position >= online.position
+        assert [state.view for state in feature_status(config) if state.error] == []
+
+
+def until(check: Callable[[], bool], seconds: float = 60) -> None:
+    deadline, pause = time.monotonic() + seconds, threading.Event()
+    while not check():
+        assert time.monotonic() < deadline
+        pause.wait(0.05)
 
 
 def test_the_slates_of_a_batch_reach_the_online_store(

@@ -17,12 +17,12 @@ from reco_ray.cluster import embedded_store
 from reco_ray.compose import compose_config
 from reco_ray.config import PipelineConfig
 from reco_ray.errors import NotReadyError
-from reco_ray.events.actor import sink_status, start_sinks, stop_sinks
 from reco_ray.events.bus import EVENTS, Outgoing, partition_of
 from reco_ray.events.encoding import rows_to_table
 from reco_ray.events.feed import Feed
 from reco_ray.events.open import open_producer
 from reco_ray.lake import tables
+from reco_ray.streaming.actor import sink_status, start_sinks, stop_sinks
 
 FEEDS = [Feed(EVENTS, "event_id", rows_to_table)]
 NOW_US = 1_790_000_000_000_000
@@ -101,7 +101,7 @@ def test_sinks_come_once_outlive_a_kill_and_change_with_their_configuration(conf
 
 
 def test_a_sink_that_cannot_work_says_why(config: PipelineConfig, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reco_ray.events.actor._READY_S", 20.0)
+    monkeypatch.setattr("reco_ray.streaming.actor._READY_S", 20.0)
     start_sinks(config, url, FEEDS)
     stop_sinks(config)
     other = compose_config([f"root={config.root}", f"store.namespace={config.store.namespace}", "lake.date_unit=day"])

@@ -31,6 +31,7 @@ ROOMS = [
     "rank",
     "rerank",
     "release",
+    "streaming",
     "slate",
     "evaluation",
     "rollout",

@@ -1,4 +1,7 @@
-"""The sinks as Ray actors: one for each partition of the bus, detached, restarted for ever, one thread for each topic."""
+"""What follows the bus as Ray actors: one for each partition, detached, restarted for ever.
+
+A thread for each topic stores its records, one for each user view keeps the online features.
+"""
 
 import contextlib
 import gc
@@ -17,11 +20,15 @@ from reco_ray.config import PipelineConfig
 from reco_ray.errors import NotReadyError
 from reco_ray.events.feed import Feed, Flow, open_flow
 from reco_ray.events.sink import Batch
+from reco_ray.features import Catalogue
 from reco_ray.hashing import digest
 from reco_ray.lake.compact import compact
-from reco_ray.monitoring.metrics import SinkMetrics
+from reco_ray.monitoring.metrics import FeatureMetrics, SinkMetrics
+from reco_ray.release import open_release
+from reco_ray.store import OnlineStore, registered_views
+from reco_ray.streaming.features import Applied, open_stream
 
-__all__ = ["SinkActor", "SinkState", "sink_status", "start_sinks", "stop_sinks"]
+__all__ = ["FeatureState", "SinkActor", "SinkState", "feature_status", "sink_status", "start_sinks", "stop_sinks"]
 
 log = logging.getLogger(__name__)
 
@@ -58,8 +65,32 @@ class SinkState:
     lag: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class FeatureState:
+    """One user view of one partition.
+
+    Attributes:
+        running: whether it read and applied, or waited, when it was last at work; else ``error`` says why not.
+        rebuilding: whether it waits until the view is filled from the lake.
+        read, events, users: since the actor started; see `streaming.features.Applied`. lag_s: of its last batch.
+    """
+
+    view: str
+    partition: int
+    running: bool = False
+    rebuilding: bool = False
+    error: str = ""
+    read: int = 0
+    events: int = 0
+    users: int = 0
+    lag_s: float = 0.0
+
+
 class SinkActor:
-    """Sinks of one partition. Killed and started again it goes on behind what the lake holds."""
+    """Sinks and feature streams of one partition.
+
+    Killed and started again they go on behind what the lake, or the online store, holds.
+    """
 
     def __init__(self, config: PipelineConfig, store_url: str, feeds: Sequence[Feed], partition: int, version: str) -> None:
         logging.basicConfig(level=logging.INFO)
@@ -69,7 +100,9 @@ class SinkActor:
         self._stop = threading.Event()
         self._states = {feed.topic: SinkState(feed.topic, partition, version) for feed in feeds}
         self._metrics = {feed.topic: SinkMetrics(feed.topic, partition) for feed in feeds}
-        self._threads = [threading.Thread(target=self._sink, args=(feed,), name=feed.topic, daemon=True) for feed in feeds]
+        self._views: dict[str, FeatureState] = {}
+        self._threads = [threading.Thread(target=self._follow_views, name="views", daemon=True)]
+        self._threads += [threading.Thread(target=self._sink, args=(feed,), name=feed.topic, daemon=True) for feed in feeds]
         if partition == 0:
             self._threads.append(threading.Thread(target=self._compact, args=(feeds,), name="compaction", daemon=True))
         for thread in self._threads:
@@ -86,6 +119,10 @@ class SinkActor:
     def status(self) -> list[dict[str, Any]]:
         """State of each topic, as `SinkState` has it."""
         return [asdict(state) for state in self._states.values()]
+
+    def features(self) -> list[dict[str, Any]]:
+        """State of each view, as `FeatureState` has it."""
+        return [asdict(state) for state in self._views.values()]
 
     def stop(self) -> None:
         """End after the batches at work; the actor can be killed then, as it can at any time."""
@@ -134,6 +171,64 @@ class SinkActor:
     def _change(self, topic: str, **changes: Any) -> None:
         self._states[topic] = replace(self._states[topic], **changes)
 
+    def _follow_views(self) -> None:
+        """Keep one thread at work for each registered view."""
+        at_work: dict[str, tuple[dict[str, str], threading.Event, threading.Thread]] = {}
+        with OnlineStore(self._store_url, self._config.store.namespace) as store:
+            while not self._stop.wait(_LOOK_S):
+                try:
+                    wanted = registered_views(store)
+                except NotReadyError as exc:
+                    log.warning("views of %d: %s", self._partition, exc)
+                    continue
+                for view in [view for view, (of, _, _) in at_work.items() if wanted.get(view) != of]:
+                    _, stop, thread = at_work.pop(view)
+                    stop.set()
+                    thread.join()
+                    self._views.pop(view, None)
+                for view, of in wanted.items():
+                    if view not in at_work:
+                        stop = threading.Event()
+                        thread = threading.Thread(target=self._keep, args=(view, of, stop), name=f"view {view}", daemon=True)
+                        at_work[view] = of, stop, thread
+                        thread.start()
+            for _, stop, _ in at_work.values():
+                stop.set()
+            for _, _, thread in at_work.values():
+                thread.join()
+
+    def _keep(self, view: str, of: dict[str, str], stop: threading.Event) -> None:
+        metrics = FeatureMetrics(view, self._partition)
+        self._views[view] = FeatureState(view, self._partition)
+        while not stop.is_set():
+            try:
+                items = Catalogue.load(open_release(of["root"], of["release"])).facts()
+                with open_stream(self._config, self._store_url, view, items, self._partition) as stream:
+                    while not stop.is_set():
+                        applied = stream.run_once()
+                        self._applied(view, applied)
+                        metrics.applied(applied.events, applied.users, applied.undecodable, applied.lag_s)
+                        if applied.waiting:
+                            stop.wait(_LOOK_S)
+            except Exception as exc:
+                log.warning("features of %s, %d: %s: %s", view, self._partition, type(exc).__name__, exc)
+                metrics.failed(exc)
+                self._views[view] = replace(self._views[view], running=False, error=f"{type(exc).__name__}: {exc}")
+                stop.wait(_PAUSE_S)
+
+    def _applied(self, view: str, applied: Applied) -> None:
+        state = self._views[view]
+        self._views[view] = replace(
+            state,
+            running=True,
+            error="",
+            rebuilding=applied.waiting,
+            read=state.read + applied.read,
+            events=state.events + applied.events,
+            users=state.users + applied.users,
+            lag_s=applied.lag_s if applied.read else state.lag_s,
+        )
+
     def _compact(self, feeds: Sequence[Feed]) -> None:
         while not self._stop.wait(_COMPACT_S):
             for feed in feeds:
@@ -151,7 +246,7 @@ def start_sinks(config: PipelineConfig, store_url: str, feeds: Sequence[Feed], c
     Raises: NotReadyError: one does not come up, with its reason; it goes on trying.
     """
     # only what a sink works by: another release or another k is no reason to replace it
-    parts = (config.root, config.lake, config.events, config.store, *(feed.topic for feed in feeds))
+    parts = (config.root, config.lake, config.events, config.store, config.features, *(feed.topic for feed in feeds))
     version = digest(__version__, code, store_url, *map(str, parts))
     wanted = range(config.events.bus.partitions)
     for name, actor in _find(config).items():
@@ -192,6 +287,17 @@ def sink_status(config: PipelineConfig) -> list[SinkState]:
     for name, actor in sorted(_find(config).items()):
         try:
             states += _states([actor], _ANSWER_S)
+        except (ray.exceptions.GetTimeoutError, ray.exceptions.RayActorError) as exc:
+            log.warning("%s does not answer: %s", name, exc)
+    return states
+
+
+def feature_status(config: PipelineConfig) -> list[FeatureState]:
+    """State of the online features of each partition and view; an actor that does not answer within seconds is left out."""
+    states: list[FeatureState] = []
+    for name, actor in sorted(_find(config).items()):
+        try:
+            states += [FeatureState(**each) for each in ray.get(actor.features.remote(), timeout=_ANSWER_S)]
         except (ray.exceptions.GetTimeoutError, ray.exceptions.RayActorError) as exc:
             log.warning("%s does not answer: %s", name, exc)
     return states

@@ -1,0 +1,19 @@
+"""See `python jobs/materialize_features.py --help`. Run it after an import, and for an emptied store."""
+
+from reco_ray.cluster import embedded_store, ray_session
+from reco_ray.compose import job
+from reco_ray.config import PipelineConfig
+from reco_ray.release import newest, open_release, verify
+from reco_ray.workflow.deploy import materialize_features
+
+
+@job("materialize_features")
+def main(config: PipelineConfig) -> None:
+    """Fill the online features of a release, or of the newest one, anew from the lake."""
+    with embedded_store(config) as store, ray_session(config.cluster):
+        manifest = verify(open_release(config.root, config.release or newest(config.root)))
+        materialize_features(config, store, manifest, again=True)
+
+
+if __name__ == "__main__":
+    main()

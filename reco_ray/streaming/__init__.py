@@ -1,0 +1,6 @@
+"""From the bus onwards: one detached actor for each partition, which stores its records and keeps the online features.
+
+`actor` runs the sinks (`events.sink`) and the feature streams (`features`); `flow` fills the online store anew from the lake.
+"""
+
+__all__: list[str] = []

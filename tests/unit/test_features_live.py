@@ -1,0 +1,199 @@
+"""Online features over a real store and bus: applied once, whoever dies when, and equal to what a batch computes."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from multiprocessing import get_context
+
+import numpy as np
+import polars as pl
+import pytest
+from features_process import FACTS, keep_applying
+
+from reco_ray.cluster import embedded_store
+from reco_ray.compose import compose_config
+from reco_ray.config import PipelineConfig
+from reco_ray.errors import StaleWriterError
+from reco_ray.events.bus import EVENTS, Outgoing
+from reco_ray.events.encoding import encode
+from reco_ray.events.open import open_producer, open_reader
+from reco_ray.features import transform, user_row
+from reco_ray.features.online import unpack_items
+from reco_ray.hashing import item_keys
+from reco_ray.store import FeatureStore, OnlineStore, registered_views
+from reco_ray.streaming.features import open_stream, reader_name
+
+VIEW = "v1"
+START = datetime(2026, 5, 1, tzinfo=UTC)
+Row = tuple[str, str, int]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[PipelineConfig, str]]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    config = compose_config([f"root={tmp_path_factory.mktemp('root')}", f"store.port={port}", "features.history=5"])
+    with embedded_store(config) as url:
+        yield config, url
+
+
+@pytest.fixture
+def view(world: tuple[PipelineConfig, str]) -> Iterator[FeatureStore]:
+    """A view that begins where the bus stands."""
+    config, url = world
+    reader = open_reader(config.events, config.store.namespace, url, EVENTS, 0)
+    with contextlib.closing(reader), OnlineStore(url, config.store.namespace) as store:
+        features = FeatureStore(store, VIEW, 3600)
+        features.begin_rebuild()
+        store.blocking_calls.delete(*store.blocking_calls.keys(store.key("user", "*")) or ["none"])
+        features.end_rebuild({}, {0: reader.newest()}, {"root": config.root, "release": "r1"})
+        yield features
+
+
+def events_of(rows: Sequence[Row], first_id: int = 0) -> list[dict[str, object]]:
+    now_us = int(time.time() * 1e6)
+    return [
+        {
+            "event_id": f"{first_id}-{at}",
+            "schema_version": "1.1",
+            "received_us": now_us,
+            "type": "view" if minutes % 2 else "purchase",
+            "user_id": user,
+            "item_id": item,
+            "ts": int((START + timedelta(minutes=minutes)).timestamp() * 1e6),
+            "consent": True,
+        }
+        for at, (user, item, minutes) in enumerate(rows)
+    ]
+
+
+def send(world: tuple[PipelineConfig, str], events: Sequence[dict[str, object]]) -> None:
+    config, url = world
+
+    async def run() -> None:
+        producer = open_producer(config.events, config.store.namespace, url)
+        await producer.append(EVENTS, [Outgoing(0, encode(event)) for event in events])
+        await producer.aclose()
+
+    asyncio.run(run())
+
+
+def assert_online_is(world: tuple[PipelineConfig, str], features: FeatureStore, events: Sequence[dict[str, object]]) -> None:
+    """The store holds what a batch makes of these events."""
+    config, url = world
+    frame = pl.DataFrame(events).with_columns(
+        pl.from_epoch("ts", "us").dt.replace_time_zone("UTC"), pl.lit(None, pl.Float32).alias("value")
+    )
+    prepared = transform.prepare(frame, config.features)
+    rows = transform.user_rows(prepared, FACTS, config.features)
+    with OnlineStore(url, config.store.namespace) as store:
+        found = store.users(rows["user_id"], VIEW)
+    for row, online in zip(rows.iter_rows(named=True), found, strict=True):
+        expected = user_row(row)
+        np.testing.assert_allclose(online.features, expected.features, atol=2e-5)
+        for name in ("history", "weights", "seen"):
+            np.testing.assert_array_equal(getattr(online, name), getattr(expected, name), name)
+    ids = prepared["item_id"].unique().to_list()
+    sums = features.item_sums(0, [key.tobytes() for key in item_keys(ids)])
+    counts = unpack_items([sums.get(key.tobytes()) for key in item_keys(ids)], config.features).values[:, 0]
+    assert dict(zip(ids, counts, strict=True)) == dict(prepared["item_id"].value_counts().iter_rows())
+
+
+def test_what_comes_is_applied_once_and_names_its_position(world: tuple[PipelineConfig, str], view: FeatureStore) -> None:
+    config, url = world
+    rows = [(f"u{at % 3}", "abcd"[at % 4], 7 * at % 11) for at in range(20)]
+    events = events_of(rows)
+    send(world, events[:12])
+    with open_stream(config, url, VIEW, FACTS, 0) as stream:
+        first = stream.run_once()
+        assert (first.read, first.events, first.users) == (12, 12, 3)
+        send(world, [*events[12:], *events[:5]])
+        second = stream.run_once()
+        assert (second.read, second.events) == (13, 8), "five came again"
+        assert stream.run_once().read == 0
+    assert_online_is(world, view, events)
+    assert len(view.changed_items(0)) == 4
+    with OnlineStore(url, config.store.namespace) as store:
+        assert set(registered_views(store)) == {VIEW}
+        readers = store.blocking_calls.hgetall(store.key("bus", EVENTS, "0", "readers"))
+        positions = [row.position for row in store.users(["u0", "u1", "u2"], VIEW)]
+    assert all(0 < position <= (view.position(0) or 0) for position in positions)
+    assert reader_name(VIEW).encode() in readers
+
+
+def test_two_streams_of_one_partition_do_not_both_write(world: tuple[PipelineConfig, str], view: FeatureStore) -> None:
+    config, url = world
+    events = events_of([("u1", "a", 1), ("u2", "b", 2)], 1)
+    send(world, events)
+    before = view.position(0)
+    with open_stream(config, url, VIEW, FACTS, 0) as stream:
+        stream.run_once()
+    with pytest.raises(StaleWriterError, match="found position"):
+        view.apply(0, before or 0, 5, {"u1": (b"", b"")}, {}, 0.0)
+    assert_online_is(world, view, events)
+
+
+def test_while_a_view_is_rebuilt_nothing_is_applied(world: tuple[PipelineConfig, str], view: FeatureStore) -> None:
+    config, url = world
+    send(world, events_of([("u1", "a", 1)], 2))
+    view.begin_rebuild()
+    with open_stream(config, url, VIEW, FACTS, 0) as stream:
+        assert stream.run_once().waiting
+
+
+def test_a_record_that_is_no_event_holds_nothing_up(world: tuple[PipelineConfig, str], view: FeatureStore) -> None:
+    config, url = world
+    events = events_of([("u1", "a", 1), ("u2", "b", 2)], 3)
+    send(world, events[:1])
+    send(world, [{"no": "event"}])
+    send(world, events[1:])
+    with open_stream(config, url, VIEW, FACTS, 0) as stream:
+        applied = stream.run_once()
+    assert (applied.read, applied.events, applied.undecodable) == (3, 2, 1)
+    assert_online_is(world, view, events)
+
+
+def test_killed_under_load_it_ends_with_what_a_batch_computes(world: tuple[PipelineConfig, str], view: FeatureStore) -> None:
+    config, url = world
+    rng = np.random.default_rng(3)
+    rows = [(f"u{rng.integers(40)}", "abcd"[rng.integers(4)], int(rng.integers(10_000))) for _ in range(6_000)]
+    events = events_of(rows, 4)
+    overrides = [f"root={config.root}", f"store.port={config.store.port}", "features.history=5"]
+    spawn, done, killed = get_context("spawn"), threading.Event(), 0
+
+    def load() -> None:
+        for start in range(0, len(events), 100):
+            send(world, events[start : start + 100])
+            done.wait(0.05)
+        done.set()
+
+    sending = threading.Thread(target=load)
+    sending.start()
+    while True:
+        working = spawn.Event()
+        process = spawn.Process(target=keep_applying, args=(overrides, url, VIEW, working))
+        process.start()
+        assert working.wait(60)
+        if done.wait(0.2):
+            break
+        os.kill(process.pid or 0, signal.SIGKILL)
+        process.join()
+        killed += 1
+    sending.join()
+    reader = open_reader(config.events, config.store.namespace, url, EVENTS, 0)
+    with contextlib.closing(reader):
+        while view.position(0) != reader.newest():
+            assert process.is_alive()
+            done.clear()
+            done.wait(0.05)
+    os.kill(process.pid or 0, signal.SIGKILL)
+    process.join()
+    assert killed >= 1
+    assert_online_is(world, view, events)
