@@ -11,6 +11,7 @@ __all__ = [
     "DateUnit",
     "FeaturesConfig",
     "LakeConfig",
+    "SkewConfig",
     "SourceConfig",
     "SourceKind",
     "SplitConfig",
@@ -151,3 +152,23 @@ class FeaturesConfig:
         between("features.history", self.history, 1, 1000)
         between("features.covisit_neighbours", self.covisit_neighbours, 1, 10_000)
         between("features.half_life_days", self.half_life_days, 1e-3, 1e6)
+
+
+@dataclass(kw_only=True)
+class SkewConfig:
+    """Comparison of served features with the lake.
+
+    Attributes:
+        hours: of decisions that are looked at.
+        rows: compared at most, a random sample.
+        limit: share of the rows that may differ before the job fails.
+    """
+
+    hours: float = 24.0
+    rows: int = 2_000
+    limit: float = 0.001
+
+    def __post_init__(self) -> None:
+        between("skew.hours", self.hours, 0.01, 10_000)
+        between("skew.rows", self.rows, 1, 1_000_000)
+        between("skew.limit", self.limit, 0, 1)

@@ -1,32 +1,38 @@
 """Build the features by Ray Data: one task per group of user buckets, so that no user's events are ever shuffled.
 
-Each task reads its buckets by predicate, runs the pure transform for every snapshot, and returns rows; sums over users are
-added up at the end.
+Each task reads its buckets by predicate and runs the pure functions over them. Rows of users go to files, sums over users come
+back and are added up. A group holds about a million events, whatever the lake holds: no process's memory grows with it.
 """
 
+import itertools
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 import polars as pl
 import pyarrow as pa
 import ray
 
-from reco_ray.config import FeaturesConfig
+from reco_ray.config import FeaturesConfig, SplitConfig
 from reco_ray.features import pairs, transform
 from reco_ray.features.items import ItemFacts
+from reco_ray.features.splits import Split, assign_parts, choose_split, crossing, cuts_of, minutes_of
 from reco_ray.features.views import SNAPSHOTS
-from reco_ray.hashing import USER_BUCKETS
-from reco_ray.lake import tables
+from reco_ray.hashing import USER_BUCKETS, digest
+from reco_ray.lake import storage, tables
 
-__all__ = ["BuildPlan", "build_items", "build_labels", "build_pairs", "build_sequences", "build_users"]
+__all__ = ["LABEL_PARTS", "BuildPlan", "Parts", "Views", "build_pairs", "build_views", "survey"]
 
 log = logging.getLogger(__name__)
 
-Assign = Callable[[pl.DataFrame], pl.Series]
-_TASKS = 8
-_LABEL_PARTS = {"rank": 1, "test": 2}
+_EVENTS_AT_ONCE = 1_000_000
+_LEAST_GROUPS = 8
+LABEL_PARTS = {"rank": 1, "test": 2}
+"""Labels -> the part of the split that they are of."""
+
+Frames = dict[str, pl.DataFrame]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,97 +42,190 @@ class BuildPlan:
     Attributes:
         root: where the lake lies.
         config: feature settings.
-        assign: part of the split of each event of some users.
         items: columns item_id, year, categories; sorted by item_id.
         items_return: whether an item that a user has had is a label again.
         categories: vocabulary of the taste features.
-        as_of: snapshot -> its instant, microseconds.
+        at: version of the table of events.
+        groups: of user buckets; see `survey`.
+        split: None before it is chosen.
     """
 
     root: str
     config: FeaturesConfig
-    assign: Assign
     items: pl.DataFrame
     items_return: bool
     categories: list[str]
-    as_of: dict[str, int]
+    at: int = -1
+    groups: int = _LEAST_GROUPS
+    split: Split | None = None
 
 
-def build_users(plan: BuildPlan) -> pl.DataFrame:
-    """The user view of every user in every snapshot, with a column ``snapshot``."""
-    return _run(plan, _users, "users")
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Rows in Parquet files, in the order of the groups.
+
+    Attributes:
+        content: hash of the rows in their order.
+    """
+
+    uris: Sequence[str]
+    rows: int
+    content: str
+
+    def batches(self) -> pa.RecordBatchReader:
+        """Read the rows, a file at a time."""
+        tables_of = (storage.read_parquet(uri) for uri in self.uris)
+        first = next(tables_of)
+        rest = itertools.chain([first], (table.cast(first.schema) for table in tables_of))
+        return pa.RecordBatchReader.from_batches(first.schema, (batch for table in rest for batch in table.to_batches()))
 
 
-def build_items(plan: BuildPlan) -> pl.DataFrame:
-    """The item view of every item in every snapshot, with a column ``snapshot``."""
-    partials = _run(plan, _items, "items")
-    rows = [
+@dataclass(frozen=True, slots=True)
+class Views:
+    """What a build makes of all users' events.
+
+    Attributes:
+        users: the user view of every user in every snapshot, with a column ``snapshot``.
+        items: the item view of every item in every snapshot, with a column ``snapshot``.
+        labels: what users turned to in the rank and test parts, with a column ``part``.
+        sequences: the events of the fit part in order, one row per user: user_id, item_ids, strengths.
+        as_of: snapshot -> the time of its last event, microseconds.
+        events: of each part of the split. people: users with events.
+    """
+
+    users: Parts
+    items: pl.DataFrame
+    labels: Parts
+    sequences: Parts
+    as_of: Mapping[str, int]
+    events: Mapping[int, int]
+    people: int
+
+
+def survey(plan: BuildPlan, config: SplitConfig) -> BuildPlan:
+    """Look at the lake as it is now: how it is divided into groups, and into parts in time.
+
+    Raises: DataError: there are no events.
+    """
+    rows, at = tables.rows(plan.root, "events")
+    plan = replace(plan, at=at, groups=min(USER_BUCKETS, max(_LEAST_GROUPS, -(-rows // _EVENTS_AT_ONCE))))
+    cuts = cuts_of(_run(plan, _minutes, "minutes")["minutes"], config)
+    users = _run(plan, partial(_crossing, cut_us=cuts[1]), "users across the cut")["users"]
+    split = choose_split(cuts, int(users["warm"].sum()), int(users["cold"].sum()), config)
+    return replace(plan, split=split)
+
+
+def build_views(plan: BuildPlan, scratch: str) -> Views:
+    """Compute the views, labels and sequences of all users in one pass over the events.
+
+    Args:
+        scratch: URI of a folder for the rows of users, which the caller removes.
+    """
+    made = _run(plan, partial(_views, scratch=scratch), "views")
+    parts = made["parts"].group_by("part").agg(pl.col("n").sum(), pl.col("last").max()).sort("part")
+    as_of = {name: max(parts.filter(pl.col("part") <= part)["last"].to_list(), default=0) for name, part in SNAPSHOTS.items()}
+    items = [
         transform.item_rows(
-            partials.filter(snapshot=name).drop("snapshot"), plan.items, plan.as_of[name], plan.config
+            made["items"].filter(snapshot=name).drop("snapshot"), plan.items, as_of[name], plan.config
         ).with_columns(snapshot=pl.lit(name))
         for name in SNAPSHOTS
     ]
-    return pl.concat(rows)
+    return Views(
+        _parts(made["files"], "users"),
+        pl.concat(items),
+        _parts(made["files"], "labels"),
+        _parts(made["files"], "sequences"),
+        as_of,
+        dict(parts.select("part", "n").iter_rows()),
+        int(made["people"]["n"].sum()),
+    )
 
 
 def build_pairs(plan: BuildPlan) -> pl.DataFrame:
     """The strongest neighbours of every item in every snapshot, with a column ``snapshot``."""
     item_ids, rows = plan.items["item_id"], []
     for name in SNAPSHOTS:  # one at a time: the pairs are the largest thing of a build
-        partials = _run(plan, partial(_pairs, snapshot=name), f"pairs of {name}")
+        partials = _run(plan, partial(_pairs, snapshot=name), f"pairs of {name}")["pairs"]
         rows.append(pairs.covisit_rows(partials, item_ids, plan.config).with_columns(snapshot=pl.lit(name)))
     return pl.concat(rows)
 
 
-def build_labels(plan: BuildPlan) -> pl.DataFrame:
-    """What users turned to in the rank and test parts, with a column ``part``."""
-    return _run(plan, _labels, "labels")
-
-
-def build_sequences(plan: BuildPlan) -> pl.DataFrame:
-    """The events of the fit part in order, one row per user: user_id, item_ids, strengths; the embedding model's food."""
-    return _run(plan, _sequences, "sequences").sort("user_id")
-
-
-def _run(plan: BuildPlan, work: Callable[[pl.DataFrame, BuildPlan], pl.DataFrame], what: str) -> pl.DataFrame:
-    groups = [{"group": g} for g in range(_TASKS)]
-    dataset = ray.data.from_items(groups, override_num_blocks=_TASKS).map_batches(
+def _run(plan: BuildPlan, work: Callable[[pl.DataFrame, BuildPlan], Frames], what: str) -> Frames:
+    """Run ``work`` on each group's events; returns each of its frames over all groups, in the order of the groups."""
+    groups = [{"group": group} for group in range(plan.groups)]
+    dataset = ray.data.from_items(groups, override_num_blocks=plan.groups).map_batches(
         _task, batch_size=1, batch_format="pyarrow", fn_kwargs={"plan": plan, "work": work}, zero_copy_batch=True
     )
-    blocks = [pl.DataFrame(batch) for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow") if batch.num_rows]
-    # blocks arrive in any order; sums and hashes want one
-    frame = pl.concat(sorted(blocks, key=lambda b: b["group"][0])).drop("group")
-    log.info("%s: %d rows", what, frame.height)
-    return frame
+    found: dict[str, list[tuple[int, pl.DataFrame]]] = {}
+    for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+        for group, name, frame in zip(*(batch.column(column) for column in ("group", "name", "frame")), strict=True):
+            found.setdefault(name.as_py(), []).append((group.as_py(), pl.read_ipc(frame.as_py())))
+    frames = {name: pl.concat([frame for _, frame in sorted(each, key=lambda one: one[0])]) for name, each in found.items()}
+    log.info("%s: %s rows", what, ", ".join(f"{frame.height} {name}" for name, frame in frames.items()))
+    return frames
 
 
-def _task(batch: pa.Table, plan: BuildPlan, work: Callable[[pl.DataFrame, BuildPlan], pl.DataFrame]) -> pa.Table:
-    group = batch.column("group")[0].as_py()
-    buckets = [b for b in range(USER_BUCKETS) if b % _TASKS == group]
-    raw = tables.read(plan.root, "events", where=pl.col("user_bucket").is_in(buckets))
+def _task(batch: pa.Table, plan: BuildPlan, work: Callable[[pl.DataFrame, BuildPlan], Frames]) -> pa.Table:
+    group = int(batch.column("group")[0].as_py())
+    buckets = [bucket for bucket in range(USER_BUCKETS) if bucket % plan.groups == group]
+    raw = tables.read(plan.root, "events", transform.EVENT_COLUMNS, pl.col("user_bucket").is_in(buckets), plan.at)
     events = transform.prepare(raw, plan.config)
-    events = events.with_columns(plan.assign(events).alias("part"))
-    return work(events, plan).with_columns(group=pl.lit(group)).to_arrow()
+    if plan.split is not None:
+        events = events.with_columns(assign_parts(events, plan.split).alias("part"))
+    frames = work(events, plan)
+    packed = [_packed(frame) for frame in frames.values()]
+    names, groups = pa.array(list(frames), pa.string()), pa.array([group] * len(packed))
+    return pa.table({"group": groups, "name": names, "frame": pa.array(packed, pa.large_binary())})
+
+
+def _packed(frame: pl.DataFrame) -> bytes:
+    sink = frame.write_ipc(None)
+    return sink.getvalue()
+
+
+def _minutes(events: pl.DataFrame, plan: BuildPlan) -> Frames:
+    return {"minutes": minutes_of(events)}
+
+
+def _crossing(events: pl.DataFrame, plan: BuildPlan, cut_us: int) -> Frames:
+    warm, cold = crossing(events, cut_us)
+    return {"users": pl.DataFrame({"warm": [warm], "cold": [cold]})}
+
+
+def _parts(files: pl.DataFrame, name: str) -> Parts:
+    mine = files.filter(name=name)
+    return Parts(mine["uri"].to_list(), int(mine["rows"].sum()), digest(*mine["content"]))
+
+
+def _views(events: pl.DataFrame, plan: BuildPlan, scratch: str) -> Frames:
+    facts = ItemFacts.of(plan.items, plan.categories)
+    parts = events.group_by("part").agg(pl.len().cast(pl.Int64).alias("n"), pl.col("ts").dt.epoch("us").max().alias("last"))
+    files = [  # one after another, so that a task holds one of them at a time
+        _written("users", _per_snapshot(events, lambda e: transform.user_rows(e, facts, plan.config)), scratch),
+        _written("labels", _labels(events, plan), scratch),
+        _written("sequences", _sequences(events), scratch),
+    ]
+    items = _per_snapshot(events, lambda e: transform.item_partials(e, plan.config))
+    people = pl.DataFrame({"n": [events["user_id"].n_unique()]})
+    return {"items": items, "parts": parts, "people": people, "files": pl.DataFrame(files)}
+
+
+def _written(name: str, rows: pl.DataFrame, scratch: str) -> dict[str, object]:
+    uri = storage.join(scratch, name, f"{uuid.uuid4().hex}.parquet")
+    storage.write_parquet(uri, rows.to_arrow(), compression="lz4")
+    return {"name": name, "uri": uri, "rows": rows.height, "content": tables.content_hash(rows, ())}
 
 
 def _per_snapshot(events: pl.DataFrame, rows: Callable[[pl.DataFrame], pl.DataFrame]) -> pl.DataFrame:
-    return pl.concat(
-        [rows(events.filter(pl.col("part") <= part)).with_columns(snapshot=pl.lit(name)) for name, part in SNAPSHOTS.items()]
-    )
+    made: Sequence[pl.DataFrame] = [
+        rows(events.filter(pl.col("part") <= part)).with_columns(snapshot=pl.lit(name)) for name, part in SNAPSHOTS.items()
+    ]
+    return pl.concat(made)
 
 
-def _users(events: pl.DataFrame, plan: BuildPlan) -> pl.DataFrame:
-    facts = ItemFacts.of(plan.items, plan.categories)
-    return _per_snapshot(events, lambda e: transform.user_rows(e, facts, plan.config))
-
-
-def _items(events: pl.DataFrame, plan: BuildPlan) -> pl.DataFrame:
-    return _per_snapshot(events, lambda e: transform.item_partials(e, plan.config))
-
-
-def _pairs(events: pl.DataFrame, plan: BuildPlan, snapshot: str) -> pl.DataFrame:
+def _pairs(events: pl.DataFrame, plan: BuildPlan, snapshot: str) -> Frames:
     seen = events.filter(pl.col("part") <= SNAPSHOTS[snapshot])
-    return pairs.covisit_partials(seen, plan.items["item_id"], plan.config)
+    return {"pairs": pairs.covisit_partials(seen, plan.items["item_id"], plan.config)}
 
 
 def _labels(events: pl.DataFrame, plan: BuildPlan) -> pl.DataFrame:
@@ -136,11 +235,11 @@ def _labels(events: pl.DataFrame, plan: BuildPlan) -> pl.DataFrame:
                 events.filter(part=part),
                 None if plan.items_return else events.filter(pl.col("part") < part).select("user_id", "item_id"),
             ).with_columns(part=pl.lit(name))
-            for name, part in _LABEL_PARTS.items()
+            for name, part in LABEL_PARTS.items()
         ]
     )
 
 
-def _sequences(events: pl.DataFrame, plan: BuildPlan) -> pl.DataFrame:
+def _sequences(events: pl.DataFrame) -> pl.DataFrame:
     ordered = events.filter(pl.col("part") == 0).group_by("user_id", maintain_order=True)
     return ordered.agg(pl.col("item_id").alias("item_ids"), pl.col("strength").cast(pl.Float32).alias("strengths"))

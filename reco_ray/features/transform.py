@@ -16,9 +16,9 @@ from reco_ray.features.views import ITEM_COLUMNS, LOW_RATING_STRENGTH, STRENGTH
 from reco_ray.hashing import item_keys
 from reco_ray.schema import LABELS
 
-__all__ = ["item_partials", "item_rows", "label_rows", "prepare", "user_rows"]
+__all__ = ["EVENT_COLUMNS", "item_partials", "item_rows", "label_rows", "prepare", "user_rows"]
 
-_EVENT_COLUMNS = ("user_id", "item_id", "ts", "type", "value", "event_id", "consent")
+EVENT_COLUMNS = ("user_id", "item_id", "ts", "type", "value", "event_id", "consent")
 
 
 def prepare(events: pl.DataFrame, config: FeaturesConfig, extra: Sequence[str] = ()) -> pl.DataFrame:
@@ -35,7 +35,7 @@ def prepare(events: pl.DataFrame, config: FeaturesConfig, extra: Sequence[str] =
     rating = pl.when(pl.col("value") >= config.positive_rating).then(1.0).otherwise(LOW_RATING_STRENGTH)
     known = pl.col("type").replace_strict(STRENGTH, default=0.0, return_dtype=pl.Float64)
     return (
-        events.select(*_EVENT_COLUMNS, *extra)
+        events.select(*EVENT_COLUMNS, *extra)
         .filter("consent")
         .with_columns(pl.when(pl.col("type") == "rating").then(rating).otherwise(known).alias("strength"))
         .filter(pl.col("strength") > 0)

@@ -8,7 +8,17 @@ from dataclasses import dataclass
 from reco_ray.config import FeaturesConfig
 from reco_ray.hashing import digest
 
-__all__ = ["ITEM_COLUMNS", "SNAPSHOTS", "STRENGTH", "USER_COLUMNS", "Column", "user_view_version"]
+__all__ = [
+    "ITEM_COLUMNS",
+    "SNAPSHOTS",
+    "STRENGTH",
+    "USER_COLUMNS",
+    "USER_TASTE",
+    "VIEWS",
+    "Column",
+    "View",
+    "user_view_version",
+]
 
 SNAPSHOTS = {"fit": 0, "eval": 1, "live": 2}
 """Snapshot -> the last part of the split that it holds."""
@@ -21,11 +31,31 @@ LOW_RATING_STRENGTH = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column of a view: its default stands in for an unknown entity."""
+    """One column of a view, float32: its default stands in for an unknown entity."""
 
     name: str
     default: float
     description: str
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What is computed for each entity of one kind.
+
+    Attributes:
+        entity: ``user`` or ``item``. sources: tables of the lake that it is computed from.
+        columns: in the order of the row.
+        per_category: for each category of the release's catalogue one more column of each of these, behind the others.
+        fresh_s: age of the newest applied event beyond which the online rows are stale, in seconds.
+    """
+
+    name: str
+    entity: str
+    description: str
+    sources: tuple[str, ...]
+    columns: tuple[Column, ...]
+    per_category: tuple[Column, ...] = ()
+    fresh_s: float = 60.0
 
 
 USER_COLUMNS = (
@@ -38,7 +68,7 @@ USER_COLUMNS = (
     Column("user_year_mean", 0.0, "mean year of the items, in decades since 2000; 0 without years"),
     Column("user_year_std", 0.0, "standard deviation of these years, in decades"),
 )
-"""Then follow, per category, its share of the user's decayed strength, and its decayed mean lift of strength."""
+"""Then follow, per category, those of `USER_TASTE`."""
 
 ITEM_COLUMNS = (
     Column("item_events", 0.0, "log(1 + number of events)"),
@@ -49,6 +79,17 @@ ITEM_COLUMNS = (
     Column("item_value_std", 0.0, "standard deviation of the values"),
     Column("item_age_days", 0.0, "log(1 + days since the item's first event)"),
     Column("item_year", 0.0, "year, in decades since 2000; 0 without a year"),
+)
+
+
+USER_TASTE = (
+    Column("user_share", 0.0, "share of the user's decayed strength that is of the category"),
+    Column("user_lift", 0.0, "decayed mean of strength in the category, less the user's mean, shrunk"),
+)
+
+VIEWS = (
+    View("user", "user", "What a user has done, and of which categories.", ("events", "items"), USER_COLUMNS, USER_TASTE),
+    View("item", "item", "What all users have done with an item.", ("events", "items"), ITEM_COLUMNS),
 )
 
 

@@ -23,6 +23,7 @@ __all__ = [
     "remembered",
     "replace",
     "require",
+    "rows",
     "statistics_property",
     "table_uri",
     "version",
@@ -74,6 +75,18 @@ def version(root: str, name: str) -> int:
     return DeltaTable(table_uri(root, name)).version() if exists(root, name) else -1
 
 
+def rows(root: str, name: str) -> tuple[int, int]:
+    """Rows of a table by the word of its log, and the version that this is of.
+
+    Raises: DataError: there is no table.
+    """
+    if not exists(root, name):
+        raise _absent(root, name)
+    table = DeltaTable(table_uri(root, name))
+    counts = pa.table(table.get_add_actions(flatten=True)).column("num_records")
+    return sum(n or 0 for n in counts.to_pylist()), table.version()
+
+
 def has_partition(root: str, name: str, prefix: str) -> bool:
     """Whether a table holds a partition whose value starts with ``prefix``, and its files are there."""
     if not exists(root, name):
@@ -94,7 +107,7 @@ def read(
     Raises: DataError: there is no table.
     """
     if not exists(root, name):
-        raise DataError(f"table {name!r} under {root}: found nothing, expected a Delta table; run the job before")
+        raise _absent(root, name)
     frame = pl.scan_delta(table_uri(root, name), version=at)
     if where is not None:
         frame = frame.filter(where)
@@ -143,9 +156,9 @@ def content_hash(frame: pl.DataFrame, by: Sequence[str]) -> str:
     """Hash a table's content, whatever files it lies in and in whichever order: 16 hexadecimal characters.
 
     Args:
-        by: columns that make a row unique; rows are sorted by them first.
+        by: columns that make a row unique; rows are sorted by them first. None where their order is fixed already.
     """
-    table = frame.sort(by).to_arrow().combine_chunks()
+    table = (frame.sort(by) if by else frame).to_arrow().combine_chunks()
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
@@ -155,3 +168,7 @@ def content_hash(frame: pl.DataFrame, by: Sequence[str]) -> str:
 def statistics_property(name: str) -> dict[str, str | None]:
     """The table property that keeps the least and the greatest ids out of the log: erasure could not remove them from there."""
     return {"delta.dataSkippingStatsColumns": _STATISTICS.get(name, "")}
+
+
+def _absent(root: str, name: str) -> DataError:
+    return DataError(f"table {name!r} under {root}: found nothing, expected a Delta table; run the job before")

@@ -80,22 +80,23 @@ class FeatureStream:
             StaleWriterError: another process applies this partition in our place.
             SchemaError: what is stored is of another version.
         """
+        fence = self._fence()  # each round: an erasure waits until all have followed it
         before = self._store.position(self._partition)
         if before is None:
             return Applied(waiting=True)
         records = self._reader.read(before, self._rows, self._wait_s)
         if not records:
             return Applied()
-        events, undecodable = self._events(records)
+        events, undecodable = self._events(records, fence)
         users, items, fresh = self._add(events)
         position, now_s = records[-1].position, self._clock()
         self._store.apply(self._partition, before, position, users, items, now_s)
         self._reader.commit(self._name, position)  # a hint: the store's word is what is read again from
         return Applied(len(records), fresh, len(users), undecodable, max(0.0, self._clock() - records[0].ts_ms / 1e3))
 
-    def _events(self, records: list[Record]) -> tuple[pl.DataFrame, int]:
+    def _events(self, records: list[Record], fence: Fence) -> tuple[pl.DataFrame, int]:
         table, bad = decoded(records, rows_to_table, DateUnit.day, EVENTS_SCHEMA)
-        raw = pl.DataFrame(unfenced(table, self._fence())).with_columns(pl.col("bus_position").cast(pl.Int64))
+        raw = pl.DataFrame(unfenced(table, fence)).with_columns(pl.col("bus_position").cast(pl.Int64))
         return transform.prepare(raw, self._config, ("bus_position",)), len(bad)
 
     def _add(self, events: pl.DataFrame) -> tuple[dict[str, tuple[bytes, bytes]], dict[bytes, bytes], int]:

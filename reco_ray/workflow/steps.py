@@ -2,17 +2,18 @@
 
 import contextlib
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from reco_ray import __version__
 from reco_ray.config import PipelineConfig, RankKind, SourceName
-from reco_ray.evaluation.splits import assign_parts, choose_split
-from reco_ray.features import SNAPSHOTS, Catalogue, transform, user_view_version
+from reco_ray.features import SNAPSHOTS, Catalogue, user_view_version
 from reco_ray.hashing import digest
 from reco_ray.lake import sources, storage, tables
 from reco_ray.recall.two_tower import save_weights
@@ -27,10 +28,10 @@ __all__ = ["STEPS", "user_rows"]
 
 _RAW = ("user_id", "item_id", "ts", "type", "value", "event_id", "consent")
 _FEATURE_TABLES = {
-    "features_users": ("snapshot", ["user_id"]),
-    "features_items": ("snapshot", ["item_id"]),
-    "features_pairs": ("snapshot", ["a", "b"]),
-    "labels": ("part", ["user_id"]),
+    "features_users": "snapshot",
+    "features_items": "snapshot",
+    "features_pairs": "snapshot",
+    "labels": "part",
 }
 
 
@@ -76,38 +77,30 @@ def _build_features(work: Work) -> Mapping[str, object]:
     from reco_ray.features import flow
 
     config, root = work.config, work.config.root
-    raw = transform.prepare(tables.read(root, "events", _RAW), config.features)
-    split = choose_split(raw, config.split)
-    parts = raw.select("user_id", "ts", "event_id").with_columns(assign_parts(raw, split))
-    as_of = {name: parts.filter(pl.col("part") <= part)["ts"].dt.epoch("us").max() for name, part in SNAPSHOTS.items()}
     items = tables.read(root, "items")
     categories = Catalogue.vocabulary(items)
-    plan = flow.BuildPlan(
-        root,
-        config.features,
-        partial(assign_parts, split=split),
-        items.select("item_id", "year", "categories").sort("item_id"),
-        config.rerank.seen_items_return,
-        categories,
-        {name: int(ts) for name, ts in as_of.items() if isinstance(ts, int)},
-    )
-    built = {
-        "features_users": flow.build_users(plan),
-        "features_items": flow.build_items(plan),
-        "features_pairs": flow.build_pairs(plan),
-        "labels": flow.build_labels(plan),
-    }
-    hashes = []
-    for name, frame in built.items():
-        column, by = _FEATURE_TABLES[name]
-        hashes.append(tables.content_hash(frame, [column, *by]))
-        keyed = frame.with_columns(pl.concat_str(pl.lit(f"{work.key}-"), pl.col(column)).alias(column))
-        values = ", ".join(f"'{v}'" for v in sorted(keyed[column].unique()))
-        tables.replace(root, name, keyed.to_arrow(), f"{column} IN ({values})")
-    sequences = flow.build_sequences(plan)
-    sequences.write_parquet(work.folder / "sequences.parquet")
-    hashes.append(tables.content_hash(sequences, ["user_id"]))
-    counts = dict(parts.group_by("part").len().sort("part").iter_rows())
+    facts = items.select("item_id", "year", "categories").sort("item_id")
+    plan = flow.survey(flow.BuildPlan(root, config.features, facts, config.rerank.seen_items_return, categories), config.split)
+    split = plan.split
+    assert split is not None
+    scratch = storage.join(root, "tmp", f"features-{work.key}")
+    storage.remove(scratch)  # what a killed run left
+    views = flow.build_views(plan, scratch)
+    pairs = flow.build_pairs(plan)
+    _replace(root, "features_users", work.key, views.users.batches(), SNAPSHOTS)
+    _replace(root, "labels", work.key, views.labels.batches(), flow.LABEL_PARTS)
+    _replace(root, "features_items", work.key, views.items.to_arrow().to_reader(), SNAPSHOTS)
+    _replace(root, "features_pairs", work.key, pairs.to_arrow().to_reader(), SNAPSHOTS)
+    with pq.ParquetWriter(work.folder / "sequences.parquet", (sequences := views.sequences.batches()).schema) as writer:
+        for batch in sequences:
+            writer.write_batch(batch)
+    storage.remove(scratch)
+    hashes = [
+        *(part.content for part in (views.users, views.labels, views.sequences)),
+        tables.content_hash(views.items, ["snapshot", "item_id"]),
+        tables.content_hash(pairs, ["snapshot", "a", "b"]),
+    ]
+    counts = views.events
     return {
         "content": digest(*hashes),
         "user_view": user_view_version(config.features, categories),
@@ -118,11 +111,26 @@ def _build_features(work: Work) -> Mapping[str, object]:
             "cold_test_users": split.cold_test_users,
             "events": {"fit": counts.get(0, 0), "rank": counts.get(1, 0), "test": counts.get(2, 0)},
         },
-        "as_of": plan.as_of,
-        "users": built["features_users"]["user_id"].n_unique(),
+        "as_of": views.as_of,
+        "users": views.people,
         "items": items.height,
-        "pairs": built["features_pairs"].height,
+        "pairs": pairs.height,
     }
+
+
+def _replace(root: str, name: str, key: str, rows: pa.RecordBatchReader, values: Iterable[str]) -> None:
+    """Write a step's rows into its partitions of a table: ``{key}-{value}``."""
+    column = _FEATURE_TABLES[name]
+    at = rows.schema.get_field_index(column)
+
+    def keyed(batch: pa.RecordBatch) -> pa.RecordBatch:
+        text = pc.binary_join_element_wise(f"{key}-", batch.column(at).cast(pa.string()), "")
+        return batch.set_column(at, column, text)
+
+    schema = rows.schema.set(at, pa.field(column, pa.string()))
+    reader = pa.RecordBatchReader.from_batches(schema, (keyed(batch) for batch in rows))
+    wanted = ", ".join(f"'{key}-{value}'" for value in values)
+    tables.replace(root, name, reader, f"{column} IN ({wanted})")
 
 
 def _features_stand(config: PipelineConfig, output: Output) -> bool:
@@ -130,7 +138,7 @@ def _features_stand(config: PipelineConfig, output: Output) -> bool:
 
 
 def _rows(config: PipelineConfig, features: Output, name: str, value: str) -> pl.DataFrame:
-    column = _FEATURE_TABLES[name][0]
+    column = _FEATURE_TABLES[name]
     return tables.read(config.root, name, where=pl.col(column) == f"{features.key}-{value}").drop(column)
 
 

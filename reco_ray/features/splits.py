@@ -12,9 +12,11 @@ import polars as pl
 from reco_ray.config import SplitConfig, SplitKind
 from reco_ray.errors import DataError
 
-__all__ = ["PARTS", "Split", "assign_parts", "choose_split"]
+__all__ = ["PARTS", "Split", "assign_parts", "choose_split", "crossing", "cuts_of", "minutes_of"]
 
 PARTS = ("fit", "rank", "test")
+
+_MINUTE_US = 60_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,26 +52,47 @@ class Split:
         )
 
 
-def choose_split(events: pl.DataFrame, config: SplitConfig) -> Split:
-    """Choose the cuts.
+def minutes_of(events: pl.DataFrame) -> pl.DataFrame:
+    """Count events by minute: columns minute (since 1970) and n. Counts of different users add up."""
+    return events.group_by((pl.col("ts").dt.epoch("us") // _MINUTE_US).alias("minute")).agg(pl.len().cast(pl.Int64).alias("n"))
+
+
+def cuts_of(minutes: pl.DataFrame, config: SplitConfig) -> tuple[int, int]:
+    """The global cuts, microseconds: starts of the minutes in which the shares ``fit`` and ``rank`` of all events are reached.
 
     Args:
-        events: columns user_id, ts; one row per event that may be learned from.
+        minutes: rows of `minutes_of` of all events.
     Raises: DataError: there are no events.
     """
-    if events.is_empty():
+    if minutes.is_empty():
         raise DataError("split: found no events, expected some; run import_dataset first")
-    ts = events["ts"].dt.epoch("us")
-    fit_until, rank_until = (int(ts.quantile(q, "nearest") or 0) for q in (config.fit, config.rank))
-    after = events.filter(ts >= rank_until)["user_id"].unique()
-    before = events.filter(ts < rank_until)["user_id"].unique()
-    warm = after.is_in(before.implode()).sum()
+    counted = (
+        minutes.group_by("minute").agg(pl.col("n").sum()).sort("minute").with_columns(pl.col("n").cum_sum().alias("until"))
+    )
+    last = counted["until"][-1] - 1
+    fit, rank = (counted.filter(pl.col("until") > share * last)["minute"][0] for share in (config.fit, config.rank))
+    return int(fit) * _MINUTE_US, int(rank) * _MINUTE_US
+
+
+def crossing(events: pl.DataFrame, cut_us: int) -> tuple[int, int]:
+    """Users with events after a cut: those who have a history before it, and those who have none."""
+    first, last = pl.col("ts").dt.epoch("us").min().alias("first"), pl.col("ts").dt.epoch("us").max().alias("last")
+    after = events.group_by("user_id").agg(first, last).filter(pl.col("last") >= cut_us)
+    warm = after.filter(pl.col("first") < cut_us).height
+    return warm, after.height - warm
+
+
+def choose_split(cuts: tuple[int, int], warm: int, cold: int, config: SplitConfig) -> Split:
+    """Choose the kind of split.
+
+    Args:
+        cuts: of `cuts_of`. warm, cold: sums of `crossing` at the second of them, over all users.
+    """
     kind = config.kind
     if kind is SplitKind.auto:
         kind = SplitKind.global_time if warm >= config.min_test_users else SplitKind.per_user
-    if kind is SplitKind.per_user:
-        fit_until = rank_until = 0
-    return Split(kind, config.fit, config.rank, fit_until, rank_until, int(warm), len(after) - int(warm))
+    fit_until, rank_until = cuts if kind is SplitKind.global_time else (0, 0)
+    return Split(kind, config.fit, config.rank, fit_until, rank_until, warm, cold)
 
 
 def assign_parts(events: pl.DataFrame, split: Split) -> pl.Series:
