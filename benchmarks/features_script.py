@@ -18,7 +18,7 @@ _LONG, _SHORT, _HISTORY = 180.0, 7.0, 50
 def compute(lake: str, target: str, seen: int) -> None:
     """Read ``lake``'s events and items, write ``users.parquet`` and ``items.parquet``."""
     Path(target).mkdir(parents=True)
-    items = pl.read_delta(f"{lake}/items").select("item_id", "year", "categories").sort("item_id")
+    items = pl.read_delta(f"{lake}/items").select(pl.col("item_id").cast(pl.Categorical), "year", "categories")
     counts = items["categories"].explode().value_counts().sort("count", "categories", descending=[True, False])
     categories = counts["categories"].head(64).to_list()
     events = (
@@ -31,6 +31,7 @@ def compute(lake: str, target: str, seen: int) -> None:
             .otherwise(0.5)
         )
         .drop("consent", "type")
+        .with_columns(pl.col("user_id", "item_id").cast(pl.Categorical))
         .sort("user_id", "ts")
         .collect()
     )
@@ -70,7 +71,7 @@ def _users(events: pl.DataFrame, items: pl.DataFrame, categories: list[str], see
     )
     taste = (
         events.with_columns(lift=pl.col("strength") - pl.col("strength").mean().over("user_id"))
-        .select("user_id", "categories", "decay", "strength", "lift")
+        .select("user_id", pl.col("categories").cast(pl.List(pl.Categorical)), "decay", "strength", "lift")
         .explode("categories")
         .group_by("user_id", "categories")
         .agg(
@@ -90,7 +91,8 @@ def _users(events: pl.DataFrame, items: pl.DataFrame, categories: list[str], see
     matrix[rows, 8 + at] = taste["share"].to_numpy()
     matrix[rows, 8 + len(categories) + at] = taste["lift"].to_numpy()
     features = pl.Series("features", matrix.round(5).astype(np.float32), dtype=pl.Array(pl.Float32, matrix.shape[1]))
-    return users.select("user_id", "history", "weights", "seen").with_columns(features.arr.to_list())
+    lists = pl.col("history", "seen").cast(pl.List(pl.String))
+    return users.select(pl.col("user_id").cast(pl.String), lists, "weights").with_columns(features.arr.to_list())
 
 
 def _items(events: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
@@ -111,7 +113,7 @@ def _items(events: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
     joined = items.select("item_id", "year").join(sums, on="item_id", how="left")
     filled = joined.with_columns(pl.exclude("item_id", "year", "first").fill_null(0))
     return filled.select(
-        "item_id",
+        pl.col("item_id").cast(pl.String),
         *(
             each.cast(pl.Float64).round(5).cast(pl.Float32).alias(name)
             for name, each in {
