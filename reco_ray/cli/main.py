@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from reco_ray.cli import erasures, events, keys
+from reco_ray.cli import erasures, events, features, keys
 from reco_ray.cli.options import Overrides, configure
 from reco_ray.cluster import embedded_store, ray_session
 from reco_ray.config import Auth, PipelineConfig
@@ -27,6 +27,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pret
 app.add_typer(events.app, name="events")
 app.add_typer(keys.app, name="keys")
 app.add_typer(erasures.app, name="erasures")
+app.add_typer(features.app, name="features")
 _console = Console()
 _ERASE_EVERY_S = 60.0
 

@@ -1,11 +1,11 @@
 """Features: events and items of the lake come in, user rows, item rows and item pairs per snapshot go out.
 
-`transform` and `pairs` define each feature once, `flow` computes them by Ray Data, `catalogue` holds the items as the stages
-need them.
+`sums` and `finish` define each feature once, `transform` and `flow` compute them for whole tables, `online` for each event that
+comes; `skew` compares the two. `catalogue` holds the items as the stages need them.
 """
 
 from reco_ray.features.catalogue import Catalogue
 from reco_ray.features.rows import user_row
-from reco_ray.features.views import ITEM_COLUMNS, SNAPSHOTS, USER_COLUMNS, user_view_version
+from reco_ray.features.views import ITEM_COLUMNS, SNAPSHOTS, USER_COLUMNS, VIEWS, user_view_version
 
-__all__ = ["ITEM_COLUMNS", "SNAPSHOTS", "USER_COLUMNS", "Catalogue", "user_row", "user_view_version"]
+__all__ = ["ITEM_COLUMNS", "SNAPSHOTS", "USER_COLUMNS", "VIEWS", "Catalogue", "user_row", "user_view_version"]

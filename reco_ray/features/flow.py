@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 _EVENTS_AT_ONCE = 1_000_000
 _LEAST_GROUPS = 8
+_SURVEYED = ("user_id", "ts", "type", "value", "consent")
 LABEL_PARTS = {"rank": 1, "test": 2}
 """Labels -> the part of the split that they are of."""
 
@@ -167,15 +168,20 @@ def _run(plan: BuildPlan, work: Callable[[pl.DataFrame, BuildPlan], Frames], wha
 
 def _task(batch: pa.Table, plan: BuildPlan, work: Callable[[pl.DataFrame, BuildPlan], Frames]) -> pa.Table:
     group = int(batch.column("group")[0].as_py())
-    buckets = [bucket for bucket in range(USER_BUCKETS) if bucket % plan.groups == group]
-    raw = tables.read(plan.root, "events", transform.EVENT_COLUMNS, pl.col("user_bucket").is_in(buckets), plan.at)
-    events = transform.prepare(raw, plan.config)
-    if plan.split is not None:
-        events = events.with_columns(assign_parts(events, plan.split).alias("part"))
-    frames = work(events, plan)
+    frames = work(_events(plan, group), plan)
     packed = [_packed(frame) for frame in frames.values()]
     names, groups = pa.array(list(frames), pa.string()), pa.array([group] * len(packed))
     return pa.table({"group": groups, "name": names, "frame": pa.array(packed, pa.large_binary())})
+
+
+def _events(plan: BuildPlan, group: int) -> pl.DataFrame:
+    """A group's events: prepared, with their part, or only the usable ones while there is no split yet."""
+    buckets = [bucket for bucket in range(USER_BUCKETS) if bucket % plan.groups == group]
+    where = pl.col("user_bucket").is_in(buckets)
+    if plan.split is None:
+        return transform.usable(tables.read(plan.root, "events", _SURVEYED, where, plan.at), plan.config)
+    events = transform.prepare(tables.read(plan.root, "events", transform.EVENT_COLUMNS, where, plan.at), plan.config)
+    return events.with_columns(assign_parts(events, plan.split).alias("part"))
 
 
 def _packed(frame: pl.DataFrame) -> bytes:

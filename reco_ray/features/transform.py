@@ -16,31 +16,37 @@ from reco_ray.features.views import ITEM_COLUMNS, LOW_RATING_STRENGTH, STRENGTH
 from reco_ray.hashing import item_keys
 from reco_ray.schema import LABELS
 
-__all__ = ["EVENT_COLUMNS", "item_partials", "item_rows", "label_rows", "prepare", "user_rows"]
+__all__ = ["EVENT_COLUMNS", "item_partials", "item_rows", "label_rows", "prepare", "usable", "user_rows"]
 
 EVENT_COLUMNS = ("user_id", "item_id", "ts", "type", "value", "event_id", "consent")
 
 
-def prepare(events: pl.DataFrame, config: FeaturesConfig, extra: Sequence[str] = ()) -> pl.DataFrame:
-    """Keep the events that say something for an item, with their strength, ordered by user, time, item key and strength.
+def usable(events: pl.DataFrame, config: FeaturesConfig) -> pl.DataFrame:
+    """Keep the events that say something for an item; adds strength in (0, 1]. Without consent an event trains nothing.
 
-    Without consent an event trains nothing. Adds strength in (0, 1], positive (bool) and item_key. What is equal in all that
-    the order looks at is equal in all that a feature sees, so that the online store keeps the same order without the ids.
+    Args:
+        events: columns type, value and consent, and others.
+    """
+    rating = pl.when(pl.col("value") >= config.positive_rating).then(1.0).otherwise(LOW_RATING_STRENGTH)
+    known = pl.col("type").replace_strict(STRENGTH, default=0.0, return_dtype=pl.Float64)
+    strength = pl.when(pl.col("type") == "rating").then(rating).otherwise(known)
+    return events.filter("consent").with_columns(strength.alias("strength")).filter(pl.col("strength") > 0)
+
+
+def prepare(events: pl.DataFrame, config: FeaturesConfig, extra: Sequence[str] = ()) -> pl.DataFrame:
+    """Keep the usable events, ordered by user, time, item key and strength; adds positive (bool) and item_key.
+
+    What is equal in all that the order looks at is equal in all that a feature sees, so that the online store keeps the same
+    order without the ids.
 
     Args:
         extra: columns to keep beside those that features need.
     """
     items = events["item_id"].unique()
     key = pl.col("item_id").replace_strict(items, pl.Series(item_keys(items)), return_dtype=pl.UInt64)
-    rating = pl.when(pl.col("value") >= config.positive_rating).then(1.0).otherwise(LOW_RATING_STRENGTH)
-    known = pl.col("type").replace_strict(STRENGTH, default=0.0, return_dtype=pl.Float64)
     return (
-        events.select(*EVENT_COLUMNS, *extra)
-        .filter("consent")
-        .with_columns(pl.when(pl.col("type") == "rating").then(rating).otherwise(known).alias("strength"))
-        .filter(pl.col("strength") > 0)
-        .with_columns((pl.col("strength") >= 0.5).alias("positive"))
-        .with_columns(key.alias("item_key"))
+        usable(events.select(*EVENT_COLUMNS, *extra), config)
+        .with_columns((pl.col("strength") >= 0.5).alias("positive"), key.alias("item_key"))
         .sort("user_id", "ts", "item_key", "strength")
     )
 

@@ -46,7 +46,6 @@ class View:
         entity: ``user`` or ``item``. sources: tables of the lake that it is computed from.
         columns: in the order of the row.
         per_category: for each category of the release's catalogue one more column of each of these, behind the others.
-        fresh_s: age of the newest applied event beyond which the online rows are stale, in seconds.
     """
 
     name: str
@@ -55,7 +54,6 @@ class View:
     sources: tuple[str, ...]
     columns: tuple[Column, ...]
     per_category: tuple[Column, ...] = ()
-    fresh_s: float = 60.0
 
 
 USER_COLUMNS = (

@@ -3,6 +3,7 @@
 `features` makes the matrix, in training and serving alike; `flow` builds training sets, `trainer` fits, `stage` scores.
 """
 
+from reco_ray.rank.features import RankFeatures
 from reco_ray.rank.stage import RecallOrder, XGBoostRanker, build, load
 
-__all__ = ["RecallOrder", "XGBoostRanker", "build", "load"]
+__all__ = ["RankFeatures", "RecallOrder", "XGBoostRanker", "build", "load"]

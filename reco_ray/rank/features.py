@@ -29,10 +29,14 @@ class RankFeatures:
     Args:
         sources: names of the recall sources, in the order of the candidates' columns.
         vectors: item vectors by item_idx, shape (n_items, d); None in a release without towers.
+
+    Attributes:
+        catalogue: as given.
     """
 
     def __init__(self, catalogue: Catalogue, sources: Sequence[str], vectors: NDArray[np.float32] | None) -> None:
-        self._catalogue, self._vectors, self.n_sources = catalogue, vectors, len(sources)
+        self.catalogue, self._vectors, self.n_sources = catalogue, vectors, len(sources)
+        self._items = catalogue.features
         per_item = np.maximum(catalogue.in_category.sum(axis=1, keepdims=True), 1)
         self._share = catalogue.in_category / per_item
         self.columns: list[str] = [
@@ -50,10 +54,16 @@ class RankFeatures:
             *(("similar_max", "similar_mean", "similar_last") if vectors is not None else ()),
         ]
 
+    def refresh_items(self, features: NDArray[np.float32]) -> None:
+        """Take the item view's columns as they are now, by item_idx, in place of those of the release; from any thread."""
+        if features.shape != self.catalogue.features.shape:
+            raise ValueError(f"item features have shape {features.shape}, expected {self.catalogue.features.shape}")
+        self._items = features
+
     def matrix(self, request: Request, candidates: Candidates) -> NDArray[np.float32]:
         """Return the features of each candidate, float32, shape (n, len(columns)); NaN where a source did not return it."""
         n = len(candidates)
-        item = self._catalogue.features[candidates.item_idx]
+        item = self._items[candidates.item_idx]
         known = request.user.features.size > 0
         user = request.user.features if known else _DEFAULT_USER
         scalars = np.broadcast_to(user[: len(USER_COLUMNS)], (n, len(USER_COLUMNS)))
@@ -78,21 +88,21 @@ class RankFeatures:
 
     def _history(self, request: Request) -> NDArray[np.int64]:
         if request.similar_to:
-            rows = self._catalogue.find((request.similar_to,))
+            rows = self.catalogue.find((request.similar_to,))
         else:
-            session = self._catalogue.find(list(request.session))
-            rows = np.concatenate([self._catalogue.find_keys(request.user.history), session])
+            session = self.catalogue.find(list(request.session))
+            rows = np.concatenate([self.catalogue.find_keys(request.user.history), session])
         return rows[rows >= 0]
 
     def _taste(self, user: NDArray[np.float32], item_idx: NDArray[np.int32], known: bool) -> NDArray[np.float32]:
-        c = len(self._catalogue.categories)
+        c = len(self.catalogue.categories)
         if not known:
             return np.zeros((item_idx.size, 2), np.float32)
         taste = user[len(USER_COLUMNS) :].reshape(2, c)
         return np.asarray(self._share[item_idx] @ taste.T, np.float32)
 
     def _mean_popularity(self, history: NDArray[np.int64]) -> float:
-        return float(self._catalogue.features[history, _EVENTS].mean()) if history.size else 0.0
+        return float(self._items[history, _EVENTS].mean()) if history.size else 0.0
 
     @staticmethod
     def _similarity(

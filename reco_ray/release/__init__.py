@@ -4,6 +4,17 @@
 """
 
 from reco_ray.release.build import assemble
-from reco_ray.release.bundle import Manifest, newest, open_release, read_part, release_ids, release_uri, seal, verify
+from reco_ray.release.bundle import Manifest, newest, open_release, read_part, release_ids, release_uri, seal, user_view, verify
 
-__all__ = ["Manifest", "assemble", "newest", "open_release", "read_part", "release_ids", "release_uri", "seal", "verify"]
+__all__ = [
+    "Manifest",
+    "assemble",
+    "newest",
+    "open_release",
+    "read_part",
+    "release_ids",
+    "release_uri",
+    "seal",
+    "user_view",
+    "verify",
+]

@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from reco_ray.errors import ArtifactError
 from reco_ray.lake import storage
@@ -23,6 +24,7 @@ __all__ = [
     "release_ids",
     "release_uri",
     "seal",
+    "user_view",
     "verify",
 ]
 
@@ -133,13 +135,7 @@ def read_part(root: str, release_id: str, name: str) -> bytes:
 
     Raises: ArtifactError: there is no such release or file, or it is damaged.
     """
-    uri = release_uri(root, release_id)
-    content = json.loads(storage.read_bytes(storage.join(uri, MANIFEST)))
-    if content.get("format") != _FORMAT or content["release_id"] != release_id:
-        raise ArtifactError(
-            f"{uri}: found release {content.get('release_id')} of format {content.get('format')}, "
-            f"expected {release_id} of {_FORMAT}; publish it again"
-        )
+    uri, content = release_uri(root, release_id), _content(root, release_id)
     if name not in content["files"]:
         raise ArtifactError(f"{uri}: found no {name} in the manifest, expected it; publish the release again")
     raw = storage.read_bytes(storage.join(uri, name))
@@ -147,3 +143,22 @@ def read_part(root: str, release_id: str, name: str) -> bytes:
     if found != expected:
         raise ArtifactError(f"{uri}: {name} has SHA-256 {found[:12]}, expected {expected[:12]}; publish the release again")
     return raw
+
+
+def user_view(root: str, release_id: str) -> str:
+    """Version of the user view that a release was trained on, by the word of its manifest.
+
+    Raises: ArtifactError: there is no such release.
+    """
+    return str(_content(root, release_id)["user_view"])
+
+
+def _content(root: str, release_id: str) -> dict[str, Any]:
+    uri = release_uri(root, release_id)
+    content: dict[str, Any] = json.loads(storage.read_bytes(storage.join(uri, MANIFEST)))
+    if content.get("format") != _FORMAT or content["release_id"] != release_id:
+        raise ArtifactError(
+            f"{uri}: found release {content.get('release_id')} of format {content.get('format')}, "
+            f"expected {release_id} of {_FORMAT}; publish it again"
+        )
+    return content

@@ -30,7 +30,7 @@ def build_gateway(args: GatewayArgs) -> Application:
 def build_release(args: ReleaseArgs) -> Application:
     """Build the application of one release: three deployments, no route of its own."""
     where, options = (args.root, args.release_id, args.loader), release_options(args)
-    recall, ranker = _bind(Recall, options, *where), _bind(Ranker, options, *where)
+    recall, ranker = _bind(Recall, options, *where), _bind(Ranker, options, *where, args.store_url, args.namespace)
     return _bind(Reranker, options, *where, [recall, ranker])
 
 

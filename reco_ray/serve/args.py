@@ -89,10 +89,16 @@ class GatewayArgs(Args):
 
 
 class ReleaseArgs(Args):
-    """Arguments of a release's application."""
+    """Arguments of a release's application.
+
+    Attributes:
+        store_url: of the online store, from which the ranker keeps its items' features fresh; empty: they stay as published.
+    """
 
     root: str
     release_id: Annotated[str, Field(min_length=1)]
+    store_url: str = ""
+    namespace: str = "reco"
     recall: Size = Size()
     ranker: Size = Size()
     reranker: Size = Size()

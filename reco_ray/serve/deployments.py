@@ -27,6 +27,7 @@ from reco_ray.serve.assembly import Connect, GatewayParts
 from reco_ray.serve.http.asgi import HttpApp
 from reco_ray.serve.path import wire
 from reco_ray.serve.path.fleet import Connected
+from reco_ray.serve.path.live import keep_items_fresh
 from reco_ray.serve.path.load import LoadWindow, Queue
 from reco_ray.serve.path.loading import Loader, find_loader, warm_rank, warm_recall, warm_rerank
 from reco_ray.serve.path.pipeline import Deadline, LoggingObserver, Run, Stages, run_stages
@@ -82,11 +83,16 @@ class Recall(_Scaled):
 
 @serve.deployment(name="Ranker")
 class Ranker(_Scaled):
-    """Scores candidates."""
+    """Scores candidates.
 
-    def __init__(self, root: str, release_id: str, loader: str) -> None:
+    Args:
+        store_url, namespace: of the online store, from which the items' features are kept fresh; see `args.ReleaseArgs`.
+    """
+
+    def __init__(self, root: str, release_id: str, loader: str, store_url: str, namespace: str) -> None:
         self._stage = _load(root, release_id, loader).rank()
         warm_rank(self._stage)
+        self._fresh = keep_items_fresh(self._stage, root, release_id, store_url, namespace)
         super().__init__()
 
     async def score(self, requests: Blocks, candidates: Blocks, queue: Queue | None = None) -> Blocks:
@@ -220,7 +226,8 @@ def _connect_fused(args: GatewayArgs, left: Left) -> Connect:
         warm_recall(pipeline.recall)
         warm_rank(pipeline.rank)
         warm_rerank(pipeline.rerank)
-        return InProcess(pipeline, rows=args.batch_rows, left=left)
+        fresh = keep_items_fresh(pipeline.rank, args.root, release_id, args.store_url, args.namespace)
+        return InProcess(pipeline, rows=args.batch_rows, left=left, closed=fresh.set)
 
     async def connect(release_id: str) -> Connected:
         stages = await asyncio.to_thread(load, release_id)

@@ -50,6 +50,8 @@ def render(config: PipelineConfig, release_ids: Sequence[str], store_url: str) -
             args = ReleaseArgs(
                 root=config.root,
                 release_id=release_id,
+                store_url=store_url,
+                namespace=config.store.namespace,
                 recall=_size(serve.recall),
                 ranker=_size(serve.ranker),
                 reranker=_size(serve.reranker),

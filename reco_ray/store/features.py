@@ -8,6 +8,7 @@ once, whatever is read again. While a rebuild runs there are no positions, and n
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
+from typing import Any
 
 import orjson
 import redis
@@ -23,8 +24,8 @@ LAKE_ITEMS = "lake"
 _AT_ONCE = 1_000
 
 
-def registered_views(store: OnlineStore) -> dict[str, dict[str, str]]:
-    """The user views that are kept up to date: version -> root and release whose catalogue it is of.
+def registered_views(store: OnlineStore) -> dict[str, dict[str, Any]]:
+    """The user views that are kept up to date: version -> root and release whose catalogue it is of, and what else was given.
 
     Raises: NotReadyError: the store is away.
     """
@@ -127,11 +128,11 @@ class FeatureStore:
             n += len(batch)
         return n
 
-    def end_rebuild(self, items: Mapping[bytes, bytes], positions: Mapping[int, int], of: Mapping[str, str]) -> None:
+    def end_rebuild(self, items: Mapping[bytes, bytes], positions: Mapping[int, int], of: Mapping[str, object]) -> None:
         """Write the items' sums and the positions, from which the streams go on.
 
         Args:
-            items: item key -> sums. of: root and release, for `registered_views`.
+            items: item key -> sums. of: root and release, and what readers of the items' sums need; for `registered_views`.
         """
         with answering():
             pipe = self._calls.pipeline(transaction=True)

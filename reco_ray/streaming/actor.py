@@ -173,7 +173,7 @@ class SinkActor:
 
     def _follow_views(self) -> None:
         """Keep one thread at work for each registered view."""
-        at_work: dict[str, tuple[dict[str, str], threading.Event, threading.Thread]] = {}
+        at_work: dict[str, tuple[dict[str, Any], threading.Event, threading.Thread]] = {}
         with OnlineStore(self._store_url, self._config.store.namespace) as store:
             while not self._stop.wait(_LOOK_S):
                 try:
@@ -197,7 +197,7 @@ class SinkActor:
             for _, _, thread in at_work.values():
                 thread.join()
 
-    def _keep(self, view: str, of: dict[str, str], stop: threading.Event) -> None:
+    def _keep(self, view: str, of: dict[str, Any], stop: threading.Event) -> None:
         metrics = FeatureMetrics(view, self._partition)
         self._views[view] = FeatureState(view, self._partition)
         while not stop.is_set():

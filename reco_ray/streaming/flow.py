@@ -8,7 +8,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import polars as pl
 import pyarrow as pa
@@ -101,7 +101,8 @@ def rebuild(config: PipelineConfig, release: str, store_url: str) -> Rebuilt:
             positions,
         )
         users, items = _fill(plan, catalogue)
-        features.end_rebuild(items, positions, {"root": config.root, "release": release})
+        of = {"root": config.root, "release": release, "features": asdict(config.features), "partitions": len(readers)}
+        features.end_rebuild(items, positions, {**of, "made": time.time()})
         for at, reader in enumerate(readers):
             reader.commit(reader_name(view), positions[at])
     seconds = time.monotonic() - started

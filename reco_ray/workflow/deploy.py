@@ -51,7 +51,8 @@ def materialize_features(config: PipelineConfig, store_url: str, manifest: Manif
     from reco_ray.streaming.flow import rebuild
 
     with OnlineStore(store_url, config.store.namespace) as store:
-        kept = registered_views(store).get(manifest.user_view) == {"root": config.root, "release": manifest.release_id}
+        of = registered_views(store).get(manifest.user_view, {})
+        kept = (of.get("root"), of.get("release")) == (config.root, manifest.release_id)
         features = FeatureStore(store, manifest.user_view, 1)
         kept = kept and all(features.position(at) is not None for at in range(config.events.bus.partitions))
     return None if kept and not again else rebuild(config, manifest.release_id, store_url)

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from multiprocessing import get_context
 
@@ -23,11 +24,13 @@ from reco_ray.errors import StaleWriterError
 from reco_ray.events.bus import EVENTS, Outgoing
 from reco_ray.events.encoding import encode
 from reco_ray.events.open import open_producer, open_reader
-from reco_ray.features import transform, user_row
-from reco_ray.features.online import unpack_items
+from reco_ray.features import ITEM_COLUMNS, Catalogue, transform, user_row
+from reco_ray.features.online import pack_items, unpack_items
+from reco_ray.features.sums import added_up
 from reco_ray.hashing import item_keys
 from reco_ray.store import FeatureStore, OnlineStore, registered_views
 from reco_ray.streaming.features import open_stream, reader_name
+from reco_ray.streaming.items import LiveItems
 
 VIEW = "v1"
 START = datetime(2026, 5, 1, tzinfo=UTC)
@@ -85,14 +88,17 @@ def send(world: tuple[PipelineConfig, str], events: Sequence[dict[str, object]])
     asyncio.run(run())
 
 
+def prepared(events: Sequence[dict[str, object]], config: PipelineConfig) -> pl.DataFrame:
+    """Events as the batch sees them."""
+    ts, value = pl.from_epoch("ts", "us").dt.replace_time_zone("UTC"), pl.lit(None, pl.Float32).alias("value")
+    return transform.prepare(pl.DataFrame(events).with_columns(ts, value), config.features)
+
+
 def assert_online_is(world: tuple[PipelineConfig, str], features: FeatureStore, events: Sequence[dict[str, object]]) -> None:
     """The store holds what a batch makes of these events."""
     config, url = world
-    frame = pl.DataFrame(events).with_columns(
-        pl.from_epoch("ts", "us").dt.replace_time_zone("UTC"), pl.lit(None, pl.Float32).alias("value")
-    )
-    prepared = transform.prepare(frame, config.features)
-    rows = transform.user_rows(prepared, FACTS, config.features)
+    made = prepared(events, config)
+    rows = transform.user_rows(made, FACTS, config.features)
     with OnlineStore(url, config.store.namespace) as store:
         found = store.users(rows["user_id"], VIEW)
     for row, online in zip(rows.iter_rows(named=True), found, strict=True):
@@ -100,10 +106,10 @@ def assert_online_is(world: tuple[PipelineConfig, str], features: FeatureStore, 
         np.testing.assert_allclose(online.features, expected.features, atol=2e-5)
         for name in ("history", "weights", "seen"):
             np.testing.assert_array_equal(getattr(online, name), getattr(expected, name), name)
-    ids = prepared["item_id"].unique().to_list()
+    ids = made["item_id"].unique().to_list()
     sums = features.item_sums(0, [key.tobytes() for key in item_keys(ids)])
     counts = unpack_items([sums.get(key.tobytes()) for key in item_keys(ids)], config.features).values[:, 0]
-    assert dict(zip(ids, counts, strict=True)) == dict(prepared["item_id"].value_counts().iter_rows())
+    assert dict(zip(ids, counts, strict=True)) == dict(made["item_id"].value_counts().iter_rows())
 
 
 def test_what_comes_is_applied_once_and_names_its_position(world: tuple[PipelineConfig, str], view: FeatureStore) -> None:
@@ -197,3 +203,36 @@ def test_killed_under_load_it_ends_with_what_a_batch_computes(world: tuple[Pipel
     process.join()
     assert killed >= 1
     assert_online_is(world, view, events)
+
+
+def test_the_rankers_item_features_follow_the_stream(
+    world: tuple[PipelineConfig, str], view: FeatureStore, catalogue: Catalogue
+) -> None:
+    """From the sums of a rebuild to what the stream has added: always what a batch over all events computes."""
+    config, url = world
+    ids, rng = catalogue.item_ids, np.random.default_rng(8)
+    rows = [(f"u{rng.integers(9)}", ids[rng.integers(len(ids))], int(rng.integers(10_000))) for _ in range(400)]
+    events = events_of(rows, 5)
+    lake = transform.item_partials(prepared(events[:300], config), config.features)
+    sums = added_up(lake, lake["item_id"], config.features)
+    keys = [key.tobytes() for key in item_keys(lake["item_id"])]
+    of = {"root": "", "release": "r", "features": asdict(config.features), "partitions": 1}
+    with OnlineStore(url, config.store.namespace) as store:
+        live = LiveItems(store, VIEW, catalogue)
+        assert live.refresh() is None, "this view says nothing of its items"
+        view.end_rebuild(dict(zip(keys, pack_items(sums), strict=True)), {0: view.position(0) or 0}, of)
+        for known in (300, 400):
+            send(world, events[300:known])
+            with open_stream(config, url, VIEW, FACTS, 0) as stream:
+                stream.run_once()
+            found = live.refresh()
+            partials = transform.item_partials(prepared(events[:known], config), config.features)
+            items = pl.DataFrame({"item_id": ids, "year": catalogue.years})
+            as_of = int(partials["last"].max())  # type: ignore[arg-type]
+            batch = transform.item_rows(partials, items, as_of, config.features)
+            assert found is not None
+            np.testing.assert_allclose(found, batch.select(c.name for c in ITEM_COLUMNS).to_numpy(), atol=2e-5)
+        moments = iter([1e12])
+        quiet = LiveItems(store, VIEW, catalogue, clock=lambda: next(moments, 2e12))
+        assert quiet.refresh() is not None
+        assert quiet.refresh() is None, "nothing has changed since"

@@ -83,9 +83,13 @@ class InProcess:
 
     Args:
         rows: members per batch.
+        closed: called by `close`.
     """
 
-    def __init__(self, pipeline: Pipeline, *, rows: int = 32, left: Left | None = None) -> None:
+    def __init__(
+        self, pipeline: Pipeline, *, rows: int = 32, left: Left | None = None, closed: Callable[[], None] = lambda: None
+    ) -> None:
+        self._closed = closed
         self._threads = {stage: _Thread(stage) for stage in ("recall", "rank", "rerank")}
         calls: dict[str, Callable[..., Any]] = {
             "recall": pipeline.recall.recall,
@@ -124,6 +128,7 @@ class InProcess:
 
     def close(self) -> None:
         """Let the threads end once their work is done; one that hangs is left behind."""
+        self._closed()
         for thread in self._threads.values():
             thread.pool.shutdown(wait=False)
 

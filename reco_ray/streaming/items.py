@@ -1,0 +1,96 @@
+"""The item view as it is now: the sums of the last rebuild and what the streams have added since, read every few seconds."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reco_ray.config import FeaturesConfig
+from reco_ray.errors import RecoError
+from reco_ray.features import Catalogue
+from reco_ray.features.finish import item_features
+from reco_ray.features.online import unpack_items
+from reco_ray.features.sums import ITEM_SUMS, Sums, half_lives, merged
+from reco_ray.store import LAKE_ITEMS, FeatureStore, OnlineStore, registered_views
+
+__all__ = ["LiveItems", "follow_items"]
+
+log = logging.getLogger(__name__)
+
+_INTERVAL_S = 5.0
+_OVERLAP_S = 60.0  # clocks of those who write differ, and a batch takes its time
+_AT_ONCE = 5_000
+
+
+class LiveItems:
+    """Item features of one catalogue, by item_idx.
+
+    Args:
+        view: version of the user view of the catalogue's release.
+    """
+
+    def __init__(self, store: OnlineStore, view: str, catalogue: Catalogue, clock: Callable[[], float] = time.time) -> None:
+        self._store, self._view, self._catalogue, self._clock = store, view, catalogue, clock
+        self._features = FeatureStore(store, view, 1)
+        self._keys = [key.tobytes() for key in catalogue.keys]
+        self._rows = {key: row for row, key in enumerate(self._keys)}
+        self._of: dict[str, Any] = {}
+        self._sums: Sums | None = None
+        self._looked = 0.0
+
+    def refresh(self) -> NDArray[np.float32] | None:
+        """Read what has changed; returns all items' features, shape (n, F), or None where nothing has.
+
+        Raises: NotReadyError: the store is away. SchemaError: it holds sums of another version.
+        """
+        of = registered_views(self._store).get(self._view, {})
+        if "features" not in of:
+            return None  # the view is being made, or not kept up to date
+        now = self._clock()
+        if of != self._of or self._sums is None:
+            config = FeaturesConfig(**of["features"])
+            self._sums = Sums.none(len(self._keys), half_lives(ITEM_SUMS, config))
+            rows = np.arange(len(self._keys))
+        else:
+            changed = self._features.changed_items(self._looked - _OVERLAP_S)
+            rows = np.array(sorted(self._rows[key] for key in changed if key in self._rows), np.int64)
+        for start in range(0, rows.size, _AT_ONCE):
+            self._read(rows[start : start + _AT_ONCE], self._sums, of)
+        self._of, self._looked = of, now
+        if not rows.size:
+            return None
+        return item_features(self._sums, self._catalogue.years, int(self._sums.last.max(initial=0)))
+
+    def _read(self, rows: NDArray[np.int64], sums: Sums, of: dict[str, Any]) -> None:
+        keys, config = [self._keys[row] for row in rows], FeaturesConfig(**of["features"])
+        total = Sums.none(rows.size, sums.half_lives)
+        for part in (LAKE_ITEMS, *range(of["partitions"])):
+            found = self._features.item_sums(part, keys)
+            total = merged(total, unpack_items([found.get(key) for key in keys], config))
+        sums.first[rows], sums.last[rows], sums.values[rows] = total.first, total.last, total.values
+
+
+def follow_items(items: LiveItems, take: Callable[[NDArray[np.float32]], None], stop: threading.Event) -> threading.Thread:
+    """Hand over the features whenever they change, from a thread of its own, until ``stop``; no error ends it."""
+
+    def run() -> None:
+        answers = True
+        while True:
+            try:
+                if (features := items.refresh()) is not None:
+                    take(features)
+                answers = True
+            except RecoError as exc:
+                if answers:
+                    log.warning("item features stay as they are: %s", exc)
+                answers = False
+            if stop.wait(_INTERVAL_S):
+                return
+
+    thread = threading.Thread(target=run, name="item features", daemon=True)
+    thread.start()
+    return thread
