@@ -125,9 +125,7 @@ def _event(number: int, users: int, items: int, rng: np.random.Generator) -> Out
     )
 
 
-def _updates(
-    config: Any, url: str, features: FeatureStore, users: int, items: int, n: int = 50_000
-) -> dict[str, tuple[float, str]]:
+def _updates(config: Any, url: str, users: int, items: int, n: int = 50_000) -> dict[str, tuple[float, str]]:
     """Events/s of one stream that has all it can take."""
     rng = np.random.default_rng(4)
 
