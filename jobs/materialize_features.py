@@ -10,8 +10,8 @@ from reco_ray.workflow.deploy import materialize_features
 @job("materialize_features")
 def main(config: PipelineConfig) -> None:
     """Fill the online features of a release, or of the newest one, anew from the lake."""
+    manifest = verify(open_release(config.root, config.release or newest(config.root)))  # before a cluster starts for nothing
     with embedded_store(config) as store, ray_session(config.cluster):
-        manifest = verify(open_release(config.root, config.release or newest(config.root)))
         materialize_features(config, store, manifest, again=True)
 
 

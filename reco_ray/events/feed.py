@@ -16,7 +16,7 @@ from reco_ray.lake.ids import StoredIds
 from reco_ray.store import OnlineStore
 from reco_ray.store.fence import FenceStore
 
-__all__ = ["Feed", "Flow", "open_flow"]
+__all__ = ["Feed", "Flow", "open_flow", "writer_name"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,11 @@ class Flow:
     def lag(self) -> int | None:
         """Records that wait in the partition; None where the bus does not say."""
         return self.producer.lag(self.topic, self.partition)
+
+
+def writer_name(topic: str, partition: int) -> str:
+    """Name under which the lake's table, and the fence, know the sink of a partition."""
+    return f"sink:{topic}:{partition}"
 
 
 class BlockingProducer:
@@ -85,7 +90,7 @@ def open_flow(
         NotReadyError: the bus or the store is away.
         DataError: the lake's table has dates of another unit, or columns of another type.
     """
-    name, unit = f"sink:{feed.topic}:{partition}", config.lake.date_unit
+    name, unit = writer_name(feed.topic, partition), config.lake.date_unit
     appender = TableAppender(config.root, feed.topic, name, unit)
     with contextlib.ExitStack() as stack:
         store = stack.enter_context(OnlineStore(store_url, config.store.namespace))

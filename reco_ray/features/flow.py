@@ -1,7 +1,7 @@
 """Build the features by Ray Data: one task per group of user buckets, so that no user's events are ever shuffled.
 
 Each task reads its buckets by predicate and runs the pure functions over them. Rows of users go to files, sums over users come
-back and are added up. A group holds about a million events, whatever the lake holds: no process's memory grows with it.
+back and are added up. A group holds about a million events, whatever the lake holds: a task's memory does not grow with it.
 """
 
 import itertools

@@ -1,9 +1,9 @@
 """What the features are made of: sums over a user's or an item's events that can be added up.
 
-The sums of some events and the sums of others give, `merged`, the sums of both. One definition therefore serves three ways:
-a build adds up an entity's whole history, a daily build adds new days to yesterday's sums, and the stream adds each micro-batch
-to what is stored. Decayed sums hold what they are worth at the newest event (``last``), and lose worth when a newer one comes:
-exponential decay is the one kind that allows it exactly (Cormode et al., Forward Decay, ICDE 2009).
+The sums of some events and the sums of others give, `merged`, the sums of both. One definition therefore serves both ways: a
+build adds up an entity's whole history, and the stream adds each micro-batch to what is stored. Decayed sums hold what they are
+worth at the newest event (``last``), and lose worth when a newer one comes: exponential decay is the one kind that allows it
+exactly (Cormode et al., Forward Decay, ICDE 2009).
 
 Order does not matter but for rounding: sums of floating-point numbers in another order differ in their last bits.
 """

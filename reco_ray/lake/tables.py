@@ -156,7 +156,7 @@ def content_hash(frame: pl.DataFrame, by: Sequence[str]) -> str:
     """Hash a table's content, whatever files it lies in and in whichever order: 16 hexadecimal characters.
 
     Args:
-        by: columns that make a row unique; rows are sorted by them first. None where their order is fixed already.
+        by: columns that make a row unique; rows are sorted by them first. Empty where their order is fixed already.
     """
     table = (frame.sort(by) if by else frame).to_arrow().combine_chunks()
     sink = pa.BufferOutputStream()

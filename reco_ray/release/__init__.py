@@ -4,11 +4,23 @@
 """
 
 from reco_ray.release.build import assemble
-from reco_ray.release.bundle import Manifest, newest, open_release, read_part, release_ids, release_uri, seal, user_view, verify
+from reco_ray.release.bundle import (
+    Manifest,
+    features_of,
+    newest,
+    open_release,
+    read_part,
+    release_ids,
+    release_uri,
+    seal,
+    user_view,
+    verify,
+)
 
 __all__ = [
     "Manifest",
     "assemble",
+    "features_of",
     "newest",
     "open_release",
     "read_part",

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from reco_ray.config import FeaturesConfig
 from reco_ray.errors import ArtifactError
 from reco_ray.lake import storage
 
 __all__ = [
     "MANIFEST",
     "Manifest",
+    "features_of",
     "file_hashes",
     "newest",
     "open_release",
@@ -143,6 +145,17 @@ def read_part(root: str, release_id: str, name: str) -> bytes:
     if found != expected:
         raise ArtifactError(f"{uri}: {name} has SHA-256 {found[:12]}, expected {expected[:12]}; publish the release again")
     return raw
+
+
+def features_of(manifest: Manifest) -> FeaturesConfig:
+    """The settings that a release's features were made with.
+
+    Raises: ArtifactError: it was published before releases named them.
+    """
+    found = manifest.facts.get("features")
+    if not isinstance(found, dict):
+        raise ArtifactError(f"release {manifest.release_id}: found no settings of its features, expected some; publish anew")
+    return FeaturesConfig(**found)
 
 
 def user_view(root: str, release_id: str) -> str:

@@ -16,9 +16,11 @@ from typing import Any
 import ray
 
 from reco_ray import __version__
-from reco_ray.config import PipelineConfig
+from reco_ray.config import FeaturesConfig, PipelineConfig
 from reco_ray.errors import NotReadyError
+from reco_ray.events.bus import EVENTS
 from reco_ray.events.feed import Feed, Flow, open_flow
+from reco_ray.events.open import open_reader
 from reco_ray.events.sink import Batch
 from reco_ray.features import Catalogue
 from reco_ray.hashing import digest
@@ -26,7 +28,7 @@ from reco_ray.lake.compact import compact
 from reco_ray.monitoring.metrics import FeatureMetrics, SinkMetrics
 from reco_ray.release import open_release
 from reco_ray.store import OnlineStore, registered_views
-from reco_ray.streaming.features import Applied, open_stream
+from reco_ray.streaming.features import Applied, open_stream, reader_name
 
 __all__ = ["FeatureState", "SinkActor", "SinkState", "feature_status", "sink_status", "start_sinks", "stop_sinks"]
 
@@ -186,6 +188,8 @@ class SinkActor:
                     stop.set()
                     thread.join()
                     self._views.pop(view, None)
+                    if view not in wanted:
+                        self._forget(view)
                 for view, of in wanted.items():
                     if view not in at_work:
                         stop = threading.Event()
@@ -197,13 +201,25 @@ class SinkActor:
             for _, _, thread in at_work.values():
                 thread.join()
 
+    def _forget(self, view: str) -> None:
+        """Let the bus keep nothing for a view any more, whatever its stream said last."""
+        config = self._config
+        try:
+            with contextlib.closing(
+                open_reader(config.events, config.store.namespace, self._store_url, EVENTS, self._partition)
+            ) as reader:
+                reader.forget(reader_name(view))
+        except NotReadyError as exc:
+            log.warning("the bus goes on keeping records for view %s: %s", view, exc)
+
     def _keep(self, view: str, of: dict[str, Any], stop: threading.Event) -> None:
         metrics = FeatureMetrics(view, self._partition)
         self._views[view] = FeatureState(view, self._partition)
         while not stop.is_set():
             try:
+                config = replace(self._config, features=FeaturesConfig(**of["features"]))  # its own, not the newest release's
                 items = Catalogue.load(open_release(of["root"], of["release"])).facts()
-                with open_stream(self._config, self._store_url, view, items, self._partition) as stream:
+                with open_stream(config, self._store_url, view, items, self._partition) as stream:
                     while not stop.is_set():
                         applied = stream.run_once()
                         self._applied(view, applied)
@@ -246,7 +262,7 @@ def start_sinks(config: PipelineConfig, store_url: str, feeds: Sequence[Feed], c
     Raises: NotReadyError: one does not come up, with its reason; it goes on trying.
     """
     # only what a sink works by: another release or another k is no reason to replace it
-    parts = (config.root, config.lake, config.events, config.store, config.features, *(feed.topic for feed in feeds))
+    parts = (config.root, config.lake, config.events, config.store, *(feed.topic for feed in feeds))
     version = digest(__version__, code, store_url, *map(str, parts))
     wanted = range(config.events.bus.partitions)
     for name, actor in _find(config).items():

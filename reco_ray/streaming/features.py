@@ -6,7 +6,7 @@ crash is applied once. Unlike the sink it does not look for a repeated event eve
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -23,7 +23,7 @@ from reco_ray.hashing import item_keys
 from reco_ray.schema import EVENTS as EVENTS_SCHEMA
 from reco_ray.store import FeatureStore, Fence, FenceStore, OnlineStore, pack_user
 
-__all__ = ["Applied", "FeatureStream", "open_stream", "reader_name"]
+__all__ = ["Applied", "FeatureStream", "all_kept", "go_on_from", "open_stream", "reader_name"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +118,27 @@ class FeatureStream:
 def reader_name(view: str) -> str:
     """Name under which a view's stream commits its position to the bus."""
     return f"features:{view}"
+
+
+@contextlib.contextmanager
+def all_kept(readers: Sequence[Reader], view: str) -> Iterator[None]:
+    """Let the bus drop nothing more while a view is rebuilt, however far its streams had come and the sinks come meanwhile.
+
+    Left by an error nothing is dropped until a rebuild of the view has ended.
+    """
+    name = f"{reader_name(view)}:rebuild"
+    for reader in readers:
+        reader.commit(name, -1)
+    yield
+    for reader in readers:
+        reader.forget(name)
+
+
+def go_on_from(readers: Sequence[Reader], view: str, positions: Mapping[int, int]) -> None:
+    """Say that a view is applied up to these positions, which may lie before those of its last streams."""
+    for partition, reader in enumerate(readers):
+        reader.forget(reader_name(view))
+        reader.commit(reader_name(view), positions[partition])
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from deltalake import DeltaTable
 from reco_ray.config import FeaturesConfig, PipelineConfig
 from reco_ray.errors import ArtifactError
 from reco_ray.events.bus import EVENTS, Reader, partition_of
+from reco_ray.events.feed import writer_name
 from reco_ray.events.open import open_reader
 from reco_ray.features import Catalogue, transform, user_view_version
 from reco_ray.features.items import ItemFacts
@@ -25,9 +26,9 @@ from reco_ray.features.online import add_user_events, pack_items, unknown
 from reco_ray.features.sums import added_up
 from reco_ray.hashing import USER_BUCKETS, item_keys, user_digest
 from reco_ray.lake import tables
-from reco_ray.release import open_release, verify
+from reco_ray.release import features_of, open_release, verify
 from reco_ray.store import FeatureStore, FenceStore, OnlineStore, pack_user
-from reco_ray.streaming.features import reader_name
+from reco_ray.streaming.features import all_kept, go_on_from, reader_name
 
 __all__ = ["Rebuilt", "forget_view", "rebuild"]
 
@@ -70,21 +71,24 @@ def rebuild(config: PipelineConfig, release: str, store_url: str) -> Rebuilt:
     While it runs requests read the rows that were there before.
 
     Raises:
-        ArtifactError: there is no such release, or ``features`` is not what it was made with.
+        ArtifactError: there is no such release, or it was made by a version of the code that computed other features.
         NotReadyError: the store or the bus is away. Started again it begins anew.
     """
     started = time.monotonic()
     folder = open_release(config.root, release)
     manifest, catalogue = verify(folder), Catalogue.load(folder)
-    if (view := user_view_version(config.features, catalogue.categories)) != manifest.user_view:
+    made_with = features_of(manifest)
+    if (view := user_view_version(made_with, catalogue.categories)) != manifest.user_view:
         raise ArtifactError(
-            f"release {release}: found user view {manifest.user_view}, expected {view} of the configuration's `features`; "
-            "give the settings that it was made with, or publish a new release"
+            f"release {release}: found user view {manifest.user_view}, expected {view}, which this code computes; "
+            "publish a new release"
         )
     ttl_s = config.store.ttl_days * 86_400
-    with OnlineStore(store_url, config.store.namespace) as store, _readers(config, store_url) as readers:
-        for reader in readers:
-            reader.commit(reader_name(view), -1)  # from now on nothing goes that the lake has not
+    with (
+        OnlineStore(store_url, config.store.namespace) as store,
+        _readers(config, store_url) as readers,
+        all_kept(readers, view),
+    ):
         features = FeatureStore(store, view, ttl_s)
         features.begin_rebuild()
         table = DeltaTable(tables.table_uri(config.root, EVENTS))
@@ -97,14 +101,13 @@ def rebuild(config: PipelineConfig, release: str, store_url: str) -> Rebuilt:
             ttl_s,
             view,
             catalogue.facts(),
-            config.features,
+            made_with,
             positions,
         )
-        users, items = _fill(plan, catalogue)
-        of = {"root": config.root, "release": release, "features": asdict(config.features), "partitions": len(readers)}
+        users, items = _fill(plan)
+        go_on_from(readers, view, positions)
+        of = {"root": config.root, "release": release, "features": asdict(made_with), "partitions": len(readers)}
         features.end_rebuild(items, positions, {**of, "made": time.time()})
-        for at, reader in enumerate(readers):
-            reader.commit(reader_name(view), positions[at])
     seconds = time.monotonic() - started
     log.info("features %s: %d users and %d items in the online store, %.1f s", view, users, len(items), seconds)
     return Rebuilt(view, plan.at, users, len(items), positions, seconds)
@@ -121,7 +124,7 @@ def forget_view(config: PipelineConfig, view: str, store_url: str) -> None:
             reader.forget(reader_name(view))
 
 
-def _fill(plan: _Plan, catalogue: Catalogue) -> tuple[int, dict[bytes, bytes]]:
+def _fill(plan: _Plan) -> tuple[int, dict[bytes, bytes]]:
     """Write the users' states and rows; returns how many, and the packed sums of the items by key."""
     groups = ray.data.from_items([{"bucket": bucket} for bucket in range(USER_BUCKETS)], override_num_blocks=USER_BUCKETS)
     built = groups.map_batches(_task, batch_size=1, batch_format="pyarrow", fn_kwargs={"plan": plan}, zero_copy_batch=True)
@@ -167,7 +170,7 @@ def _unfenced(raw: pl.DataFrame, store: OnlineStore) -> pl.DataFrame:
 
 
 def _position(table: DeltaTable, partition: int) -> int:
-    found = table.transaction_version(f"sink:{EVENTS}:{partition}")
+    found = table.transaction_version(writer_name(EVENTS, partition))
     return -1 if found is None else int(found)
 
 

@@ -7,15 +7,15 @@ from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 
 import polars as pl
-from deltalake import DeltaTable
 
 from reco_ray.config import PipelineConfig
 from reco_ray.errors import DataError, SchemaError
 from reco_ray.events.bus import EVENTS
+from reco_ray.events.feed import writer_name
 from reco_ray.features import Catalogue
 from reco_ray.features.skew import Served, SkewReport, compare
 from reco_ray.lake import storage, tables
-from reco_ray.release import open_release
+from reco_ray.release import features_of, open_release, verify
 from reco_ray.store import OnlineStore, registered_views, unpack_user
 
 __all__ = ["check_feature_parity", "report_skew"]
@@ -64,11 +64,13 @@ def check_feature_parity(config: PipelineConfig, store_url: str) -> dict[str, Sk
 
 
 def _compare(config: PipelineConfig, root: str, release: str, served: Sequence[Served]) -> SkewReport:
-    catalogue = Catalogue.load(open_release(root, release))
-    table = DeltaTable(tables.table_uri(config.root, EVENTS))
-    stands = [table.transaction_version(f"sink:{EVENTS}:{at}") for at in range(config.events.bus.partitions)]
-    positions = [-1 if each is None else int(each) for each in stands]
-    return compare(config.root, served, positions, catalogue.facts(), catalogue.categories, config.features)
+    folder = open_release(root, release)
+    catalogue, made_with = Catalogue.load(folder), features_of(verify(folder))
+    stands = [
+        tables.remembered(config.root, EVENTS, writer_name(EVENTS, partition))
+        for partition in range(config.events.bus.partitions)
+    ]
+    return compare(config.root, served, stands, catalogue.facts(), catalogue.categories, made_with)
 
 
 def _unpacked(users: Sequence[str], rows: Sequence[bytes]) -> list[Served]:

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -251,6 +252,7 @@ def _publish_release(work: Work) -> Mapping[str, object]:
     facts = {
         "inputs": {name: output.content for name, output in work.inputs.items()},
         "features_key": features.key,
+        "features": asdict(config.features),
         "metrics": {k: v for k, v in evaluated.facts.items() if isinstance(v, float)},
         "lake_versions": lake_versions(config),
         "commit": commit(),

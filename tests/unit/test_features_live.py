@@ -8,9 +8,10 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from multiprocessing import get_context
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -21,16 +22,18 @@ from reco_ray.cluster import embedded_store
 from reco_ray.compose import compose_config
 from reco_ray.config import PipelineConfig
 from reco_ray.errors import StaleWriterError
-from reco_ray.events.bus import EVENTS, Outgoing
+from reco_ray.events.bus import EVENTS, LAKE, Outgoing
 from reco_ray.events.encoding import encode
 from reco_ray.events.open import open_producer, open_reader
 from reco_ray.features import ITEM_COLUMNS, Catalogue, transform, user_row
 from reco_ray.features.online import pack_items, unpack_items
 from reco_ray.features.sums import added_up
 from reco_ray.hashing import item_keys
+from reco_ray.release import open_release, release_uri, seal, verify
 from reco_ray.store import FeatureStore, OnlineStore, registered_views
-from reco_ray.streaming.features import open_stream, reader_name
+from reco_ray.streaming.features import all_kept, go_on_from, open_stream, reader_name
 from reco_ray.streaming.items import LiveItems
+from reco_ray.workflow.deploy import materialize_features
 
 VIEW = "v1"
 START = datetime(2026, 5, 1, tzinfo=UTC)
@@ -144,6 +147,51 @@ def test_two_streams_of_one_partition_do_not_both_write(world: tuple[PipelineCon
     with pytest.raises(StaleWriterError, match="found position"):
         view.apply(0, before or 0, 5, {"u1": (b"", b"")}, {}, 0.0)
     assert_online_is(world, view, events)
+
+
+def test_what_sinks_store_during_a_rebuild_is_still_there_for_the_streams(
+    world: tuple[PipelineConfig, str], view: FeatureStore
+) -> None:
+    """The view had come further than the lake that it is rebuilt from, and the lake comes further meanwhile."""
+    config, url = world
+    reader = open_reader(config.events, config.store.namespace, url, EVENTS, 0)
+    with contextlib.closing(reader):
+        lake_stood = reader.newest()
+        events = events_of([("u1", "a", 1), ("u2", "b", 2)], 6)
+        send(world, events)
+        with open_stream(config, url, VIEW, FACTS, 0) as stream:
+            stream.run_once()
+        with all_kept([reader], VIEW):
+            view.begin_rebuild()
+            reader.commit(LAKE, reader.newest())
+            go_on_from([reader], VIEW, {0: lake_stood})
+            view.end_rebuild({}, {0: lake_stood}, {"root": config.root, "release": "r1"})
+        reader.commit(LAKE, reader.newest())
+    with open_stream(config, url, VIEW, FACTS, 0) as stream:
+        assert stream.run_once().events == 2, "applied again, as the states were made anew"
+    assert_online_is(world, view, events)
+
+
+@pytest.mark.parametrize(("deployed", "rebuilt"), [("r1", False), ("r2", False), ("r3", True)])
+def test_only_a_later_release_makes_the_features_anew(
+    world: tuple[PipelineConfig, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, deployed: str, rebuilt: bool
+) -> None:
+    """The second of three releases is the one whose catalogue the streams work by; a way back rebuilds nothing."""
+    config, url = replace(world[0], root=str(tmp_path)), world[1]
+    for at, name in enumerate(("r1", "r2", "r3")):
+        folder = Path(release_uri(config.root, name))
+        folder.mkdir(parents=True)
+        seal(folder, name, VIEW, {"made_ts": f"2026-01-0{at + 1}"})
+    asked: list[str] = []
+    monkeypatch.setattr("reco_ray.streaming.flow.rebuild", lambda config, release, url: asked.append(release))
+    with OnlineStore(url, config.store.namespace) as store:
+        positions = dict.fromkeys(range(config.events.bus.partitions), 0)
+        FeatureStore(store, VIEW, 3600).end_rebuild({}, positions, {"root": config.root, "release": "r2"})
+    manifest = verify(open_release(config.root, deployed))
+    materialize_features(config, url, manifest)
+    assert asked == ([deployed] if rebuilt else [])
+    materialize_features(config, url, manifest, again=True)
+    assert asked[-1] == deployed
 
 
 def test_while_a_view_is_rebuilt_nothing_is_applied(world: tuple[PipelineConfig, str], view: FeatureStore) -> None:
