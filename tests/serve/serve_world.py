@@ -187,7 +187,7 @@ class Load:
     """
 
     def __init__(self, world: World, ms: int) -> None:
-        self._world, self._ms = world, ms
+        self._world, self._ms, self._pause_s = world, ms, 0.0
         self._stops: list[threading.Event] = []
         self._threads: list[threading.Thread] = []
         self.answers: Counter[tuple[int, str, str]] = Counter()
@@ -205,8 +205,9 @@ class Load:
         """What was named as less than full."""
         return {mark for _, _, marks in self.answers for mark in marks.split()}
 
-    def clients(self, n: int) -> None:
-        """Let ``n`` clients run from now on."""
+    def clients(self, n: int, pause_s: float = 0.02) -> None:
+        """Let ``n`` clients run from now on, each with so long a pause between an answer and its next request."""
+        self._pause_s = pause_s
         while len(self._stops) > n:
             self._stops.pop().set()
         while len(self._stops) < n:
@@ -235,7 +236,7 @@ class Load:
                     outcome = 0, "", type(exc).__name__
                 self.answers[outcome] += 1
                 self.full_in_a_row = self.full_in_a_row + 1 if outcome == (200, "full", "") else 0
-                stop.wait(0.02)
+                stop.wait(self._pause_s)
 
 
 def free_port() -> int:

@@ -16,7 +16,7 @@ def busy_and_rare(one_world: World) -> Iterator[World]:
     one_world.rest()
     rare = {"min_replicas": 0, "max_replicas": 1}
     one_world.run_release("rare", "fake:0,0,0", scaling=QUICK, recall=rare, ranker=rare, reranker=rare)
-    one_world.run_release("busy", "fake:0,15,0", "SleepingLoader", scaling=QUICK, ranker={"max_replicas": 2})
+    one_world.run_release("busy", "fake:0,30,0", "SleepingLoader", scaling=QUICK, ranker={"max_replicas": 2})
     one_world.send_traffic(busy=1.0, rare=0.0)
     one_world.await_release("busy")
     one_world.until(lambda: all("rare" in one_world.get("/readyz").json()["releases"] for _ in range(10)))
@@ -36,7 +36,7 @@ def test_the_ranker_doubles_under_load_and_halves_after_it_and_no_answer_is_less
     with Load(busy_and_rare, ms=20_000) as load:
         load.clients(6)
         busy_and_rare.until(lambda: replicas("busy", "Ranker").get("RUNNING") == 2, pause_s=0.4)
-        load.clients(1)
+        load.clients(1, pause_s=0.15)
         busy_and_rare.until(lambda: replicas("busy", "Ranker") == {"RUNNING": 1}, pause_s=0.4)
     assert set(load.answers) == {(200, "full", "")}, load.answers
     assert replicas("busy", "Recall") == {"RUNNING": 1}
