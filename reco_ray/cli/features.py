@@ -18,10 +18,10 @@ app = typer.Typer(no_args_is_help=True, help="Feature views: list them, show one
 @app.command("list")
 def list_() -> None:
     """List the views."""
-    table = Table("view", "columns", "per category", "from", "what it is")
+    table = Table("view", "columns", "per category", "from", "fresh within", "owner", "what it is")
     for view in VIEWS:
         sizes = str(len(view.columns)), str(len(view.per_category))
-        table.add_row(view.name, *sizes, ", ".join(view.sources), view.description)
+        table.add_row(view.name, *sizes, ", ".join(view.sources), f"{view.freshness_s:g} s", view.owner, view.description)
     Console().print(table)
 
 
@@ -31,7 +31,7 @@ def show(name: str = typer.Argument(..., help="As `reco features list` shows it.
     view = _view(name)
     table = Table("column", "unknown", "what it is", title=f"{view.name}: {view.description} All columns are float32.")
     for column in view.columns:
-        table.add_row(column.name, f"{column.default:g}", column.description)
+        table.add_row(column.name, f"{column.default:g}", column.description + " (sensitive)" * column.sensitive)
     for column in view.per_category:
         table.add_row(f"{column.name}:<category>", f"{column.default:g}", column.description)
     Console().print(table)

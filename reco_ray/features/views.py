@@ -31,11 +31,18 @@ LOW_RATING_STRENGTH = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column of a view, float32: its default stands in for an unknown entity."""
+    """One column of a view, float32.
+
+    Attributes:
+        default: stands in for an unknown entity.
+        sensitive: whether it says something of a person that the law or good sense protects; training takes it only where
+            ``features.declared_sensitive`` names it.
+    """
 
     name: str
     default: float
     description: str
+    sensitive: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +50,8 @@ class View:
     """What is computed for each entity of one kind.
 
     Attributes:
-        entity: ``user`` or ``item``. sources: tables of the lake that it is computed from.
+        entity: ``user``, ``item`` or ``context``. sources: tables of the lake that it is computed from.
+        owner: who answers for it. freshness_s: an event that is not in the features after so long is late, which alarms.
         columns: in the order of the row.
         per_category: for each category of the release's catalogue one more column of each of these, behind the others.
     """
@@ -51,6 +59,8 @@ class View:
     name: str
     entity: str
     description: str
+    owner: str
+    freshness_s: float
     sources: tuple[str, ...]
     columns: tuple[Column, ...]
     per_category: tuple[Column, ...] = ()
@@ -86,8 +96,17 @@ USER_TASTE = (
 )
 
 VIEWS = (
-    View("user", "user", "What a user has done, and of which categories.", ("events", "items"), USER_COLUMNS, USER_TASTE),
-    View("item", "item", "What all users have done with an item.", ("events", "items"), ITEM_COLUMNS),
+    View(
+        "user",
+        "user",
+        "What a user has done, and of which categories.",
+        "recommendation",
+        5.0,
+        ("events", "items"),
+        USER_COLUMNS,
+        USER_TASTE,
+    ),
+    View("item", "item", "What all users have done with an item.", "recommendation", 30.0, ("events", "items"), ITEM_COLUMNS),
 )
 
 
