@@ -160,7 +160,13 @@ def _under_load(store: OnlineStore, root: Path, down_s: float) -> tuple[list[dic
             thread.join()
     seen = Counter({f"visitor: {what}": n for what, n in answers.items()})
     for load in loads:
-        seen.update({f"{kind}: {what}": n for kind in ("by_status", "errors_by_kind", "rungs", "degraded") for what, n in load[kind].items()})
+        seen.update(
+            {
+                f"{kind}: {what}": n
+                for kind in ("by_status", "errors_by_kind", "rungs", "degraded")
+                for what, n in load[kind].items()
+            }
+        )
     failed = sum(n for what, n in answers.items() if what != "full") + sum(load["errors"] for load in loads)
     checks = [
         _check("ranker_up", changes[1][0] - began, "s"),
