@@ -78,7 +78,7 @@ def _fill(features: FeatureStore, users: int, items: int, config: Any) -> tuple[
                 "bus_position": np.full(n, -1),
             }
         )
-        events = unknown(transform.prepare(raw, config.features, ("bus_position",)), {})
+        events = unknown(transform.prepare(raw, config.features, ("event_id", "bus_position")), {})
         made = add_user_events(events, {}, known, config.features)
         packed = [(user, state.pack(), pack_user(row)) for user, (state, row) in made.items()]
         features.write_users(packed)

@@ -1,13 +1,14 @@
 """Build the features by Ray Data: one task per group of user buckets, so that no user's events are ever shuffled.
 
 Each task reads its buckets by predicate and runs the pure functions over them. Rows of users go to files, sums over users come
-back and are added up. A group holds about a million events, whatever the lake holds: a task's memory does not grow with it.
+back and are added up as they come, in the order of the groups. A group holds a million events at most, whatever the lake holds:
+memory does not grow with it.
 """
 
 import itertools
 import logging
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -15,10 +16,11 @@ import polars as pl
 import pyarrow as pa
 import ray
 
-from reco_ray.config import FeaturesConfig, SplitConfig
+from reco_ray.config import FeaturesConfig, SplitConfig, SplitKind
 from reco_ray.features import pairs, transform
 from reco_ray.features.items import ItemFacts
 from reco_ray.features.splits import Split, assign_parts, choose_split, crossing, cuts_of, minutes_of
+from reco_ray.features.sums import ITEM_SUMS, Sums, added_up, half_lives, item_sums, merged
 from reco_ray.features.views import SNAPSHOTS
 from reco_ray.hashing import USER_BUCKETS, digest
 from reco_ray.lake import storage, tables
@@ -103,13 +105,16 @@ class Views:
     people: int
 
 
+Work = Callable[[pl.DataFrame, BuildPlan], Frames]
+
+
 def survey(plan: BuildPlan, config: SplitConfig) -> BuildPlan:
     """Look at the lake as it is now: how it is divided into groups, and into parts in time.
 
     Raises: DataError: there are no events.
     """
     rows, at = tables.rows(plan.root, "events")
-    plan = replace(plan, at=at, groups=min(USER_BUCKETS, max(_LEAST_GROUPS, -(-rows // _EVENTS_AT_ONCE))))
+    plan = replace(plan, at=at, groups=_groups(rows))
     cuts = cuts_of(_run(plan, _minutes, "minutes")["minutes"], config)
     users = _run(plan, partial(_crossing, cut_us=cuts[1]), "users across the cut")["users"]
     split = choose_split(cuts, int(users["warm"].sum()), int(users["cold"].sum()), config)
@@ -122,14 +127,20 @@ def build_views(plan: BuildPlan, scratch: str) -> Views:
     Args:
         scratch: URI of a folder for the rows of users, which the caller removes.
     """
-    made = _run(plan, partial(_views, scratch=scratch), "views")
+    found: dict[str, list[pl.DataFrame]] = {"parts": [], "files": [], "people": []}
+    totals = {name: Sums.none(plan.items.height, half_lives(ITEM_SUMS, plan.config)) for name in SNAPSHOTS}
+    for frames in _each(plan, partial(_views, scratch=scratch)):
+        sums = frames.pop("items")
+        for name, total in totals.items():
+            totals[name] = merged(total, added_up(sums.filter(snapshot=name), plan.items["item_id"], plan.config))
+        for name, frame in frames.items():
+            found[name].append(frame)
+    made = {name: pl.concat(frames) for name, frames in found.items()}
     parts = made["parts"].group_by("part").agg(pl.col("n").sum(), pl.col("last").max()).sort("part")
     as_of = {name: max(parts.filter(pl.col("part") <= part)["last"].to_list(), default=0) for name, part in SNAPSHOTS.items()}
     items = [
-        transform.item_rows(
-            made["items"].filter(snapshot=name).drop("snapshot"), plan.items, as_of[name], plan.config
-        ).with_columns(snapshot=pl.lit(name))
-        for name in SNAPSHOTS
+        transform.item_rows(total, plan.items, as_of[name]).with_columns(snapshot=pl.lit(name))
+        for name, total in totals.items()
     ]
     return Views(
         _parts(made["files"], "users"),
@@ -151,37 +162,65 @@ def build_pairs(plan: BuildPlan) -> pl.DataFrame:
     return pl.concat(rows)
 
 
-def _run(plan: BuildPlan, work: Callable[[pl.DataFrame, BuildPlan], Frames], what: str) -> Frames:
+def _groups(rows: int) -> int:
+    """How many groups hold a million of so many events at most: a divisor of the buckets, or a multiple of them."""
+    wanted = max(_LEAST_GROUPS, -(-rows // _EVENTS_AT_ONCE))
+    return next((n for n in range(wanted, USER_BUCKETS) if USER_BUCKETS % n == 0), USER_BUCKETS * -(-wanted // USER_BUCKETS))
+
+
+def _run(plan: BuildPlan, work: Work, what: str) -> Frames:
     """Run ``work`` on each group's events; returns each of its frames over all groups, in the order of the groups."""
+    found: dict[str, list[pl.DataFrame]] = {}
+    for frames in _each(plan, work):
+        for name, frame in frames.items():
+            found.setdefault(name, []).append(frame)
+    whole = {name: pl.concat(each) for name, each in found.items()}
+    log.info("%s: %s rows", what, ", ".join(f"{frame.height} {name}" for name, frame in whole.items()))
+    return whole
+
+
+def _each(plan: BuildPlan, work: Work) -> Iterator[Frames]:
+    """Run ``work`` on each group's events; yields what it made of the first group, of the second, and so on."""
     groups = [{"group": group} for group in range(plan.groups)]
     dataset = ray.data.from_items(groups, override_num_blocks=plan.groups).map_batches(
         _task, batch_size=1, batch_format="pyarrow", fn_kwargs={"plan": plan, "work": work}, zero_copy_batch=True
     )
-    found: dict[str, list[tuple[int, pl.DataFrame]]] = {}
+    early: dict[int, Frames] = {}
+    turn = itertools.count()
+    waited_for = next(turn)
     for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
-        for group, name, frame in zip(*(batch.column(column) for column in ("group", "name", "frame")), strict=True):
-            found.setdefault(name.as_py(), []).append((group.as_py(), pl.read_ipc(frame.as_py())))
-    frames = {name: pl.concat([frame for _, frame in sorted(each, key=lambda one: one[0])]) for name, each in found.items()}
-    log.info("%s: %s rows", what, ", ".join(f"{frame.height} {name}" for name, frame in frames.items()))
-    return frames
+        for row in batch.to_pylist():
+            early[row.pop("group")] = {name: pl.read_ipc(frame) for name, frame in row.items()}
+        while (frames := early.pop(waited_for, None)) is not None:
+            yield frames
+            waited_for = next(turn)
 
 
-def _task(batch: pa.Table, plan: BuildPlan, work: Callable[[pl.DataFrame, BuildPlan], Frames]) -> pa.Table:
+def _task(batch: pa.Table, plan: BuildPlan, work: Work) -> pa.Table:
     group = int(batch.column("group")[0].as_py())
     frames = work(_events(plan, group), plan)
-    packed = [_packed(frame) for frame in frames.values()]
-    names, groups = pa.array(list(frames), pa.string()), pa.array([group] * len(packed))
-    return pa.table({"group": groups, "name": names, "frame": pa.array(packed, pa.large_binary())})
+    packed = {name: pa.array([_packed(frame)], pa.large_binary()) for name, frame in frames.items()}
+    return pa.table({"group": pa.array([group]), **packed})
 
 
 def _events(plan: BuildPlan, group: int) -> pl.DataFrame:
     """A group's events: prepared, with their part, or only the usable ones while there is no split yet."""
-    buckets = [bucket for bucket in range(USER_BUCKETS) if bucket % plan.groups == group]
-    where = pl.col("user_bucket").is_in(buckets)
+    where = _of_group(group, plan.groups)
     if plan.split is None:
         return transform.usable(tables.read(plan.root, "events", _SURVEYED, where, plan.at), plan.config)
-    events = transform.prepare(tables.read(plan.root, "events", transform.EVENT_COLUMNS, where, plan.at), plan.config)
+    extra = ("event_id",) if plan.split.kind is SplitKind.per_user else ()  # the longest column: read where it decides
+    raw = tables.read(plan.root, "events", (*transform.EVENT_COLUMNS, *extra), where, plan.at)
+    events = transform.prepare(raw, plan.config, extra)
     return events.with_columns(assign_parts(events, plan.split).alias("part"))
+
+
+def _of_group(group: int, groups: int) -> pl.Expr:
+    """Neighbouring buckets, as they lie in the files; or one part of the users of a bucket, where buckets are too large."""
+    if groups <= USER_BUCKETS:
+        wide = USER_BUCKETS // groups
+        return pl.col("user_bucket").is_between(group * wide, (group + 1) * wide - 1)
+    parts = groups // USER_BUCKETS
+    return (pl.col("user_bucket") == group // parts) & (pl.col("user_id").hash() % parts == group % parts)
 
 
 def _packed(frame: pl.DataFrame) -> bytes:
@@ -211,7 +250,7 @@ def _views(events: pl.DataFrame, plan: BuildPlan, scratch: str) -> Frames:
         _written("labels", _labels(events, plan), scratch),
         _written("sequences", _sequences(events), scratch),
     ]
-    items = _per_snapshot(events, lambda e: transform.item_partials(e, plan.config))
+    items = _per_snapshot(events, lambda e: item_sums(e, plan.config))
     people = pl.DataFrame({"n": [events["user_id"].n_unique()]})
     return {"items": items, "parts": parts, "people": people, "files": pl.DataFrame(files)}
 

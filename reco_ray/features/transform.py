@@ -11,14 +11,14 @@ import polars as pl
 from reco_ray.config import FeaturesConfig
 from reco_ray.features.finish import item_features, user_features
 from reco_ray.features.items import ItemFacts
-from reco_ray.features.sums import ITEM_SUMS, added_up, item_sums, user_sums
+from reco_ray.features.sums import ITEM_SUMS, Sums, user_sums
 from reco_ray.features.views import ITEM_COLUMNS, LOW_RATING_STRENGTH, STRENGTH
 from reco_ray.hashing import item_keys
 from reco_ray.schema import LABELS
 
-__all__ = ["EVENT_COLUMNS", "item_partials", "item_rows", "label_rows", "prepare", "usable", "user_rows"]
+__all__ = ["EVENT_COLUMNS", "item_rows", "label_rows", "prepare", "usable", "user_rows"]
 
-EVENT_COLUMNS = ("user_id", "item_id", "ts", "type", "value", "event_id", "consent")
+EVENT_COLUMNS = ("user_id", "item_id", "ts", "type", "value", "consent")
 
 
 def usable(events: pl.DataFrame, config: FeaturesConfig) -> pl.DataFrame:
@@ -69,19 +69,13 @@ def user_rows(events: pl.DataFrame, items: ItemFacts, config: FeaturesConfig) ->
     return rows.with_columns(pl.Series("features", features, dtype=pl.Array(pl.Float32, features.shape[1])).arr.to_list())
 
 
-def item_partials(events: pl.DataFrame, config: FeaturesConfig) -> pl.DataFrame:
-    """Sums per item over some users' events; those of different users add up (`item_rows`)."""
-    return item_sums(events, config)
-
-
-def item_rows(partials: pl.DataFrame, items: pl.DataFrame, as_of: int, config: FeaturesConfig) -> pl.DataFrame:
-    """Add up partial sums into the item view, one row for each item of the catalogue.
+def item_rows(total: Sums, items: pl.DataFrame, as_of: int) -> pl.DataFrame:
+    """Compute the item view, one row for each item of the catalogue.
 
     Args:
-        partials: rows of `item_partials` of all buckets, in a fixed order.
+        total: with `sums.ITEM_SUMS`, of the items in their order.
         items: columns item_id, year. as_of: the snapshot's instant, microseconds.
     """
-    total = added_up(partials, items["item_id"], config)
     features = item_features(total, items["year"].fill_null(0).to_numpy(), as_of)
     counts = total.values[:, [ITEM_SUMS.index("n"), ITEM_SUMS.index("n_positive")]].astype(np.int64)
     return pl.DataFrame(

@@ -97,7 +97,7 @@ class FeatureStream:
     def _events(self, records: list[Record], fence: Fence) -> tuple[pl.DataFrame, int]:
         table, bad = decoded(records, rows_to_table, DateUnit.day, EVENTS_SCHEMA)
         raw = pl.DataFrame(unfenced(table, fence)).with_columns(pl.col("bus_position").cast(pl.Int64))
-        return transform.prepare(raw, self._config, ("bus_position",)), len(bad)
+        return transform.prepare(raw, self._config, ("event_id", "bus_position")), len(bad)
 
     def _add(self, events: pl.DataFrame) -> tuple[dict[str, tuple[bytes, bytes]], dict[bytes, bytes], int]:
         if events.is_empty():

@@ -23,7 +23,7 @@ from reco_ray.events.open import open_reader
 from reco_ray.features import Catalogue, transform, user_view_version
 from reco_ray.features.items import ItemFacts
 from reco_ray.features.online import add_user_events, pack_items, unknown
-from reco_ray.features.sums import added_up
+from reco_ray.features.sums import added_up, item_sums
 from reco_ray.hashing import USER_BUCKETS, item_keys, user_digest
 from reco_ray.lake import tables
 from reco_ray.release import features_of, open_release, verify
@@ -143,18 +143,18 @@ def _fill(plan: _Plan) -> tuple[int, dict[bytes, bytes]]:
 def _task(batch: pa.Table, plan: _Plan) -> pa.Table:
     """Write one bucket's users; returns a row with their number, then its items' sums, with -1 in its place."""
     bucket = int(batch.column("bucket")[0].as_py())
-    columns = ["user_id", "item_id", "ts", "type", "value", "event_id", "consent"]
+    columns = [*transform.EVENT_COLUMNS, "event_id"]
     raw = tables.read(plan.root, EVENTS, columns, pl.col("user_bucket") == bucket, plan.at)
     with OnlineStore(plan.store_url, plan.namespace) as store:
         raw = _unfenced(raw, store)
         ids = raw["user_id"].unique()
         at = pl.Series([plan.positions[partition_of(user, len(plan.positions))] for user in ids], dtype=pl.Int64)
         raw = raw.with_columns(pl.col("user_id").replace_strict(ids, at, return_dtype=pl.Int64).alias("bus_position"))
-        events = unknown(transform.prepare(raw, plan.config, ("bus_position",)), {})
+        events = unknown(transform.prepare(raw, plan.config, ("event_id", "bus_position")), {})
         made = add_user_events(events, {}, plan.items, plan.config)
         features = FeatureStore(store, plan.view, plan.ttl_s)
         written = features.write_users((user, state.pack(), pack_user(row)) for user, (state, row) in made.items())
-    partials = transform.item_partials(events, plan.config).with_columns(users=pl.lit(-1), bucket=pl.lit(bucket))
+    partials = item_sums(events, plan.config).with_columns(users=pl.lit(-1), bucket=pl.lit(bucket))
     count = pl.DataFrame({"users": [written], "bucket": [bucket]}, schema={"users": pl.Int32, "bucket": pl.Int32})
     return pl.concat([partials, count], how="diagonal_relaxed").to_arrow()
 

@@ -22,6 +22,7 @@ from reco_ray.config import (
 from reco_ray.events.columns import admit_table
 from reco_ray.features import Catalogue, pairs, transform
 from reco_ray.features.items import ItemFacts
+from reco_ray.features.sums import added_up, item_sums
 from reco_ray.lake import sources
 from reco_ray.recall.tower import TwoTower
 from reco_ray.recall.two_tower import item_inputs, save_weights
@@ -93,11 +94,14 @@ def as_of(events: pl.DataFrame) -> int:
     return int(events["ts"].dt.epoch("us").max())
 
 
+def item_view(events: pl.DataFrame, items: pl.DataFrame, as_of: int, config: FeaturesConfig) -> pl.DataFrame:
+    """Rows of the item view over events in any number of parts."""
+    return transform.item_rows(added_up(item_sums(events, config), items["item_id"], config), items, as_of)
+
+
 @pytest.fixture(scope="session")
 def catalogue(events: pl.DataFrame, items: pl.DataFrame, as_of: int) -> Catalogue:
-    return Catalogue.build(
-        items, transform.item_rows(transform.item_partials(events, FeaturesConfig()), items, as_of, FeaturesConfig())
-    )
+    return Catalogue.build(items, item_view(events, items, as_of, FeaturesConfig()))
 
 
 @pytest.fixture(scope="session")
@@ -121,7 +125,7 @@ def folder(
     assemble(
         target,
         items,
-        transform.item_rows(transform.item_partials(events, config), items, as_of, config),
+        item_view(events, items, as_of, config),
         pairs.covisit_rows(pairs.covisit_partials(events, items["item_id"], config), items["item_id"], config),
         RecallConfig(quotas=dict.fromkeys(SourceName, 20), candidates=40),
         RerankConfig(),

@@ -27,7 +27,7 @@ from reco_ray.events.encoding import encode
 from reco_ray.events.open import open_producer, open_reader
 from reco_ray.features import ITEM_COLUMNS, Catalogue, transform, user_row
 from reco_ray.features.online import pack_items, unpack_items
-from reco_ray.features.sums import added_up
+from reco_ray.features.sums import added_up, item_sums
 from reco_ray.hashing import item_keys
 from reco_ray.release import open_release, release_uri, seal, verify
 from reco_ray.store import FeatureStore, OnlineStore, registered_views
@@ -94,7 +94,7 @@ def send(world: tuple[PipelineConfig, str], events: Sequence[dict[str, object]])
 def prepared(events: Sequence[dict[str, object]], config: PipelineConfig) -> pl.DataFrame:
     """Events as the batch sees them."""
     ts, value = pl.from_epoch("ts", "us").dt.replace_time_zone("UTC"), pl.lit(None, pl.Float32).alias("value")
-    return transform.prepare(pl.DataFrame(events).with_columns(ts, value), config.features)
+    return transform.prepare(pl.DataFrame(events).with_columns(ts, value), config.features, ("event_id",))
 
 
 def assert_online_is(world: tuple[PipelineConfig, str], features: FeatureStore, events: Sequence[dict[str, object]]) -> None:
@@ -261,7 +261,7 @@ def test_the_rankers_item_features_follow_the_stream(
     ids, rng = catalogue.item_ids, np.random.default_rng(8)
     rows = [(f"u{rng.integers(9)}", ids[rng.integers(len(ids))], int(rng.integers(10_000))) for _ in range(400)]
     events = events_of(rows, 5)
-    lake = transform.item_partials(prepared(events[:300], config), config.features)
+    lake = item_sums(prepared(events[:300], config), config.features)
     sums = added_up(lake, lake["item_id"], config.features)
     keys = [key.tobytes() for key in item_keys(lake["item_id"])]
     of = {"root": "", "release": "r", "features": asdict(config.features), "partitions": 1}
@@ -274,10 +274,10 @@ def test_the_rankers_item_features_follow_the_stream(
             with open_stream(config, url, VIEW, FACTS, 0) as stream:
                 stream.run_once()
             found = live.refresh()
-            partials = transform.item_partials(prepared(events[:known], config), config.features)
+            partials = item_sums(prepared(events[:known], config), config.features)
             items = pl.DataFrame({"item_id": ids, "year": catalogue.years})
             as_of = int(partials["last"].max())  # type: ignore[arg-type]
-            batch = transform.item_rows(partials, items, as_of, config.features)
+            batch = transform.item_rows(added_up(partials, items["item_id"], config.features), items, as_of)
             assert found is not None
             np.testing.assert_allclose(found, batch.select(c.name for c in ITEM_COLUMNS).to_numpy(), atol=2e-5)
         moments = iter([1e12])

@@ -14,6 +14,7 @@ from reco_ray.features import ITEM_COLUMNS, transform, user_row
 from reco_ray.features.finish import item_features
 from reco_ray.features.items import ItemFacts
 from reco_ray.features.online import UserState, add_item_events, add_user_events, unknown, unpack_items
+from reco_ray.features.sums import added_up, item_sums
 from reco_ray.types import UserRow
 
 TOLERANCE = 2e-5  # features are rounded to five digits; another order of adding may round the other way
@@ -78,7 +79,7 @@ class Stream:
         self.items: dict[str, bytes] = {}
 
     def take(self, raw: pl.DataFrame) -> None:
-        events = transform.prepare(raw, self._config, extra=["bus_position"])
+        events = transform.prepare(raw, self._config, extra=["event_id", "bus_position"])
         stored = {user: UserState.unpack(value) for user, value in self.states.items()}
         fresh = unknown(events, stored)
         for user, (state, row) in add_user_events(fresh, stored, FACTS, self._config).items():
@@ -111,7 +112,7 @@ def test_a_stream_in_any_order_with_repeats_gives_what_the_batch_gives(
         assert found.as_of == expected.as_of
 
     as_of = int((START + timedelta(hours=30)).timestamp() * 1e6)
-    whole = transform.item_rows(transform.item_partials(events, CONFIG), ITEMS, as_of, CONFIG)
+    whole = transform.item_rows(added_up(item_sums(events, CONFIG), ITEMS["item_id"], CONFIG), ITEMS, as_of)
     sums = unpack_items([stream.items.get(item) for item in ITEMS["item_id"]], CONFIG)
     years = ITEMS["year"].fill_null(0).to_numpy()
     online = item_features(sums, years, as_of)

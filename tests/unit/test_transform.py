@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from reco_ray.config import FeaturesConfig
 from reco_ray.features import ITEM_COLUMNS, USER_COLUMNS, Catalogue, pairs, transform, user_view_version
 from reco_ray.features.items import ItemFacts
-from reco_ray.features.sums import ITEM_SUMS, Sums, item_sums_of, merged
+from reco_ray.features.sums import ITEM_SUMS, Sums, added_up, item_sums, item_sums_of, merged
 from reco_ray.lake import sources
 
 CONFIG = FeaturesConfig(history=5)
@@ -47,13 +47,12 @@ def test_features_as_of_a_time_never_see_an_event_at_or_after_it(
 def test_sums_over_parts_of_the_users_equal_the_whole(events: pl.DataFrame, items: pl.DataFrame, as_of: int, cut: int) -> None:
     first = events.filter(pl.col("user_id").str.slice(5).cast(int) < cut)
     rest = events.filter(pl.col("user_id").str.slice(5).cast(int) >= cut)
-    parts = pl.concat([transform.item_partials(e, CONFIG) for e in (first, rest)])
-    whole = transform.item_rows(transform.item_partials(events, CONFIG), items, as_of, CONFIG)
+    ids = items["item_id"]
+    one, other, whole = (added_up(item_sums(e, CONFIG), ids, CONFIG) for e in (first, rest, events))
     names = [c.name for c in ITEM_COLUMNS]
     np.testing.assert_allclose(
-        transform.item_rows(parts, items, as_of, CONFIG).select(names).to_numpy(), whole.select(names).to_numpy(), atol=2e-5
+        *(transform.item_rows(sums, items, as_of).select(names).to_numpy() for sums in (merged(one, other), whole)), atol=2e-5
     )
-    ids = items["item_id"]
     sums = pl.concat([pairs.covisit_partials(e, ids, CONFIG) for e in (first, rest)])
     together = pairs.covisit_rows(pairs.covisit_partials(events, ids, CONFIG), ids, CONFIG)
     apart = pairs.covisit_rows(sums, ids, CONFIG)
@@ -61,7 +60,7 @@ def test_sums_over_parts_of_the_users_equal_the_whole(events: pl.DataFrame, item
 
 
 def test_a_counter_halves_after_its_half_life(events: pl.DataFrame) -> None:
-    sums = item_sums_of(transform.item_partials(events.head(1), CONFIG), FeaturesConfig(half_life_days=10))
+    sums = item_sums_of(item_sums(events.head(1), CONFIG), FeaturesConfig(half_life_days=10))
     at = ITEM_SUMS.index("decayed")
     fresh, old = (sums.at(sums.last + days * DAY)[0, at] for days in (0, 10))
     assert (fresh, old) == (1.0, pytest.approx(0.5))
@@ -123,7 +122,8 @@ def test_items_without_any_description_still_make_a_catalogue_and_user_rows(even
     items = pl.DataFrame(sources.bare_items(sorted(events["item_id"].unique())))
     rows = transform.user_rows(events, ItemFacts.of(items, []), CONFIG)
     assert rows["features"].list.len().unique().to_list() == [len(USER_COLUMNS)]
-    catalogue = Catalogue.build(items, transform.item_rows(transform.item_partials(events, CONFIG), items, as_of, CONFIG))
+    sums = added_up(item_sums(events, CONFIG), items["item_id"], CONFIG)
+    catalogue = Catalogue.build(items, transform.item_rows(sums, items, as_of))
     assert catalogue.in_category.shape == (items.height, 0)
     assert catalogue.titles == [""] * items.height
 
