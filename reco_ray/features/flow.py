@@ -19,8 +19,8 @@ import ray
 from reco_ray.config import FeaturesConfig, SplitConfig, SplitKind
 from reco_ray.features import pairs, transform
 from reco_ray.features.items import ItemFacts
-from reco_ray.features.splits import Split, assign_parts, choose_split, crossing, cuts_of, minutes_of
-from reco_ray.features.sums import ITEM_SUMS, Sums, added_up, half_lives, item_sums, merged
+from reco_ray.features.splits import Split, assign_beside, assign_parts, choose_split, crossing, cuts_of, minutes_of
+from reco_ray.features.sums import ITEM_SUMS, Sums, added_up, half_lives, item_sums, merged, shown_sums
 from reco_ray.features.views import SNAPSHOTS
 from reco_ray.hashing import USER_BUCKETS, digest
 from reco_ray.lake import storage, tables
@@ -105,7 +105,20 @@ class Views:
     people: int
 
 
-Work = Callable[[pl.DataFrame, BuildPlan], Frames]
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Events of some users.
+
+    Attributes:
+        events: prepared, with their ``part``; or only the usable ones while there is no split yet.
+        shown: impressions, with their ``part``; none while there is no split yet.
+    """
+
+    events: pl.DataFrame
+    shown: pl.DataFrame
+
+
+Work = Callable[[_Group, BuildPlan], Frames]
 
 
 def survey(plan: BuildPlan, config: SplitConfig) -> BuildPlan:
@@ -198,20 +211,21 @@ def _each(plan: BuildPlan, work: Work) -> Iterator[Frames]:
 
 def _task(batch: pa.Table, plan: BuildPlan, work: Work) -> pa.Table:
     group = int(batch.column("group")[0].as_py())
-    frames = work(_events(plan, group), plan)
+    frames = work(_read(plan, group), plan)
     packed = {name: pa.array([_packed(frame)], pa.large_binary()) for name, frame in frames.items()}
     return pa.table({"group": pa.array([group]), **packed})
 
 
-def _events(plan: BuildPlan, group: int) -> pl.DataFrame:
-    """A group's events: prepared, with their part, or only the usable ones while there is no split yet."""
+def _read(plan: BuildPlan, group: int) -> _Group:
     where = _of_group(group, plan.groups)
     if plan.split is None:
-        return transform.usable(tables.read(plan.root, "events", _SURVEYED, where, plan.at), plan.config)
+        raw = tables.read(plan.root, "events", _SURVEYED, where, plan.at)
+        return _Group(transform.usable(raw, plan.config), pl.DataFrame())
     extra = ("event_id",) if plan.split.kind is SplitKind.per_user else ()  # the longest column: read where it decides
     raw = tables.read(plan.root, "events", (*transform.EVENT_COLUMNS, *extra), where, plan.at)
-    events = transform.prepare(raw, plan.config, extra)
-    return events.with_columns(assign_parts(events, plan.split).alias("part"))
+    events, shown = transform.prepare(raw, plan.config, extra), transform.shown(raw)
+    events = events.with_columns(assign_parts(events, plan.split).alias("part"))
+    return _Group(events, shown.with_columns(assign_beside(shown, events, plan.split).alias("part")))
 
 
 def _of_group(group: int, groups: int) -> pl.Expr:
@@ -228,12 +242,12 @@ def _packed(frame: pl.DataFrame) -> bytes:
     return sink.getvalue()
 
 
-def _minutes(events: pl.DataFrame, plan: BuildPlan) -> Frames:
-    return {"minutes": minutes_of(events)}
+def _minutes(group: _Group, plan: BuildPlan) -> Frames:
+    return {"minutes": minutes_of(group.events)}
 
 
-def _crossing(events: pl.DataFrame, plan: BuildPlan, cut_us: int) -> Frames:
-    warm, cold = crossing(events, cut_us)
+def _crossing(group: _Group, plan: BuildPlan, cut_us: int) -> Frames:
+    warm, cold = crossing(group.events, cut_us)
     return {"users": pl.DataFrame({"warm": [warm], "cold": [cold]})}
 
 
@@ -242,15 +256,16 @@ def _parts(files: pl.DataFrame, name: str) -> Parts:
     return Parts(mine["uri"].to_list(), int(mine["rows"].sum()), digest(*mine["content"]))
 
 
-def _views(events: pl.DataFrame, plan: BuildPlan, scratch: str) -> Frames:
-    facts = ItemFacts.of(plan.items, plan.categories)
+def _views(group: _Group, plan: BuildPlan, scratch: str) -> Frames:
+    events, facts = group.events, ItemFacts.of(plan.items, plan.categories)
     parts = events.group_by("part").agg(pl.len().cast(pl.Int64).alias("n"), pl.col("ts").dt.epoch("us").max().alias("last"))
     files = [  # one after another, so that a task holds one of them at a time
         _written("users", _per_snapshot(events, lambda e: transform.user_rows(e, facts, plan.config)), scratch),
         _written("labels", _labels(events, plan), scratch),
         _written("sequences", _sequences(events), scratch),
     ]
-    items = _per_snapshot(events, lambda e: item_sums(e, plan.config))
+    sums = [(events, item_sums), (group.shown, shown_sums)]
+    items = pl.concat([_per_snapshot(rows, partial(sums_of, config=plan.config)) for rows, sums_of in sums])
     people = pl.DataFrame({"n": [events["user_id"].n_unique()]})
     return {"items": items, "parts": parts, "people": people, "files": pl.DataFrame(files)}
 
@@ -268,8 +283,8 @@ def _per_snapshot(events: pl.DataFrame, rows: Callable[[pl.DataFrame], pl.DataFr
     return pl.concat(made)
 
 
-def _pairs(events: pl.DataFrame, plan: BuildPlan, snapshot: str) -> Frames:
-    seen = events.filter(pl.col("part") <= SNAPSHOTS[snapshot])
+def _pairs(group: _Group, plan: BuildPlan, snapshot: str) -> Frames:
+    seen = group.events.filter(pl.col("part") <= SNAPSHOTS[snapshot])
     return {"pairs": pairs.covisit_partials(seen, plan.items["item_id"], plan.config)}
 
 
