@@ -122,7 +122,7 @@ def build_views(plan: BuildPlan, scratch: str) -> Views:
     Args:
         scratch: URI of a folder for the rows of users, which the caller removes.
     """
-    made = _run(plan, partial(_views, scratch=scratch), "views")
+    made = _run(plan, partial(_views, scratch=scratch), "views", ("context",))
     parts = made["parts"].group_by("part").agg(pl.col("n").sum(), pl.col("last").max()).sort("part")
     as_of = {name: max(parts.filter(pl.col("part") <= part)["last"].to_list(), default=0) for name, part in SNAPSHOTS.items()}
     items = [
@@ -151,11 +151,19 @@ def build_pairs(plan: BuildPlan) -> pl.DataFrame:
     return pl.concat(rows)
 
 
-def _run(plan: BuildPlan, work: Callable[[pl.DataFrame, BuildPlan], Frames], what: str) -> Frames:
-    """Run ``work`` on each group's events; returns each of its frames over all groups, in the order of the groups."""
+def _run(plan: BuildPlan, work: Callable[[pl.DataFrame, BuildPlan], Frames], what: str, extra: Sequence[str] = ()) -> Frames:
+    """Run ``work`` on each group's events; returns each of its frames over all groups, in the order of the groups.
+
+    Args:
+        extra: columns of the events that it needs beside the usual ones.
+    """
     groups = [{"group": group} for group in range(plan.groups)]
     dataset = ray.data.from_items(groups, override_num_blocks=plan.groups).map_batches(
-        _task, batch_size=1, batch_format="pyarrow", fn_kwargs={"plan": plan, "work": work}, zero_copy_batch=True
+        _task,
+        batch_size=1,
+        batch_format="pyarrow",
+        fn_kwargs={"plan": plan, "work": work, "extra": extra},
+        zero_copy_batch=True,
     )
     found: dict[str, list[tuple[int, pl.DataFrame]]] = {}
     for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
@@ -166,21 +174,24 @@ def _run(plan: BuildPlan, work: Callable[[pl.DataFrame, BuildPlan], Frames], wha
     return frames
 
 
-def _task(batch: pa.Table, plan: BuildPlan, work: Callable[[pl.DataFrame, BuildPlan], Frames]) -> pa.Table:
+def _task(
+    batch: pa.Table, plan: BuildPlan, work: Callable[[pl.DataFrame, BuildPlan], Frames], extra: Sequence[str]
+) -> pa.Table:
     group = int(batch.column("group")[0].as_py())
-    frames = work(_events(plan, group), plan)
+    frames = work(_events(plan, group, extra), plan)
     packed = [_packed(frame) for frame in frames.values()]
     names, groups = pa.array(list(frames), pa.string()), pa.array([group] * len(packed))
     return pa.table({"group": groups, "name": names, "frame": pa.array(packed, pa.large_binary())})
 
 
-def _events(plan: BuildPlan, group: int) -> pl.DataFrame:
+def _events(plan: BuildPlan, group: int, extra: Sequence[str]) -> pl.DataFrame:
     """A group's events: prepared, with their part, or only the usable ones while there is no split yet."""
     buckets = [bucket for bucket in range(USER_BUCKETS) if bucket % plan.groups == group]
     where = pl.col("user_bucket").is_in(buckets)
     if plan.split is None:
         return transform.usable(tables.read(plan.root, "events", _SURVEYED, where, plan.at), plan.config)
-    events = transform.prepare(tables.read(plan.root, "events", transform.EVENT_COLUMNS, where, plan.at), plan.config)
+    raw = tables.read(plan.root, "events", [*transform.EVENT_COLUMNS, *extra], where, plan.at)
+    events = transform.prepare(raw, plan.config, extra)
     return events.with_columns(assign_parts(events, plan.split).alias("part"))
 
 
@@ -206,9 +217,12 @@ def _parts(files: pl.DataFrame, name: str) -> Parts:
 def _views(events: pl.DataFrame, plan: BuildPlan, scratch: str) -> Frames:
     facts = ItemFacts.of(plan.items, plan.categories)
     parts = events.group_by("part").agg(pl.len().cast(pl.Int64).alias("n"), pl.col("ts").dt.epoch("us").max().alias("last"))
-    files = [  # one after another, so that a task holds one of them at a time
+    # one after another, so that a task holds one of them at a time
+    labels = _written("labels", _labels(events, plan), scratch)
+    events = events.drop("context")  # which would be copied for each snapshot
+    files = [
+        labels,
         _written("users", _per_snapshot(events, lambda e: transform.user_rows(e, facts, plan.config)), scratch),
-        _written("labels", _labels(events, plan), scratch),
         _written("sequences", _sequences(events), scratch),
     ]
     items = _per_snapshot(events, lambda e: transform.item_partials(e, plan.config))

@@ -119,7 +119,7 @@ class GatewayService:
         user, _, marks = await self._user(body.user_id, route, "", run)
         marks += _refusal(body)
         asked = Asked(body.user_id, body.surface, body.context, body.consent)
-        request = rank_request(body, request_id, user)
+        request = rank_request(body, request_id, user, _now_us())
         if not self._admission.enter():
             found, marks, rung = caller_order(request), [*marks, "overloaded"], "caller_order"
         else:
@@ -177,7 +177,7 @@ class GatewayService:
             return stored
         if marks and (found := self._cache.fallback(key, marks)) is not None:
             return found  # an older slate of this user is better than a new one of nobody
-        request = recommend_request(body, request_id, user)
+        request = recommend_request(body, request_id, user, _now_us())
         marks += _refusal(body)
         return await self._live(route, variant, request, run, marks, key, stored, asked, explain=body.explain)
 
@@ -221,6 +221,10 @@ class GatewayService:
         except StageFailed:
             return EMPTY_USER, None, ["store_unavailable"] if user_id else []
         return (row if user_id else EMPTY_USER), stored, []
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000
 
 
 def _refusal(body: RecommendationsBody | RankBody) -> list[str]:
