@@ -42,7 +42,7 @@ class ContextRows:
         self._codes = {field: {value: code for code, value in enumerate(vocabulary.get(field, ()))} for field in _FIELDS}
 
     def row(self, request: Request) -> NDArray[np.float32]:
-        """Return the view's columns for a request, float32, shape (len(CONTEXT_COLUMNS),): 3 us."""
+        """Return the view's columns for a request, float32, shape (len(CONTEXT_COLUMNS),): 5 us."""
         hour = weekday = math.nan
         if request.at_us > 0:
             hours = request.at_us // _HOUR_US
