@@ -68,6 +68,7 @@ class Request:
         item_scores: the caller's scores of ``items``, larger is better, on a scale of its own, NaN where it gave none,
             float32, shape (len(items),).
         query: the text that ``items`` answer; kept out of the repr, so that no log line shows it.
+        at_us: when it was asked, microseconds since the epoch; 0 where that is not known, or is to play no part.
     """
 
     request_id: str
@@ -84,6 +85,7 @@ class Request:
     items: tuple[str, ...] = ()
     item_scores: NDArray[np.float32] = field(default_factory=lambda: _NO_FLOATS)
     query: str = field(default="", repr=False)
+    at_us: int = 0
 
     def __post_init__(self) -> None:
         n = len(self.items)

@@ -142,7 +142,7 @@ def build_views(plan: BuildPlan, scratch: str) -> Views:
     """
     found: dict[str, list[pl.DataFrame]] = {"parts": [], "files": [], "people": []}
     totals = {name: Sums.none(plan.items.height, half_lives(ITEM_SUMS, plan.config)) for name in SNAPSHOTS}
-    for frames in _each(plan, partial(_views, scratch=scratch)):
+    for frames in _each(plan, partial(_views, scratch=scratch), ("context",)):
         sums = frames.pop("items")
         for name, total in totals.items():
             totals[name] = merged(total, added_up(sums.filter(snapshot=name), plan.items["item_id"], plan.config))
@@ -192,11 +192,19 @@ def _run(plan: BuildPlan, work: Work, what: str) -> Frames:
     return whole
 
 
-def _each(plan: BuildPlan, work: Work) -> Iterator[Frames]:
-    """Run ``work`` on each group's events; yields what it made of the first group, of the second, and so on."""
+def _each(plan: BuildPlan, work: Work, extra: Sequence[str] = ()) -> Iterator[Frames]:
+    """Run ``work`` on each group's events; yields what it made of the first group, of the second, and so on.
+
+    Args:
+        extra: columns of the events that it needs beside the usual ones.
+    """
     groups = [{"group": group} for group in range(plan.groups)]
     dataset = ray.data.from_items(groups, override_num_blocks=plan.groups).map_batches(
-        _task, batch_size=1, batch_format="pyarrow", fn_kwargs={"plan": plan, "work": work}, zero_copy_batch=True
+        _task,
+        batch_size=1,
+        batch_format="pyarrow",
+        fn_kwargs={"plan": plan, "work": work, "extra": extra},
+        zero_copy_batch=True,
     )
     early: dict[int, Frames] = {}
     turn = itertools.count()
@@ -210,19 +218,20 @@ def _each(plan: BuildPlan, work: Work) -> Iterator[Frames]:
             waited_for = next(turn)
 
 
-def _task(batch: pa.Table, plan: BuildPlan, work: Work) -> pa.Table:
+def _task(batch: pa.Table, plan: BuildPlan, work: Work, extra: Sequence[str]) -> pa.Table:
     group = int(batch.column("group")[0].as_py())
-    frames = work(_read(plan, group), plan)
+    frames = work(_read(plan, group, extra), plan)
     packed = {name: pa.array([_packed(frame)], pa.large_binary()) for name, frame in frames.items()}
     return pa.table({"group": pa.array([group]), **packed})
 
 
-def _read(plan: BuildPlan, group: int) -> _Group:
+def _read(plan: BuildPlan, group: int, extra: Sequence[str]) -> _Group:
     where = _of_group(group, plan.groups)
     if plan.split is None:
         raw = tables.read(plan.root, "events", _SURVEYED, where, plan.at)
         return _Group(transform.usable(raw, plan.config), pl.DataFrame())
-    extra = ("event_id",) if plan.split.kind is SplitKind.per_user else ()  # the longest column: read where it decides
+    if plan.split.kind is SplitKind.per_user:
+        extra = ("event_id", *extra)  # the longest column: read where it decides
     raw = tables.read(plan.root, "events", (*transform.EVENT_COLUMNS, *extra), where, plan.at)
     events, shown = transform.prepare(raw, plan.config, extra), transform.shown(raw)
     events = events.with_columns(assign_parts(events, plan.split).alias("part"))
@@ -260,9 +269,12 @@ def _parts(files: pl.DataFrame, name: str) -> Parts:
 def _views(group: _Group, plan: BuildPlan, scratch: str) -> Frames:
     events, facts = group.events, ItemFacts.of(plan.items, plan.categories)
     parts = events.group_by("part").agg(pl.len().cast(pl.Int64).alias("n"), pl.col("ts").dt.epoch("us").max().alias("last"))
-    files = [  # one after another, so that a task holds one of them at a time
+    # one after another, so that a task holds one of them at a time
+    labels = _written("labels", _labels(events, plan), scratch)
+    events = events.drop("context")  # which would be copied for each snapshot
+    files = [
+        labels,
         _written("users", _per_snapshot(events, lambda e: transform.user_rows(e, facts, plan.config)), scratch),
-        _written("labels", _labels(events, plan), scratch),
         _written("sequences", _sequences(events), scratch),
     ]
     sums = [(events, item_sums), (group.shown, shown_sums)]

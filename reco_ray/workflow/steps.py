@@ -14,12 +14,13 @@ import pyarrow.parquet as pq
 
 from reco_ray import __version__
 from reco_ray.config import PipelineConfig, RankKind, SourceName
-from reco_ray.features import SNAPSHOTS, Catalogue, user_view_version
+from reco_ray.features import SNAPSHOTS, Catalogue, user_view_version, vocabulary_of
 from reco_ray.hashing import digest
 from reco_ray.lake import sources, storage, tables
 from reco_ray.recall.two_tower import save_weights
 from reco_ray.release import assemble, open_release, release_uri, seal
 from reco_ray.release.bundle import MANIFEST
+from reco_ray.schema import LABELS
 from reco_ray.workflow.erased import erased_users
 from reco_ray.workflow.graph import Output, Step, Work
 from reco_ray.workflow.report import write_report
@@ -209,13 +210,13 @@ def _train_ranker(work: Work) -> Mapping[str, object]:
     config, features = work.config, work.inputs["build_features"]
     with _stages(work, "fit", with_ranker=False) as stages:
         labels = _rows(config, features, "labels", "rank")
-        rows, columns = build_training_set(stages, user_rows(config, features, "fit"), labels)
+        vocabulary = vocabulary_of(labels["context"])
+        rows, columns = build_training_set(stages, user_rows(config, features, "fit"), labels, vocabulary)
     keyed = rows.with_columns(snapshot=pl.lit(work.key))
     tables.replace(config.root, "training_rank", keyed.to_arrow(), f"snapshot = '{work.key}'")
     with tracked_run(config, "train_ranker", work.key, {**vars(config.rank), "columns": len(columns)}) as run:
-        result = train_ranker(
-            rows, columns, config.rank, config.cluster, config.seed, storage.join(config.root, "train"), work.folder
-        )
+        train = storage.join(config.root, "train")
+        result = train_ranker(rows, columns, vocabulary, config.rank, config.cluster, config.seed, train, work.folder)
         run.metrics({"valid_ndcg10": result.valid_ndcg10, "rounds": result.rounds, "rows": result.rows})
     return {
         "training_set": tables.content_hash(rows, ["user_id", "place"]),
@@ -290,7 +291,7 @@ STEPS = (
     Step(
         "build_features",
         ("import_dataset",),
-        lambda c: (c.features, c.split, c.rerank.seen_items_return, _lake_content(c)),
+        lambda c: (c.features, c.split, c.rerank.seen_items_return, LABELS.names, _lake_content(c)),
         _build_features,
         stands=_features_stand,
     ),

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -183,7 +184,7 @@ def test_every_field_reaches_the_stages() -> None:
         "user_id": "known",
         "k": 7,
         "surface": "email",
-        "context": {"device": "tv", "locale": "de"},
+        "context": {"device": "tv", "locale": "de", "location": "48.137,11.575"},
         "session": ["a", "b"],
         "filters": {"category": ["Comedy", "Drama"], "year": ["1999"]},
         "exclude": ["c"],
@@ -192,7 +193,8 @@ def test_every_field_reaches_the_stages() -> None:
     answer = world.post(body).json()
     request = world.stages.seen[-1]
     assert (request.user_id, request.k, request.surface, request.session) == ("known", 7, "email", ("a", "b"))
-    assert request.context == {"device": "tv", "locale": "de"}
+    assert request.context == {"device": "tv", "locale": "de", "location": "48.1,11.6"}, "a location is made coarse"
+    assert abs(request.at_us / 1e6 - time.time()) < 60
     assert request.filters == {"category": ("Comedy", "Drama"), "year": ("1999",)}
     assert (request.exclude, request.user) == (("c",), KNOWN)
     assert answer["items"][0]["propensity"] == 1.0
@@ -316,6 +318,7 @@ def test_every_field_of_a_rank_body_reaches_the_stages() -> None:
     request = world.stages.seen[-1]
     assert (request.user_id, request.k, request.surface, request.session) == ("known", 2, "search", ("s",))
     assert (request.context, request.query, request.user) == ({"device": "tv"}, "blue shoes", KNOWN)
+    assert abs(request.at_us / 1e6 - time.time()) < 60
     assert request.items == ("c", "b", "a", "d"), "scores first, the rest as sent"
     np.testing.assert_array_equal(request.item_scores, np.array([7.5, 1, np.nan, np.nan], np.float32))
     assert "blue shoes" not in repr(request)

@@ -246,9 +246,9 @@ def test_items_scores_and_query_survive_the_wire(pairs: list[tuple[str, float | 
     scores = np.array([np.nan if score is None else score for _, score in pairs], np.float32)
     keys = np.arange(3, dtype=np.uint64)
     user = UserRow(keys, np.ones(3, np.float32), keys, np.ones(2, np.float32), 5) if known else UserRow()
-    sent = Request("r", k=3, user=user, items=tuple(item for item, _ in pairs), item_scores=scores, query=query)
+    sent = Request("r", k=3, user=user, items=tuple(item for item, _ in pairs), item_scores=scores, query=query, at_us=17)
     found = wire.unpack_request(wire.pack_request(sent))
-    assert (found.items, found.query, found.k) == (sent.items, sent.query, 3)
+    assert (found.items, found.query, found.k, found.at_us) == (sent.items, sent.query, 3, 17)
     np.testing.assert_array_equal(found.item_scores, scores)
     for name in ("history", "weights", "seen", "features", "as_of"):
         assert np.array_equal(getattr(found.user, name), getattr(user, name))
@@ -256,4 +256,4 @@ def test_items_scores_and_query_survive_the_wire(pairs: list[tuple[str, float | 
 
 def test_a_request_without_items_takes_no_more_bytes_on_the_wire() -> None:
     plain = wire.pack_request(Request("r", "u"))
-    assert plain[4:] == b'["r","u",10,"home",{},[],{},[],true,""]'
+    assert plain[4:] == b'["r","u",10,"home",{},[],{},[],true,"",0]'

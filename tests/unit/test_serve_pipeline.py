@@ -152,9 +152,24 @@ def candidates(n: int = 3) -> Candidates:
 
 @pytest.mark.parametrize("row", [EMPTY_USER, user()])
 def test_a_request_survives_the_wire(row: UserRow) -> None:
-    sent = Request("r", "ü", 3, "email", {"device": "tv"}, ("s",), {"category": ("a", "b")}, ("x",), False, row, "like-this")
+    sent = Request(
+        "r", "ü", 3, "email", {"device": "tv"}, ("s",), {"category": ("a", "b")}, ("x",), False, row, "like-this", at_us=17
+    )
     found = wire.unpack_request(wire.pack_request(sent))
-    for name in ("request_id", "user_id", "k", "surface", "context", "session", "filters", "exclude", "consent", "similar_to"):
+    names = (
+        "request_id",
+        "user_id",
+        "k",
+        "surface",
+        "context",
+        "session",
+        "filters",
+        "exclude",
+        "consent",
+        "similar_to",
+        "at_us",
+    )
+    for name in names:
         assert getattr(found, name) == getattr(sent, name)
     for name in ("history", "weights", "seen", "features", "as_of"):
         assert np.array_equal(getattr(found.user, name), getattr(row, name))

@@ -8,6 +8,7 @@ from typing import cast
 import numpy as np
 import orjson
 
+from reco_ray.events.personal import coarse_location
 from reco_ray.hashing import digest
 from reco_ray.serve.http.contract import Context, RankBody, RecommendationsBody, SimilarItemsBody
 from reco_ray.serve.served import Served
@@ -28,8 +29,8 @@ __all__ = [
 ]
 
 
-def recommend_request(body: RecommendationsBody, request_id: str, user: UserRow = EMPTY_USER) -> Request:
-    """Turn a checked body into the request that the stages take."""
+def recommend_request(body: RecommendationsBody, request_id: str, user: UserRow = EMPTY_USER, at_us: int = 0) -> Request:
+    """Turn a checked body into the request that the stages take, asked at ``at_us``."""
     return Request(
         request_id=request_id,
         user_id=body.user_id,
@@ -41,6 +42,7 @@ def recommend_request(body: RecommendationsBody, request_id: str, user: UserRow 
         exclude=body.exclude,
         consent=body.consent,
         user=user,
+        at_us=at_us,
     )
 
 
@@ -49,7 +51,7 @@ def similar_request(body: SimilarItemsBody, request_id: str) -> Request:
     return Request(request_id=request_id, k=body.k, filters=_filters(body), exclude=body.exclude, similar_to=body.item_id)
 
 
-def rank_request(body: RankBody, request_id: str, user: UserRow = EMPTY_USER) -> Request:
+def rank_request(body: RankBody, request_id: str, user: UserRow = EMPTY_USER, at_us: int = 0) -> Request:
     """Turn a checked body into a request for the caller's own items, put in the caller's order.
 
     Order: the caller's scores, largest first, then the items without one; equal ones as they were sent.
@@ -69,6 +71,7 @@ def rank_request(body: RankBody, request_id: str, user: UserRow = EMPTY_USER) ->
         items=tuple(body.items[i].item_id for i in order),
         item_scores=scores[order].astype(np.float32),
         query=body.query,
+        at_us=at_us,
     )
 
 
@@ -84,7 +87,9 @@ def caller_order(request: Request) -> Slate:
 
 
 def context_of(given: Context) -> dict[str, str]:
-    pairs = (("device", given.device), ("locale", given.locale), ("surface", given.surface))
+    """What a request says of its circumstances; of its location only what is coarse."""
+    place = coarse_location(given.location)
+    pairs = (("device", given.device), ("locale", given.locale), ("surface", given.surface), ("location", place))
     return {name: value for name, value in pairs if value is not None}
 
 

@@ -88,6 +88,7 @@ class Context(Body):
     device: Label | None = None
     locale: Label | None = None
     surface: Label | None = None
+    location: Label | None = None
 
 
 class RecommendationsBody(Body):

@@ -121,7 +121,7 @@ class GatewayService:
         user, _, marks = await self._user(body.user_id, route, "", run)
         marks += [*self._lateness(body.user_id, user, route), *_refusal(body)]
         asked = Asked(body.user_id, body.surface, body.context, body.consent)
-        request = rank_request(body, request_id, user)
+        request = rank_request(body, request_id, user, _now_us())
         if not self._admission.enter():
             found, marks, rung = caller_order(request), [*marks, "overloaded"], "caller_order"
         else:
@@ -179,7 +179,7 @@ class GatewayService:
             return stored
         if marks and (found := self._cache.fallback(key, marks)) is not None:
             return found  # an older slate of this user is better than a new one of nobody
-        request = recommend_request(body, request_id, user)
+        request = recommend_request(body, request_id, user, _now_us())
         marks += [*self._lateness(body.user_id, user, route), *_refusal(body)]
         return await self._live(route, variant, request, run, marks, key, stored, asked, explain=body.explain)
 
@@ -227,6 +227,10 @@ class GatewayService:
     def _lateness(self, user_id: str, user: UserRow, route: Route) -> list[str]:
         known = user_id and user is not EMPTY_USER
         return ["features_late"] if known and self._late(route.user_view, user_id) else []
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000
 
 
 def _refusal(body: RecommendationsBody | RankBody) -> list[str]:

@@ -44,6 +44,7 @@ def pack_request(request: Request) -> bytes:
             request.exclude,
             request.consent,
             request.similar_to,
+            request.at_us,
             *((request.items, request.query) if request.items or request.query else ()),
         )
     )
@@ -56,7 +57,7 @@ def unpack_request(block: bytes) -> Request:
     """Unpack what `pack_request` made; the arrays of the user row are not copied."""
     end = 4 + _LENGTH.unpack_from(block)[0]
     head = orjson.loads(block[4:end])
-    request_id, user_id, k, surface, context, session, filters, exclude, consent, similar_to, *own = head
+    request_id, user_id, k, surface, context, session, filters, exclude, consent, similar_to, at_us, *own = head
     items, query, scores = (), "", _NO_SCORES
     if own:
         items, query = own
@@ -77,6 +78,7 @@ def unpack_request(block: bytes) -> Request:
         items=tuple(items),
         item_scores=scores,
         query=query,
+        at_us=at_us,
     )
 
 
