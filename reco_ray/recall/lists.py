@@ -12,7 +12,7 @@ __all__ = ["ListSource"]
 
 
 class ListSource:
-    """The best items by one number, for all alike.
+    """The best items by one number, for all alike; but items of the categories that a user says to like come first.
 
     Args:
         scores: of every item, larger is better, shape (n_items,). tie_keys: `hashing.item_keys`, shape (n_items,).
@@ -40,10 +40,10 @@ class ListSource:
     def _walk(self, query: Query, k: int) -> Hits:
         if query.similar_to is not None or (self._strangers_only and query.history.size):
             return np.empty(0, np.int64), np.empty(0, np.float32)
-        if query.allowed is not None:
-            head = self._order[query.allowed[self._order]]
-            head = head[: k + query.hidden.size]
-        else:
-            head = self._order[: k + query.hidden.size]
+        order = self._order if query.allowed is None else self._order[query.allowed[self._order]]
+        if query.preferred is not None:
+            first = query.preferred[order]
+            order = np.concatenate([order[first], order[~first]])
+        head = order[: k + query.hidden.size]
         found = head[query.visible(head)][:k]
         return found, self._scores[found]

@@ -73,6 +73,46 @@ class TestSourceContract:
         assert item_idx.size == (0 if name in ("two_tower", "covisit") else 10)
 
 
+LISTS = ["popular", "trending", "fresh"]
+
+
+@pytest.mark.parametrize("name", LISTS)
+@pytest.mark.parametrize("liked", ["even", "odd"])
+def test_items_of_liked_categories_come_first_and_then_the_rest_each_by_score(stage: Recall, name: str, liked: str) -> None:
+    asked = {"interests": (liked, "of no release"), "exclude": ("item-4", "item-7")}
+    query = make_query(Request(request_id="r", **asked), stage.catalogue, False, NOTHING)  # type: ignore[arg-type]
+    (rows, scores), (plain, _) = (stage.sources[name].recall([each], 40)[0] for each in (query, _stranger(stage)))
+    ids = [stage.catalogue.item_ids[row] for row in rows]
+    first = [int(item[5:]) % 2 == (liked == "odd") for item in ids]
+    assert first == [True] * 19 + [False] * 19
+    assert (np.diff(scores[:19]) <= 0).all()
+    assert (np.diff(scores[19:]) <= 0).all()
+    assert sorted(rows.tolist()) == sorted(set(plain.tolist()) - set(stage.catalogue.find(["item-4", "item-7"]).tolist()))
+    (few, _) = stage.sources[name].recall([query], 5)[0]
+    assert few.tolist() == rows[:5].tolist()
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_interests_and_filters_go_together(stage: Recall, name: str) -> None:
+    asked = {"interests": ("odd",), "filters": {"year": ("2000", "2001", "2002", "2003")}}
+    query = make_query(Request(request_id="r", **asked), stage.catalogue, False, NOTHING)  # type: ignore[arg-type]
+    ids = [stage.catalogue.item_ids[row] for row in stage.sources[name].recall([query], 40)[0][0]]
+    assert set(ids[:2]) == {"item-11", "item-13"}
+    assert set(ids[2:]) == {"item-10", "item-12"}
+
+
+def test_categories_that_a_release_does_not_know_change_nothing(stage: Recall) -> None:
+    query = make_query(Request(request_id="r", interests=("of no release",)), stage.catalogue, False, NOTHING)
+    assert query.preferred is None
+    for name in LISTS:
+        found, plain = (stage.sources[name].recall([each], 40)[0][0] for each in (query, _stranger(stage)))
+        assert found.tolist() == plain.tolist()
+
+
+def _stranger(stage: Recall) -> Query:
+    return make_query(Request(request_id="r"), stage.catalogue, False, NOTHING)
+
+
 hits = st.lists(st.lists(st.integers(0, 30), unique=True, max_size=20), min_size=1, max_size=5)
 
 
