@@ -49,7 +49,7 @@ class ProfileStore:
             if isinstance(entry, bytes) and not FenceEntry.parse(entry).done:
                 return False
             before = _interests(await pipe.get(key))
-            pipe.multi()
+            pipe.multi()  # type: ignore[no-untyped-call]
             pipe.set(key, pack_profile(profile))
             if profile.interests != before:
                 self._slates.purge_within(pipe, user)

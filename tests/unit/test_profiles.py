@@ -27,6 +27,7 @@ from reco_ray.features import Catalogue, user_row
 from reco_ray.hashing import item_keys, user_digest
 from reco_ray.rank import XGBoostRanker
 from reco_ray.rank.stage import rank_features
+from reco_ray.recall.query import make_query
 from reco_ray.rerank import Rerank
 from reco_ray.serve.args import GatewayArgs
 from reco_ray.serve.assembly import GatewayParts
@@ -48,7 +49,7 @@ from reco_ray.store import (
     unpack_interests,
     unpack_profile,
 )
-from reco_ray.types import EMPTY_USER, Request, Slate, UserRow
+from reco_ray.types import EMPTY_USER, Candidates, Request, Slate, UserRow
 
 COMEDY = Interests(("Comedy",), ("i1", "i2"))
 KIM = "kim/ü-7"
@@ -273,18 +274,18 @@ def test_liked_items_are_a_history_and_do_not_come_back(pipeline: Pipeline) -> N
     assert unheard.degraded == ("unknown_user",)
 
 
-def test_liked_items_come_back_where_seen_items_do(catalogue: Catalogue, pipeline: Pipeline) -> None:
+def test_liked_items_come_back_where_seen_items_do(catalogue: Catalogue) -> None:
     asked = request(Interests((), ("item-4",)), k=40)
-    (found,) = pipeline.recall.recall([request(NO_INTERESTS, k=40)])
+    n = len(catalogue)
+    ranks, own = np.zeros((n, 1), np.int16), np.zeros((n, 1), np.float32)
+    found = Candidates(np.arange(n, dtype=np.int32), np.zeros(n, np.float32), np.ones(n, np.uint16), ranks, own)
     for returns in (False, True):
-        stage = Rerank(catalogue, RerankConfig(seen_items_return=returns), pipeline.recall.names)
+        stage = Rerank(catalogue, RerankConfig(seen_items_return=returns), ["popular"])
         (slate,) = stage.arrange([asked], [found], [found.scores])
         assert (4 in numbers(slate)) == returns
 
 
-def test_a_session_is_newer_than_liked_items(pipeline: Pipeline, catalogue: Catalogue) -> None:
-    from reco_ray.recall.query import make_query
-
+def test_a_session_is_newer_than_liked_items(catalogue: Catalogue) -> None:
     asked = request(Interests(("odd",), ("item-4", "item-6")), session=("item-8",))
     query = make_query(asked, catalogue, False, np.empty(0, np.int64))
     assert [catalogue.item_ids[row] for row in query.history] == ["item-6", "item-4", "item-8"]

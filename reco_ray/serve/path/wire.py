@@ -5,6 +5,7 @@ the length of a JSON head, the head, and arrays as they lie in memory. Both ends
 """
 
 import struct
+from typing import Any
 
 import numpy as np
 import orjson
@@ -26,7 +27,7 @@ __all__ = [
 ]
 
 _NO_SCORES = np.empty(0, np.float32)
-_NO_MORE: tuple[tuple[str, ...], str, tuple[str, ...]] = (), "", ()  # own items, their query, interests
+_NO_MORE: list[Any] = [(), "", ()]  # own items, their query, interests
 _LENGTH = struct.Struct("<I")
 _SIZES = struct.Struct("<III")  # candidates, sources, length of the JSON list of missing sources
 
@@ -63,7 +64,7 @@ def unpack_request(block: bytes) -> Request:
     end = 4 + _LENGTH.unpack_from(block)[0]
     head = orjson.loads(block[4:end])
     request_id, user_id, k, surface, context, session, filters, exclude, consent, similar_to, *more = head
-    items, query, interests = (*more, *_NO_MORE[len(more) :])
+    items, query, interests = more + _NO_MORE[len(more) :]
     scores = _NO_SCORES
     if items:
         scores = np.frombuffer(block, "<f4", len(items), end)
