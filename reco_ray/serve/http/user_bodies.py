@@ -33,7 +33,9 @@ Attributes = Annotated[
         Annotated[str, Field(max_length=64), AfterValidator(_nobodys)],
     ],
     Field(
-        max_length=32, description="What else is known of the user: up to 32 short texts. They are kept, and change no slate."
+        max_length=32,
+        json_schema_extra={"additionalProperties": False},  # no other names
+        description="What else is known of the user: up to 32 short texts. They are kept, and change no slate.",
     ),
 ]
 Categories = Annotated[
