@@ -33,8 +33,11 @@ from reco_ray.serve.args import GatewayArgs
 from reco_ray.serve.assembly import GatewayParts
 from reco_ray.serve.http.answers import rank_request, recommend_request
 from reco_ray.serve.http.contract import RankBody, RecommendationsBody
+from reco_ray.serve.http.problems import HttpProblem
+from reco_ray.serve.http.user_bodies import UserBody
 from reco_ray.serve.path import wire
 from reco_ray.serve.path.fleet import Connected
+from reco_ray.serve.path.profiles import ProfileCalls
 from reco_ray.serve.path.stages import InProcess
 from reco_ray.slate import Pipeline, PopularList
 from reco_ray.store import (
@@ -163,6 +166,8 @@ def test_a_value_that_cannot_be_read_is_no_interests_and_is_replaced(play: Play)
         assert await world.read() == (EMPTY_USER, NO_INTERESTS)
         with pytest.raises(SchemaError, match="send it again"):
             await world.profiles.load(KIM)
+        with pytest.raises(HttpProblem, match="not-found"):
+            await ProfileCalls(world.profiles, lambda _: False, lambda _: None).show(KIM)
         assert await world.profiles.save(KIM, Profile(interests=COMEDY))
         assert await world.read() == (EMPTY_USER, COMEDY)
 
@@ -224,6 +229,13 @@ def test_an_absent_store_says_so() -> None:
                 await profiles.load(KIM)
             with pytest.raises(NotReadyError, match="does not answer"):
                 await profiles.save(KIM, Profile())
+            told: list[str] = []
+            calls = ProfileCalls(profiles, lambda _: False, told.append)
+            for call in (calls.show(KIM), calls.keep(KIM, UserBody(attributes={}))):
+                with pytest.raises(HttpProblem) as caught:
+                    await call
+                assert caught.value.status == 503
+            assert told == [], "nothing was kept"
             await store.calls.aclose()
 
     asyncio.run(check())

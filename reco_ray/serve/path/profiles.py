@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from reco_ray.errors import NotReadyError
+from reco_ray.errors import NotReadyError, SchemaError
 from reco_ray.hashing import user_digest
 from reco_ray.serve.http import problems
 from reco_ray.serve.http.user_bodies import UserBody
@@ -47,12 +47,14 @@ class ProfileCalls:
         return profile
 
     async def show(self, user_id: str) -> Profile:
-        """Answer ``GET /v1/users/{user_id}``.
+        """Answer ``GET /v1/users/{user_id}``. A profile of another format, as while two versions run, is none.
 
         Raises: HttpProblem: nothing is kept of the user, or the store is away.
         """
         try:
             found = None if self._hides(user_id) else await self._profiles.load(user_id)
+        except SchemaError:
+            found = None
         except NotReadyError as exc:
             raise problems.not_ready("the online store does not answer; ask again") from exc
         if found is None:
