@@ -1,6 +1,5 @@
 """What sources see of a request: rows of the release's catalogue instead of ids."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,8 +24,7 @@ class Query:
         hidden: rows that must not come back (seen, excluded, withdrawn), sorted, shape (m,).
         similar_to: row of the item whose neighbours are wanted, -1 when it is unknown; None for a personal request.
         allowed: mask of the items that pass the request's filters, shape (n_items,); None without filters.
-        preferred: mask of the items of categories that a user without a history says to like, shape (n_items,); None without
-            such categories in the catalogue.
+        liked: columns of `Catalogue.in_category` of the categories that a user without a history says to like, distinct.
     """
 
     history: NDArray[np.int64]
@@ -34,7 +32,7 @@ class Query:
     hidden: NDArray[np.int64]
     similar_to: int | None = None
     allowed: NDArray[np.bool_] | None = None
-    preferred: NDArray[np.bool_] | None = None
+    liked: tuple[int, ...] = ()
 
     def visible(self, item_idx: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Mask of the rows that may come back, shape (n,)."""
@@ -55,7 +53,7 @@ class Source(Protocol):
 
 
 def make_query(request: Request, catalogue: Catalogue, seen_items_return: bool, withdrawn: NDArray[np.int64]) -> Query:
-    """Translate a request. Ids and categories of interest that the catalogue does not know are dropped.
+    """Translate a request. Ids, and categories of interest, that the catalogue does not know are dropped.
 
     Args:
         withdrawn: rows of items that are not available, sorted.
@@ -73,8 +71,8 @@ def make_query(request: Request, catalogue: Catalogue, seen_items_return: bool, 
     parts = [catalogue.find(list(request.exclude)), withdrawn]
     if not seen_items_return:
         parts += [catalogue.find_keys(user.seen), session]
-    masks = allowed(request, catalogue), _preferred(request, catalogue)
-    return Query(history[known], weights[known], _rows(*parts), None, *masks)
+    liked = tuple([catalogue.categories.index(name) for name in request.interests if name in catalogue.categories])
+    return Query(history[known], weights[known], _rows(*parts), None, allowed(request, catalogue), liked)
 
 
 def allowed(request: Request, catalogue: Catalogue) -> NDArray[np.bool_] | None:
@@ -87,24 +85,13 @@ def allowed(request: Request, catalogue: Catalogue) -> NDArray[np.bool_] | None:
     mask = np.ones(len(catalogue), np.bool_)
     for attribute, values in request.filters.items():
         if attribute == "category":
-            mask &= _of_categories(values, catalogue)
+            columns = [catalogue.categories.index(v) for v in values if v in catalogue.categories]
+            mask &= (catalogue.in_category[:, columns] > 0).any(axis=1)
         elif attribute == "year":
             mask &= np.isin(catalogue.years, [int(v) for v in values])
         else:
             raise ValueError(f"filter attribute is {attribute!r}, expected 'category' or 'year'")
     return mask
-
-
-def _preferred(request: Request, catalogue: Catalogue) -> NDArray[np.bool_] | None:
-    if not request.interests:
-        return None
-    mask = _of_categories(request.interests, catalogue)
-    return mask if mask.any() else None
-
-
-def _of_categories(names: Sequence[str], catalogue: Catalogue) -> NDArray[np.bool_]:
-    columns = [catalogue.categories.index(name) for name in names if name in catalogue.categories]
-    return np.asarray((catalogue.in_category[:, columns] > 0).any(axis=1))
 
 
 def _rows(*parts: NDArray[np.int64]) -> NDArray[np.int64]:

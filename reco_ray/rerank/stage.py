@@ -93,7 +93,7 @@ class Rerank:
         marks = [f"source_missing:{name}" for name in candidates.missing]
         if request.similar_to:
             marks += ["unknown_item"] if not query.history.size else []
-        elif not query.history.size and query.preferred is None:  # interests are what a first slate is made of
+        elif not query.history.size and not query.liked:  # interests are what a first slate is made of
             marks.append("no_consent" if not request.consent else "unknown_user")
         if unknown:
             marks.append("unknown_items")

@@ -14,6 +14,7 @@ from reco_ray.features import Catalogue, user_row
 from reco_ray.hashing import item_keys
 from reco_ray.recall import load
 from reco_ray.recall.examples import cut_examples, gather_history
+from reco_ray.recall.lists import ListSource
 from reco_ray.recall.merge import merge
 from reco_ray.recall.query import Query, make_query
 from reco_ray.recall.scann import VectorIndex
@@ -103,10 +104,37 @@ def test_interests_and_filters_go_together(stage: Recall, name: str) -> None:
 
 def test_categories_that_a_release_does_not_know_change_nothing(stage: Recall) -> None:
     query = make_query(Request(request_id="r", interests=("of no release",)), stage.catalogue, False, NOTHING)
-    assert query.preferred is None
+    assert query.liked == ()
     for name in LISTS:
         found, plain = (stage.sources[name].recall([each], 40)[0][0] for each in (query, _stranger(stage)))
         assert found.tolist() == plain.tolist()
+
+
+worlds = st.tuples(
+    st.lists(st.tuples(st.sets(st.integers(0, 3)), st.integers(0, 5), st.booleans(), st.booleans()), min_size=1, max_size=25),
+    st.sets(st.integers(0, 3)).map(tuple),
+    st.booleans(),
+    st.integers(1, 30),
+)
+
+
+@given(worlds)
+def test_a_list_is_what_sorting_everything_gives(
+    world: tuple[list[tuple[set[int], int, bool, bool]], tuple[int, ...], bool, int],
+) -> None:
+    items, liked, filters, k = world
+    n = len(items)
+    in_category = np.array([[c in categories for c in range(4)] for categories, *_ in items], np.float32)
+    scores = np.array([score for _, score, *_ in items], np.float32)
+    passing = np.array([each for *_, each, _ in items])
+    hidden = np.flatnonzero([each for *_, each in items])
+    keys = item_keys([str(i) for i in range(n)])
+    query = Query(NOTHING, np.empty(0, np.float32), hidden, None, passing if filters else None, liked)
+    (found, own) = ListSource(scores, keys, in_category).recall([query], k)[0]
+    visible = [i for i in range(n) if i not in hidden and (passing[i] or not filters)]
+    expected = sorted(visible, key=lambda i: (not in_category[i, list(liked)].any(), -scores[i], keys[i]))
+    assert found.tolist() == expected[:k]
+    assert own.tolist() == scores[found].tolist()
 
 
 def _stranger(stage: Recall) -> Query:
