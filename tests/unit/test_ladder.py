@@ -40,7 +40,7 @@ from reco_ray.serve.path.fleet import Connected, Fleet
 from reco_ray.serve.path.service import GatewayService
 from reco_ray.serve.served import Served
 from reco_ray.slate import PopularList
-from reco_ray.store import FinishedSlate, OnlineStore, Precomputed, Purges, SlateStore, Traffic
+from reco_ray.store import NO_INTERESTS, FinishedSlate, Interests, OnlineStore, Precomputed, Purges, SlateStore, Traffic
 from reco_ray.types import EMPTY_USER, Request, Slate, UserRow
 
 SEEN = ("p2", "hit-2")
@@ -100,9 +100,10 @@ class Store:
         self.slates: dict[tuple[str, str], FinishedSlate] = {}
         self.lists: dict[str, Precomputed] = {}
 
-    async def user_and_slate(self, user_id: str, view: str, field: str) -> tuple[UserRow, FinishedSlate | None]:
+    async def user_and_slate(self, user_id: str, view: str, field: str) -> tuple[UserRow, FinishedSlate | None, Interests]:
         self._check()
-        return (KNOWN if user_id == "known" else EMPTY_USER), self.slates.get((user_id, field))
+        row = KNOWN if user_id == "known" else EMPTY_USER
+        return row, self.slates.get((user_id, field)), NO_INTERESTS
 
     async def precomputed(self, user_id: str) -> Precomputed | None:
         self._check()

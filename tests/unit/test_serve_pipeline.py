@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -155,22 +156,11 @@ def test_a_request_survives_the_wire(row: UserRow) -> None:
     sent = Request(
         "r", "ü", 3, "email", {"device": "tv"}, ("s",), {"category": ("a", "b")}, ("x",), False, row, "like-this", at_us=17
     )
-    found = wire.unpack_request(wire.pack_request(sent))
-    names = (
-        "request_id",
-        "user_id",
-        "k",
-        "surface",
-        "context",
-        "session",
-        "filters",
-        "exclude",
-        "consent",
-        "similar_to",
-        "at_us",
-    )
-    for name in names:
-        assert getattr(found, name) == getattr(sent, name)
+    for each in (sent, replace(sent, interests=("Comedy", "ü"))):
+        found = wire.unpack_request(wire.pack_request(each))
+        names = "request_id user_id k surface context session filters exclude consent similar_to items query interests at_us"
+        for name in names.split():
+            assert getattr(found, name) == getattr(each, name)
     for name in ("history", "weights", "seen", "features", "as_of"):
         assert np.array_equal(getattr(found.user, name), getattr(row, name))
 
