@@ -34,6 +34,7 @@ def draw(panels: Sequence[Panel], title: str) -> bytes:
     """Draw at least one panel; returns the PNG."""
     # takes 0.5 s to import; without pyplot no window system is asked for, and nothing is kept between calls
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     down, across = -(-len(panels) // _ACROSS), min(_ACROSS, len(panels))
     figure = Figure(figsize=(max(3.4 * across, 6.8), 2.6 * down + 0.8), layout="constrained")
@@ -49,6 +50,7 @@ def draw(panels: Sequence[Panel], title: str) -> bytes:
         axes.set_title(panel.title, fontsize=9, color=_ALARM if panel.alarm else "black")
         axes.set_ylim(bottom=0)
         axes.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
+        axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.tick_params(labelsize=8)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)

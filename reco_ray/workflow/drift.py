@@ -3,7 +3,8 @@
 User view. Reference: the rows of all users in the snapshot ``fit`` of the release's features output. Current: rows that
 decisions of the last hours were made with, one of each user, drawn at random, so that one who asks often does not count often.
 The two are not the same people: who comes often is served more surely, and who had no event before the cut is not in the
-reference. So a release may start with a distance that is none of time's. `Compared.unknown` says how many had no features.
+reference, of which the ranker in turn saw those who came again before the next cut. So a release may start with a distance that
+is none of time's. `Compared.unknown` says how many had no features.
 Item view. Reference: the items of that snapshot. Current: the same catalogue by the online sums as they are now.
 What grows with the age of the data (a user's span, an item's age, counts) moves even where nobody behaves otherwise.
 """
@@ -263,7 +264,7 @@ def _plot(compared: Compared) -> bytes:
     ]
     count, (before, now) = len(compared.drifting), compared.drifts[0].rows
     title = f"{compared.view} view of release {compared.release}: {count} of {len(compared.columns)} columns drift"
-    return draw(panels, f"{title} ({before:,} rows as trained, {now:,} as served)")
+    return draw(panels, f"{title} ({before:,} rows of reference, {now:,} current)")
 
 
 def _names(compared: Compared) -> str:

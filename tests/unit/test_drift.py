@@ -95,6 +95,13 @@ def test_mass_that_leaves_one_value_is_seen_wherever_the_value_lies(at: float) -
         assert found.default == pytest.approx((0.5, 0.3), abs=2e-3)
 
 
+def test_a_sliver_of_the_reference_is_no_bin() -> None:
+    """Just under two fifths are 0, so that a decile lies on the least value above; a tenth moves from there to below it."""
+    rest = np.linspace(0.2, 1, 6002)
+    moved = np.concatenate([np.zeros(3998), np.full(1000, 0.1), rest[1000:]])
+    assert one(np.concatenate([np.zeros(3998), rest]), moved).psi < 0.05
+
+
 def test_values_that_are_missing_now_are_a_shift() -> None:
     values = np.random.default_rng(2).normal(size=4000)
     holes = values[2000:].copy()
