@@ -1,7 +1,8 @@
 """Features: events and items of the lake come in, user rows, item rows and item pairs per snapshot go out.
 
 `sums` and `finish` define each feature once, `transform` and `flow` compute them for whole tables, `online` for each event that
-comes; `skew` compares the two. `context` describes the request itself. `catalogue` holds the items as the stages need them.
+comes; `skew` compares the two, `drift` what requests read with what a model was trained on. `context` describes the request
+itself. `catalogue` holds the items as the stages need them.
 """
 
 from reco_ray.features.catalogue import Catalogue

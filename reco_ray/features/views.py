@@ -39,12 +39,14 @@ class Column:
         default: stands in for an unknown entity, or value of a context.
         sensitive: whether it says something of a person that the law or good sense protects; training takes it only where
             ``features.declared_sensitive`` names it.
+        grows: whether it grows as time passes, whatever people do: that it has moved is no alarm.
     """
 
     name: str
     default: float
     description: str
     sensitive: bool = False
+    grows: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,7 @@ USER_COLUMNS = (
     Column("user_strength_mean", 0.5, "mean strength of the events"),
     Column("user_value_mean", 0.0, "mean value (rating); 0 without values"),
     Column("user_value_std", 0.0, "standard deviation of the values"),
-    Column("user_span_days", 0.0, "log(1 + days between first and last event)"),
+    Column("user_span_days", 0.0, "log(1 + days between first and last event)", grows=True),
     Column("user_year_mean", 0.0, "mean year of the items, in decades since 2000; 0 without years"),
     Column("user_year_std", 0.0, "standard deviation of these years, in decades"),
     Column("user_views", 0.0, "log(1 + decayed number of views)"),
@@ -91,7 +93,7 @@ ITEM_COLUMNS = (
     Column("item_positive_share", 0.5, "share of positive events, shrunk towards the mean"),
     Column("item_value_mean", 0.0, "mean value, shrunk towards the mean of all"),
     Column("item_value_std", 0.0, "standard deviation of the values"),
-    Column("item_age_days", 0.0, "log(1 + days since the item's first event)"),
+    Column("item_age_days", 0.0, "log(1 + days since the item's first event)", grows=True),
     Column("item_year", 0.0, "year, in decades since 2000; 0 without a year"),
     Column("item_clicks", 0.0, "log(1 + decayed number of clicks)"),
     Column("item_purchases", 0.0, "log(1 + decayed number of purchases)"),

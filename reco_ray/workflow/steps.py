@@ -26,7 +26,7 @@ from reco_ray.workflow.graph import Output, Step, Work
 from reco_ray.workflow.report import write_report
 from reco_ray.workflow.tracking import commit, lake_versions, tracked_run
 
-__all__ = ["STEPS", "user_rows"]
+__all__ = ["STEPS", "of_snapshot", "user_rows"]
 
 _RAW = ("user_id", "item_id", "ts", "type", "value", "event_id", "consent")
 _FEATURE_TABLES = {
@@ -139,9 +139,13 @@ def _features_stand(config: PipelineConfig, output: Output) -> bool:
     return all(tables.has_partition(config.root, name, f"{output.key}-") for name in _FEATURE_TABLES)
 
 
+def of_snapshot(name: str, key: str, value: str) -> pl.Expr:
+    """Whether a row of a table is of a snapshot, or part of the labels, of the features output with this key."""
+    return pl.col(_FEATURE_TABLES[name]) == f"{key}-{value}"
+
+
 def _rows(config: PipelineConfig, features: Output, name: str, value: str) -> pl.DataFrame:
-    column = _FEATURE_TABLES[name]
-    return tables.read(config.root, name, where=pl.col(column) == f"{features.key}-{value}").drop(column)
+    return tables.read(config.root, name, where=of_snapshot(name, features.key, value)).drop(_FEATURE_TABLES[name])
 
 
 def user_rows(config: PipelineConfig, features: Output, snapshot: str) -> pl.DataFrame:
