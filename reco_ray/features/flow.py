@@ -190,7 +190,8 @@ def _each(plan: BuildPlan, work: Work) -> Iterator[Frames]:
     waited_for = next(turn)
     for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
         for row in batch.to_pylist():
-            early[row.pop("group")] = {name: pl.read_ipc(frame) for name, frame in row.items()}
+            group = row.pop("group")
+            early[group] = {name: pl.read_ipc(frame) for name, frame in row.items()}
         while (frames := early.pop(waited_for, None)) is not None:
             yield frames
             waited_for = next(turn)
