@@ -9,7 +9,7 @@ import itertools
 import logging
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 import polars as pl
@@ -17,23 +17,31 @@ import pyarrow as pa
 import ray
 
 from reco_ray.config import FeaturesConfig, SplitConfig, SplitKind
-from reco_ray.features import pairs, transform
+from reco_ray.features import pairs, snapshots, transform
 from reco_ray.features.items import ItemFacts
-from reco_ray.features.splits import Split, assign_parts, choose_split, crossing, cuts_of, minutes_of
+from reco_ray.features.leakage import LABELLED, Leak, leaks, learnt
+from reco_ray.features.snapshots import LABEL_PARTS
+from reco_ray.features.splits import Split, choose_split, crossing, cuts_of, minutes_of
 from reco_ray.features.sums import ITEM_SUMS, Sums, added_up, half_lives, item_sums, merged
 from reco_ray.features.views import SNAPSHOTS
 from reco_ray.hashing import USER_BUCKETS, digest
 from reco_ray.lake import storage, tables
 
-__all__ = ["LABEL_PARTS", "BuildPlan", "Parts", "Views", "build_pairs", "build_views", "survey"]
+__all__ = ["LABEL_PARTS", "BuildPlan", "Parts", "Views", "build_pairs", "build_views", "find_leaks", "survey"]
 
 log = logging.getLogger(__name__)
 
 _EVENTS_AT_ONCE = 1_000_000
 _LEAST_GROUPS = 8
 _SURVEYED = ("user_id", "ts", "type", "value", "consent")
-LABEL_PARTS = {"rank": 1, "test": 2}
-"""Labels -> the part of the split that they are of."""
+
+_LEAKS = pa.schema(
+    [
+        *((name, pa.string()) for name in ("snapshot", "table", "column")),
+        *((name, pa.int64()) for name in ("rows", "differ")),
+        *((name, pa.float64()) for name in ("future", "past")),
+    ]
+)
 
 Frames = dict[str, pl.DataFrame]
 
@@ -49,7 +57,7 @@ class BuildPlan:
         items_return: whether an item that a user has had is a label again.
         categories: vocabulary of the taste features.
         at: version of the table of events.
-        groups: of user buckets; see `survey`.
+        groups: of user buckets; see `survey`. largest: the one with the most users.
         split: None before it is chosen.
     """
 
@@ -60,6 +68,7 @@ class BuildPlan:
     categories: list[str]
     at: int = -1
     groups: int = _LEAST_GROUPS
+    largest: int = 0
     split: Split | None = None
 
 
@@ -118,7 +127,7 @@ def survey(plan: BuildPlan, config: SplitConfig) -> BuildPlan:
     cuts = cuts_of(_run(plan, _minutes, "minutes")["minutes"], config)
     users = _run(plan, partial(_crossing, cut_us=cuts[1]), "users across the cut")["users"]
     split = choose_split(cuts, int(users["warm"].sum()), int(users["cold"].sum()), config)
-    return replace(plan, split=split)
+    return replace(plan, split=split, largest=int(users["people"].arg_max() or 0))
 
 
 def build_views(plan: BuildPlan, scratch: str) -> Views:
@@ -137,7 +146,7 @@ def build_views(plan: BuildPlan, scratch: str) -> Views:
             found[name].append(frame)
     made = {name: pl.concat(frames) for name, frames in found.items()}
     parts = made["parts"].group_by("part").agg(pl.col("n").sum(), pl.col("last").max()).sort("part")
-    as_of = {name: max(parts.filter(pl.col("part") <= part)["last"].to_list(), default=0) for name, part in SNAPSHOTS.items()}
+    as_of = snapshots.as_of(parts)
     items = [
         transform.item_rows(total, plan.items, as_of[name]).with_columns(snapshot=pl.lit(name))
         for name, total in totals.items()
@@ -162,6 +171,16 @@ def build_pairs(plan: BuildPlan) -> pl.DataFrame:
     return pl.concat(rows)
 
 
+def find_leaks(plan: BuildPlan) -> list[Leak]:
+    """Compute what models learn from a second time without the future, for the users of one group; see `leakage`.
+
+    Returns: the columns that differ.
+    """
+    found = [row for batch in _tasks([plan.largest], _leaks, plan=plan) for row in batch.to_pylist()]
+    log.info("leaks: %d found in group %d of %d", len(found), plan.largest, plan.groups)
+    return [Leak(**row) for row in found]
+
+
 def _groups(rows: int) -> int:
     """How many groups hold a million of so many events at most: a divisor of the buckets, or a multiple of them."""
     wanted = max(_LEAST_GROUPS, -(-rows // _EVENTS_AT_ONCE))
@@ -181,20 +200,24 @@ def _run(plan: BuildPlan, work: Work, what: str) -> Frames:
 
 def _each(plan: BuildPlan, work: Work) -> Iterator[Frames]:
     """Run ``work`` on each group's events; yields what it made of the first group, of the second, and so on."""
-    groups = [{"group": group} for group in range(plan.groups)]
-    dataset = ray.data.from_items(groups, override_num_blocks=plan.groups).map_batches(
-        _task, batch_size=1, batch_format="pyarrow", fn_kwargs={"plan": plan, "work": work}, zero_copy_batch=True
-    )
     early: dict[int, Frames] = {}
     turn = itertools.count()
     waited_for = next(turn)
-    for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+    for batch in _tasks(range(plan.groups), _task, plan=plan, work=work):
         for row in batch.to_pylist():
             group = row.pop("group")
             early[group] = {name: pl.read_ipc(frame) for name, frame in row.items()}
         while (frames := early.pop(waited_for, None)) is not None:
             yield frames
             waited_for = next(turn)
+
+
+def _tasks(groups: Sequence[int], task: Callable[..., pa.Table], **given: object) -> Iterator[pa.Table]:
+    """Run a Ray task for each group; yields what they return, as it comes."""
+    dataset = ray.data.from_items([{"group": group} for group in groups], override_num_blocks=len(groups)).map_batches(
+        task, batch_size=1, batch_format="pyarrow", fn_kwargs=given, zero_copy_batch=True
+    )
+    yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow")
 
 
 def _task(batch: pa.Table, plan: BuildPlan, work: Work) -> pa.Table:
@@ -206,13 +229,20 @@ def _task(batch: pa.Table, plan: BuildPlan, work: Work) -> pa.Table:
 
 def _events(plan: BuildPlan, group: int) -> pl.DataFrame:
     """A group's events: prepared, with their part, or only the usable ones while there is no split yet."""
-    where = _of_group(group, plan.groups)
     if plan.split is None:
+        where = _of_group(group, plan.groups)
         return transform.usable(tables.read(plan.root, "events", _SURVEYED, where, plan.at), plan.config)
-    extra = ("event_id",) if plan.split.kind is SplitKind.per_user else ()  # the longest column: read where it decides
-    raw = tables.read(plan.root, "events", (*transform.EVENT_COLUMNS, *extra), where, plan.at)
-    events = transform.prepare(raw, plan.config, extra)
-    return events.with_columns(assign_parts(events, plan.split).alias("part"))
+    return snapshots.divided(_raw(plan, plan.split, group), plan.split, plan.config, _deciding(plan.split))
+
+
+def _raw(plan: BuildPlan, split: Split, group: int) -> pl.DataFrame:
+    columns = (*transform.EVENT_COLUMNS, *_deciding(split))
+    return tables.read(plan.root, "events", columns, _of_group(group, plan.groups), plan.at)
+
+
+def _deciding(split: Split) -> tuple[str, ...]:
+    """The longest column, read where it decides."""
+    return ("event_id",) if split.kind is SplitKind.per_user else ()
 
 
 def _of_group(group: int, groups: int) -> pl.Expr:
@@ -235,7 +265,7 @@ def _minutes(events: pl.DataFrame, plan: BuildPlan) -> Frames:
 
 def _crossing(events: pl.DataFrame, plan: BuildPlan, cut_us: int) -> Frames:
     warm, cold = crossing(events, cut_us)
-    return {"users": pl.DataFrame({"warm": [warm], "cold": [cold]})}
+    return {"users": pl.DataFrame({"warm": [warm], "cold": [cold], "people": [events["user_id"].n_unique()]})}
 
 
 def _parts(files: pl.DataFrame, name: str) -> Parts:
@@ -245,15 +275,14 @@ def _parts(files: pl.DataFrame, name: str) -> Parts:
 
 def _views(events: pl.DataFrame, plan: BuildPlan, scratch: str) -> Frames:
     facts = ItemFacts.of(plan.items, plan.categories)
-    parts = events.group_by("part").agg(pl.len().cast(pl.Int64).alias("n"), pl.col("ts").dt.epoch("us").max().alias("last"))
     files = [  # one after another, so that a task holds one of them at a time
-        _written("users", _per_snapshot(events, lambda e: transform.user_rows(e, facts, plan.config)), scratch),
-        _written("labels", _labels(events, plan), scratch),
-        _written("sequences", _sequences(events), scratch),
+        _written("users", snapshots.per_snapshot(events, lambda e: transform.user_rows(e, facts, plan.config)), scratch),
+        _written("labels", snapshots.labels(events, plan.items_return), scratch),
+        _written("sequences", snapshots.sequences(events), scratch),
     ]
-    items = _per_snapshot(events, lambda e: item_sums(e, plan.config))
+    items = snapshots.per_snapshot(events, lambda e: item_sums(e, plan.config))
     people = pl.DataFrame({"n": [events["user_id"].n_unique()]})
-    return {"items": items, "parts": parts, "people": people, "files": pl.DataFrame(files)}
+    return {"items": items, "parts": snapshots.part_sizes(events), "people": people, "files": pl.DataFrame(files)}
 
 
 def _written(name: str, rows: pl.DataFrame, scratch: str) -> dict[str, object]:
@@ -262,30 +291,16 @@ def _written(name: str, rows: pl.DataFrame, scratch: str) -> dict[str, object]:
     return {"name": name, "uri": uri, "rows": rows.height, "content": tables.content_hash(rows, ())}
 
 
-def _per_snapshot(events: pl.DataFrame, rows: Callable[[pl.DataFrame], pl.DataFrame]) -> pl.DataFrame:
-    made: Sequence[pl.DataFrame] = [
-        rows(events.filter(pl.col("part") <= part)).with_columns(snapshot=pl.lit(name)) for name, part in SNAPSHOTS.items()
-    ]
-    return pl.concat(made)
-
-
 def _pairs(events: pl.DataFrame, plan: BuildPlan, snapshot: str) -> Frames:
-    seen = events.filter(pl.col("part") <= SNAPSHOTS[snapshot])
-    return {"pairs": pairs.covisit_partials(seen, plan.items["item_id"], plan.config)}
+    return {"pairs": pairs.covisit_partials(snapshots.held(events, snapshot), plan.items["item_id"], plan.config)}
 
 
-def _labels(events: pl.DataFrame, plan: BuildPlan) -> pl.DataFrame:
-    return pl.concat(
-        [
-            transform.label_rows(
-                events.filter(part=part),
-                None if plan.items_return else events.filter(pl.col("part") < part).select("user_id", "item_id"),
-            ).with_columns(part=pl.lit(name))
-            for name, part in LABEL_PARTS.items()
-        ]
-    )
-
-
-def _sequences(events: pl.DataFrame) -> pl.DataFrame:
-    ordered = events.filter(pl.col("part") == 0).group_by("user_id", maintain_order=True)
-    return ordered.agg(pl.col("item_id").alias("item_ids"), pl.col("strength").cast(pl.Float32).alias("strengths"))
+def _leaks(batch: pa.Table, plan: BuildPlan) -> pa.Table:
+    split = plan.split
+    assert split is not None
+    raw = _raw(plan, split, int(batch.column("group")[0].as_py()))
+    found: list[Leak] = []
+    for snapshot in LABELLED:
+        tables_of = learnt(snapshot, plan.items, plan.categories, plan.items_return, plan.config)
+        found += leaks(raw, split, snapshot, tables_of, plan.config)
+    return pa.Table.from_pylist([asdict(leak) for leak in found], _LEAKS)

@@ -1,0 +1,76 @@
+"""What snapshots hold of some users' events, and what is computed from it: pure, a build runs it on one group after another.
+
+All that a model learns from, or is judged by, passes through `held`; `leakage` checks what comes of it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import polars as pl
+
+from reco_ray.config import FeaturesConfig
+from reco_ray.features import transform
+from reco_ray.features.splits import Split, assign_parts
+from reco_ray.features.sums import US
+from reco_ray.features.views import SNAPSHOTS
+
+__all__ = ["LABEL_PARTS", "as_of", "divided", "held", "labels", "part_sizes", "per_snapshot", "sequences"]
+
+LABEL_PARTS = {"rank": 1, "test": 2}
+"""Labels -> the part of the split that they are of."""
+
+
+def divided(raw: pl.DataFrame, split: Split, config: FeaturesConfig, extra: Sequence[str] = ()) -> pl.DataFrame:
+    """Prepare events and give each its ``part``.
+
+    Args:
+        raw: of the lake, all of each user that occurs. extra: columns to keep, ``event_id`` for a split per user.
+    """
+    events = transform.prepare(raw, config, extra)
+    return events.with_columns(assign_parts(events, split).alias("part"))
+
+
+def held(events: pl.DataFrame, snapshot: str) -> pl.DataFrame:
+    """Keep what a snapshot knows."""
+    return events.filter(pl.col("part") <= SNAPSHOTS[snapshot])
+
+
+def per_snapshot(events: pl.DataFrame, rows: Callable[[pl.DataFrame], pl.DataFrame]) -> pl.DataFrame:
+    """Compute rows from each snapshot's events, with a column ``snapshot``."""
+    return pl.concat([rows(held(events, name)).with_columns(snapshot=pl.lit(name)) for name in SNAPSHOTS])
+
+
+def part_sizes(events: pl.DataFrame) -> pl.DataFrame:
+    """Count the events of each part: columns part, n, last (time of the newest, microseconds)."""
+    return events.group_by("part").agg(pl.len().cast(pl.Int64).alias("n"), US.max().alias("last"))
+
+
+def as_of(parts: pl.DataFrame) -> Mapping[str, int]:
+    """The time of each snapshot's last event, microseconds; 0 for one that holds none.
+
+    Args:
+        parts: of `part_sizes`; several rows of a part are those of different users.
+    """
+    return {name: max(parts.filter(pl.col("part") <= part)["last"].to_list(), default=0) for name, part in SNAPSHOTS.items()}
+
+
+def labels(events: pl.DataFrame, items_return: bool) -> pl.DataFrame:
+    """What users turned to in each later part, with a column ``part``.
+
+    Args:
+        items_return: whether an item that a user has had is a label again.
+    """
+    return pl.concat(
+        [
+            transform.label_rows(
+                events.filter(part=part),
+                None if items_return else events.filter(pl.col("part") < part).select("user_id", "item_id"),
+            ).with_columns(part=pl.lit(name))
+            for name, part in LABEL_PARTS.items()
+        ]
+    )
+
+
+def sequences(events: pl.DataFrame) -> pl.DataFrame:
+    """The events of the fit snapshot in order, one row per user: user_id, item_ids, strengths."""
+    ordered = held(events, "fit").group_by("user_id", maintain_order=True)
+    return ordered.agg(pl.col("item_id").alias("item_ids"), pl.col("strength").cast(pl.Float32).alias("strengths"))
