@@ -2,9 +2,11 @@
 
 ``python benchmarks/chaos_events.py --out FILE [--runs N]``. In each run a load of batches with retries (`events_load.py`) meets
 SIGKILLs of a gateway replica, of a sink's process and of valkey-server, in a random order at random moments; afterwards the
-lake is held against the load's ledger. Half of the sink's kills wait for a data file that is not committed yet.
+lake is held against the load's ledger, and at the end the online features, which the sinks' processes keep as well, against the
+lake. Half of the sink's kills wait for a data file that is not committed yet.
 """
 
+import contextlib
 import json
 import os
 import random
@@ -20,8 +22,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
+import synthetic
 import typer
-from environment import Case, case, deploy_release
+from environment import RELEASE, Case, case, deploy_release
 from lake_ledger import Count, count, orphans
 from processes import processes
 from rich.console import Console
@@ -29,9 +32,14 @@ from rich.table import Table
 
 from reco_ray.cluster import ray_session, serve_environment
 from reco_ray.events.bus import EVENTS
+from reco_ray.events.feed import writer_name
+from reco_ray.events.open import open_reader
 from reco_ray.lake import tables
 from reco_ray.serve.render import GATEWAY
+from reco_ray.store import FeatureStore, OnlineStore
+from reco_ray.streaming.features import go_on_from
 from reco_ray.workflow.sinks import sink_status, start_sinks, stop_sinks
+from reco_ray.workflow.skew import check_feature_parity
 
 HERE = Path(__file__).parent
 _KILLS = ("gateway", "sink", "store")
@@ -51,13 +59,43 @@ def main(
     """Run, count, and exit with 1 where an acknowledged event was lost or stored twice."""
     os.environ.update(serve_environment())
     chance = random.Random(seed)
-    settings = ["serve=fused", "lake.date_unit=day", "events.sink_interval_s=0.3"]
+    settings = ["serve=fused", "lake.date_unit=day", "events.sink_interval_s=0.3", "skew.rows=1000000", "skew.limit=1"]
     with case(settings, items=2_000, candidates=50, users=100) as given, ray_session(given.config.cluster) as dashboard:
         url = f"{deploy_release(given, dashboard)}/v1/events"
+        _keep_features(given)
         start_sinks(given.config, given.store_url)
         found = [_run(given, url, f"r{number:02d}", seconds, rate, repeat, chance) for number in range(runs)]
+        features = _features(given)
         stop_sinks(given.config)
-    _report(out, found, {"seconds": seconds, "rate": rate, "repeat": repeat, "seed": seed})
+    _report(out, found, features, {"seconds": seconds, "rate": rate, "repeat": repeat, "seed": seed})
+
+
+def _keep_features(given: Case) -> None:
+    """Let the streams keep the user view of the release from now on."""
+    config, partitions = given.config, range(given.config.events.bus.partitions)
+    with contextlib.ExitStack() as stack:
+        store = stack.enter_context(OnlineStore(given.store_url, config.store.namespace))
+        readers = [open_reader(config.events, config.store.namespace, given.store_url, EVENTS, each) for each in partitions]
+        for reader in readers:
+            stack.callback(reader.close)
+        positions = dict.fromkeys(partitions, -1)
+        go_on_from(readers, synthetic.USER_VIEW, positions)
+        of = {"root": config.root, "release": RELEASE, "features": asdict(config.features), "partitions": len(partitions)}
+        FeatureStore(store, synthetic.USER_VIEW, config.store.ttl_days * 86_400).end_rebuild({}, positions, of)
+
+
+def _features(given: Case) -> dict[str, Any]:
+    """Wait until the streams are where the sinks are, and compare all users' rows with the lake."""
+    config, until, pause = given.config, time.monotonic() + _DRAIN_S, threading.Event()
+    partitions = range(config.events.bus.partitions)
+    stands = [tables.remembered(config.root, EVENTS, writer_name(EVENTS, each)) for each in partitions]
+    with OnlineStore(given.store_url, config.store.namespace) as store:
+        view = FeatureStore(store, synthetic.USER_VIEW, 1)
+        while any((view.position(each) or -1) < stands[each] for each in partitions):
+            if time.monotonic() > until:
+                raise SystemExit(f"features: found {[view.position(each) for each in partitions]}, expected {stands}")
+            pause.wait(0.5)
+    return asdict(check_feature_parity(config, given.store_url)[RELEASE])
 
 
 def _run(given: Case, url: str, run: str, seconds: float, rate: float, repeat: float, chance: random.Random) -> dict[str, Any]:
@@ -153,7 +191,7 @@ def _hurt(kills: list[tuple[float, str]], ledger: Mapping[str, Any], left_behind
     return found
 
 
-def _report(out: Path, found: list[dict[str, Any]], settings: dict[str, Any]) -> None:
+def _report(out: Path, found: list[dict[str, Any]], features: dict[str, Any], settings: dict[str, Any]) -> None:
     names = ("sent", "acknowledged", "stored", "duplicated", "lost")
     table = Table("run", "killed, in this order", "in a batch", *names, title="events through kills")
     for number, each in enumerate(found):
@@ -170,11 +208,14 @@ def _report(out: Path, found: list[dict[str, Any]], settings: dict[str, Any]) ->
     checks.append({"name": "kills", "value": sum(len(each["kills"]) for each in found), "unit": "count"})
     checks.append({"name": "kills_mid_batch", "value": sum(sum(e["mid_batch"].values()) for e in found), "unit": "count"})
     checks.append({"name": "runs", "value": len(found), "unit": "count"})
+    checks += [
+        {"name": f"feature_rows_{name}", "value": features[name], "unit": "rows"} for name in ("rows", "skewed", "ahead")
+    ]
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps({"checks": checks, "settings": settings, "runs": found}, indent=1))
+    out.write_text(json.dumps({"checks": checks, "settings": settings, "features": features, "runs": found}, indent=1))
     for check in checks:
         console.print(f"{check['name']} = {check['value']} {check['unit']}")
-    if totals["lost"] or totals["duplicated"]:
+    if totals["lost"] or totals["duplicated"] or features["skewed"] or features["ahead"]:
         raise typer.Exit(1)
 
 

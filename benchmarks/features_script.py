@@ -13,6 +13,8 @@ __all__ = ["compute"]
 
 _DAY_US = 86_400_000_000
 _LONG, _SHORT, _HISTORY = 180.0, 7.0, 50
+_TYPES = ("view", "click", "purchase")
+_F = 8 + len(_TYPES)
 
 
 def compute(lake: str, target: str, seen: int) -> None:
@@ -30,7 +32,7 @@ def compute(lake: str, target: str, seen: int) -> None:
             .then(pl.when(pl.col("value") >= 4).then(1.0).otherwise(0.25))
             .otherwise(0.5)
         )
-        .drop("consent", "type")
+        .drop("consent")
         .with_columns(pl.col("user_id", "item_id").cast(pl.Categorical))
         .sort("user_id", "ts")
         .collect()
@@ -68,6 +70,7 @@ def _users(events: pl.DataFrame, items: pl.DataFrame, categories: list[str], see
         ((us.max() - us.min()) / _DAY_US).log1p().alias("f5"),
         pl.col("decade").mean().fill_null(0).alias("f6"),
         pl.col("decade").std(ddof=0).fill_null(0).alias("f7"),
+        *(pl.col("decay").filter(pl.col("type") == kind).sum().log1p().alias(f"f{8 + i}") for i, kind in enumerate(_TYPES)),
     )
     taste = (
         events.with_columns(lift=pl.col("strength") - pl.col("strength").mean().over("user_id"))
@@ -86,10 +89,10 @@ def _users(events: pl.DataFrame, items: pl.DataFrame, categories: list[str], see
     columns = {name: i for i, name in enumerate(categories)}
     rows = taste["user_id"].replace_strict(users["user_id"], pl.int_range(users.height, eager=True)).to_numpy()
     at = taste["categories"].replace_strict(columns).to_numpy()
-    matrix = np.zeros((users.height, 8 + 2 * len(categories)))
-    matrix[:, :8] = users.select(f"f{i}" for i in range(8)).to_numpy()
-    matrix[rows, 8 + at] = taste["share"].to_numpy()
-    matrix[rows, 8 + len(categories) + at] = taste["lift"].to_numpy()
+    matrix = np.zeros((users.height, _F + 2 * len(categories)))
+    matrix[:, :_F] = users.select(f"f{i}" for i in range(_F)).to_numpy()
+    matrix[rows, _F + at] = taste["share"].to_numpy()
+    matrix[rows, _F + len(categories) + at] = taste["lift"].to_numpy()
     features = pl.Series("features", matrix.round(5).astype(np.float32), dtype=pl.Array(pl.Float32, matrix.shape[1]))
     lists = pl.col("history", "seen").cast(pl.List(pl.String))
     return users.select(pl.col("user_id").cast(pl.String), lists, "weights").with_columns(features.arr.to_list())
@@ -107,7 +110,13 @@ def _items(events: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
         value.sum().alias("value"),
         value.std(ddof=0).fill_null(0).alias("std"),
         us.min().alias("first"),
+        *(
+            _decay(now - us, _LONG).filter(pl.col("type") == kind).sum().alias(kind)
+            for kind in ("click", "purchase", "impression")
+        ),
     )
+    shown = sums["impression"].sum()
+    ctr = min(1.0, sums["click"].sum() / shown) if shown else 0.0
     share = sums["positive"].sum() / sums["n"].sum()
     mean = sums["value"].sum() / max(1, sums["n_value"].sum())
     joined = items.select("item_id", "year").join(sums, on="item_id", how="left")
@@ -125,6 +134,9 @@ def _items(events: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
                 "item_value_std": pl.col("std"),
                 "item_age_days": ((now - pl.col("first")) / _DAY_US).log1p().fill_null(0.0),
                 "item_year": ((pl.col("year") - 2000) / 10).fill_null(0.0),
+                "item_clicks": pl.col("click").log1p(),
+                "item_purchases": pl.col("purchase").log1p(),
+                "item_ctr": ((pl.col("click") if shown else 0) + 20 * ctr) / (pl.col("impression") + 20),
             }.items()
         ),
     )

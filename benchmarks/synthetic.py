@@ -6,6 +6,7 @@ formats, stages and costs are those of any release.
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import polars as pl
 import torch
 import xgboost
 
-from reco_ray.config import RecallConfig, RerankConfig, SourceName, TwoTowerConfig
+from reco_ray.config import FeaturesConfig, RecallConfig, RerankConfig, SourceName, TwoTowerConfig
 from reco_ray.features import ITEM_COLUMNS, USER_COLUMNS, Catalogue
 from reco_ray.hashing import item_keys
 from reco_ray.rank.stage import COLUMNS_FILE, MODEL_FILE, rank_features
@@ -75,7 +76,12 @@ def publish(
     model = xgboost.train({"objective": "rank:ndcg", "max_depth": depth, "min_child_weight": 0, "seed": 0}, matrix, trees)
     model.save_model(str(target / MODEL_FILE))
     (target / COLUMNS_FILE).write_text(json.dumps(columns))
-    seal(target, release_id, USER_VIEW, {"made_ts": "2026-01-01T00:00:00+00:00", "synthetic": True})
+    seal(
+        target,
+        release_id,
+        USER_VIEW,
+        {"made_ts": "2026-01-01T00:00:00+00:00", "synthetic": True, "features": asdict(FeaturesConfig())},
+    )
     return target
 
 

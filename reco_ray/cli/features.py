@@ -1,18 +1,26 @@
-"""`reco features`: the feature views, and in what those of two releases differ."""
+"""`reco features`: the feature views, in what those of two releases differ, and how fresh they are."""
+
+import asyncio
+import time
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from reco_ray.cli.options import Overrides, configure
+from reco_ray.cluster import embedded_store
 from reco_ray.errors import DataError
 from reco_ray.features import VIEWS, Catalogue
+from reco_ray.features.page import page
 from reco_ray.features.views import View
 from reco_ray.release import open_release, verify
+from reco_ray.store import OnlineStore, fresh_until, registered_views
 
 __all__ = ["app"]
 
-app = typer.Typer(no_args_is_help=True, help="Feature views: list them, show one, compare those of two releases.")
+app = typer.Typer(
+    no_args_is_help=True, help="Feature views: list them, show one, compare those of two releases, see how fresh they are."
+)
 
 
 @app.command("list")
@@ -61,6 +69,42 @@ def diff(
         typer.echo("the same categories in another order, by how frequent they are")
     else:
         typer.echo("the same columns, made with other settings of `features` or by another version of the code")
+
+
+@app.command()
+def status(overrides: list[str] | None = Overrides) -> None:
+    """Show how far the streams are behind with each view that is kept up to date; ends with 1 where one is late."""
+    config = configure(overrides)
+    limit_s = _view("user").freshness_s
+    table = Table("user view", "release", "partition", "behind", "limit", title="online features")
+    late = []
+    with embedded_store(config) as url, OnlineStore(url, config.store.namespace) as store:
+        for name, of in sorted(registered_views(store).items()):
+            for partition, until in enumerate(asyncio.run(_fresh_until(url, config.store.namespace, name, of["partitions"]))):
+                age_s = None if until is None else max(0.0, time.time() - until)
+                behind = "being rebuilt" if age_s is None else f"{age_s:.1f} s"
+                table.add_row(name, of["release"], str(partition), behind, f"{limit_s:g} s")
+                late += [f"{name} of partition {partition}"] * (age_s is not None and age_s > limit_s)
+    Console().print(table)
+    if late:
+        typer.echo(
+            f"late: {', '.join(late)}; expected at most {limit_s:g} s; see that the sinks run: jobs/run_sinks.py", err=True
+        )
+        raise typer.Exit(1)
+
+
+@app.command()
+def docs() -> None:
+    """Print the page about the views, as Markdown."""
+    typer.echo(page(), nl=False)
+
+
+async def _fresh_until(url: str, namespace: str, view: str, partitions: int) -> list[float | None]:
+    store = OnlineStore(url, namespace)
+    try:
+        return await fresh_until(store, view, partitions)
+    finally:
+        await store.calls.aclose()
 
 
 def _view(name: str) -> View:

@@ -9,6 +9,7 @@ __all__ = ["item_features", "user_features"]
 
 _DIGITS = 5  # so that sums added up in another order give the same number, but for one unit in this place
 _PRIOR = 5.0  # events of an average item that each item starts with
+_CTR_PRIOR = 20.0  # impressions of an average item that each item starts with
 _TASTE_PRIOR = 3.0
 _FADED = 1e-200  # below it a decayed sum says nothing any more
 
@@ -34,6 +35,9 @@ def user_features(sums: Sums) -> NDArray[np.float32]:
         np.log1p(span_days),
         year_mean,
         year_std,
+        np.log1p(of["views"]),
+        np.log1p(of["clicks"]),
+        np.log1p(of["purchases"]),
     )
     events, mass, weight = np.split(sums.values[:, len(USER_SUMS) :], 3, axis=1)
     share = mass / np.maximum(mass.sum(axis=1, keepdims=True), _FADED)
@@ -52,6 +56,9 @@ def item_features(sums: Sums, years: NDArray[np.int32], as_of: int) -> NDArray[n
     positive_share = of["n_positive"].sum() / max(1.0, of["n"].sum())
     value_mean = of["value"].sum() / max(1.0, of["n_value"].sum())
     _, value_std = _moments(of["n_value"], of["value"], of["value_squares"])
+    shown = of["impressions"].sum()
+    ctr = min(1.0, of["clicks"].sum() / shown) if shown > _FADED else 0.0
+    clicks = of["clicks"] if shown > _FADED else np.zeros_like(of["clicks"])
     age_days = np.where(of["n"] > 0, np.maximum(as_of - sums.first.astype(np.float64), 0) / DAY_US, 0.0)
     columns = (
         np.log1p(of["n"]),
@@ -62,6 +69,9 @@ def item_features(sums: Sums, years: NDArray[np.int32], as_of: int) -> NDArray[n
         value_std,
         np.log1p(age_days),
         np.where(years > 0, (years - 2000) / 10, 0.0),
+        np.log1p(of["clicks"]),
+        np.log1p(of["purchases"]),
+        np.minimum((clicks + _CTR_PRIOR * ctr) / (of["impressions"] + _CTR_PRIOR), 1.0),
     )
     return np.round(np.stack(columns, axis=1), _DIGITS).astype(np.float32)
 

@@ -20,9 +20,9 @@ from reco_ray.config import FeaturesConfig, SplitConfig, SplitKind
 from reco_ray.features import pairs, snapshots, transform
 from reco_ray.features.items import ItemFacts
 from reco_ray.features.leakage import LABELLED, Leak, leaks, learnt
-from reco_ray.features.snapshots import LABEL_PARTS
+from reco_ray.features.snapshots import LABEL_PARTS, Group
 from reco_ray.features.splits import Split, choose_split, crossing, cuts_of, minutes_of
-from reco_ray.features.sums import ITEM_SUMS, Sums, added_up, half_lives, item_sums, merged
+from reco_ray.features.sums import ITEM_SUMS, Sums, added_up, half_lives, merged
 from reco_ray.features.views import SNAPSHOTS
 from reco_ray.hashing import USER_BUCKETS, digest
 from reco_ray.lake import storage, tables
@@ -114,7 +114,7 @@ class Views:
     people: int
 
 
-Work = Callable[[pl.DataFrame, BuildPlan], Frames]
+Work = Callable[[Group, BuildPlan], Frames]
 
 
 def survey(plan: BuildPlan, config: SplitConfig) -> BuildPlan:
@@ -222,27 +222,22 @@ def _tasks(groups: Sequence[int], task: Callable[..., pa.Table], **given: object
 
 def _task(batch: pa.Table, plan: BuildPlan, work: Work) -> pa.Table:
     group = int(batch.column("group")[0].as_py())
-    frames = work(_events(plan, group), plan)
+    frames = work(_read(plan, group), plan)
     packed = {name: pa.array([_packed(frame)], pa.large_binary()) for name, frame in frames.items()}
     return pa.table({"group": pa.array([group]), **packed})
 
 
-def _events(plan: BuildPlan, group: int) -> pl.DataFrame:
-    """A group's events: prepared, with their part, or only the usable ones while there is no split yet."""
-    if plan.split is None:
-        where = _of_group(group, plan.groups)
-        return transform.usable(tables.read(plan.root, "events", _SURVEYED, where, plan.at), plan.config)
-    return snapshots.divided(_raw(plan, plan.split, group), plan.split, plan.config, _deciding(plan.split))
+def _read(plan: BuildPlan, group: int) -> Group:
+    """A group's events; only the usable ones, undivided, while there is no split yet."""
+    if plan.split is not None:
+        return snapshots.divided(_raw(plan, plan.split, group), plan.split, plan.config)
+    raw = tables.read(plan.root, "events", _SURVEYED, _of_group(group, plan.groups), plan.at)
+    return Group(transform.usable(raw, plan.config), pl.DataFrame())
 
 
 def _raw(plan: BuildPlan, split: Split, group: int) -> pl.DataFrame:
-    columns = (*transform.EVENT_COLUMNS, *_deciding(split))
-    return tables.read(plan.root, "events", columns, _of_group(group, plan.groups), plan.at)
-
-
-def _deciding(split: Split) -> tuple[str, ...]:
-    """The longest column, read where it decides."""
-    return ("event_id",) if split.kind is SplitKind.per_user else ()
+    extra = ("event_id",) if split.kind is SplitKind.per_user else ()  # the longest column: read where it decides
+    return tables.read(plan.root, "events", (*transform.EVENT_COLUMNS, *extra), _of_group(group, plan.groups), plan.at)
 
 
 def _of_group(group: int, groups: int) -> pl.Expr:
@@ -259,13 +254,13 @@ def _packed(frame: pl.DataFrame) -> bytes:
     return sink.getvalue()
 
 
-def _minutes(events: pl.DataFrame, plan: BuildPlan) -> Frames:
-    return {"minutes": minutes_of(events)}
+def _minutes(group: Group, plan: BuildPlan) -> Frames:
+    return {"minutes": minutes_of(group.events)}
 
 
-def _crossing(events: pl.DataFrame, plan: BuildPlan, cut_us: int) -> Frames:
-    warm, cold = crossing(events, cut_us)
-    return {"users": pl.DataFrame({"warm": [warm], "cold": [cold], "people": [events["user_id"].n_unique()]})}
+def _crossing(group: Group, plan: BuildPlan, cut_us: int) -> Frames:
+    warm, cold = crossing(group.events, cut_us)
+    return {"users": pl.DataFrame({"warm": [warm], "cold": [cold], "people": [group.events["user_id"].n_unique()]})}
 
 
 def _parts(files: pl.DataFrame, name: str) -> Parts:
@@ -273,14 +268,14 @@ def _parts(files: pl.DataFrame, name: str) -> Parts:
     return Parts(mine["uri"].to_list(), int(mine["rows"].sum()), digest(*mine["content"]))
 
 
-def _views(events: pl.DataFrame, plan: BuildPlan, scratch: str) -> Frames:
-    facts = ItemFacts.of(plan.items, plan.categories)
+def _views(group: Group, plan: BuildPlan, scratch: str) -> Frames:
+    events, facts = group.events, ItemFacts.of(plan.items, plan.categories)
     files = [  # one after another, so that a task holds one of them at a time
-        _written("users", snapshots.per_snapshot(events, lambda e: transform.user_rows(e, facts, plan.config)), scratch),
+        _written("users", snapshots.per_snapshot(group, lambda g: transform.user_rows(g.events, facts, plan.config)), scratch),
         _written("labels", snapshots.labels(events, plan.items_return), scratch),
-        _written("sequences", snapshots.sequences(events), scratch),
+        _written("sequences", snapshots.sequences(group), scratch),
     ]
-    items = snapshots.per_snapshot(events, lambda e: item_sums(e, plan.config))
+    items = snapshots.per_snapshot(group, lambda g: snapshots.sums_of_items(g, plan.config))
     people = pl.DataFrame({"n": [events["user_id"].n_unique()]})
     return {"items": items, "parts": snapshots.part_sizes(events), "people": people, "files": pl.DataFrame(files)}
 
@@ -291,8 +286,9 @@ def _written(name: str, rows: pl.DataFrame, scratch: str) -> dict[str, object]:
     return {"name": name, "uri": uri, "rows": rows.height, "content": tables.content_hash(rows, ())}
 
 
-def _pairs(events: pl.DataFrame, plan: BuildPlan, snapshot: str) -> Frames:
-    return {"pairs": pairs.covisit_partials(snapshots.held(events, snapshot), plan.items["item_id"], plan.config)}
+def _pairs(group: Group, plan: BuildPlan, snapshot: str) -> Frames:
+    seen = snapshots.held(group, snapshot).events
+    return {"pairs": pairs.covisit_partials(seen, plan.items["item_id"], plan.config)}
 
 
 def _leaks(batch: pa.Table, plan: BuildPlan) -> pa.Table:

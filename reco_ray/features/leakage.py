@@ -21,8 +21,9 @@ from reco_ray.config import FeaturesConfig, SplitKind
 from reco_ray.features import pairs, snapshots, transform
 from reco_ray.features.items import ItemFacts
 from reco_ray.features.skew import TOLERANCE, user_columns
+from reco_ray.features.snapshots import Group
 from reco_ray.features.splits import Split
-from reco_ray.features.sums import US, added_up, item_sums
+from reco_ray.features.sums import US, added_up
 
 __all__ = ["LABELLED", "Leak", "Learnt", "before", "leaks", "learnt", "message"]
 
@@ -63,13 +64,13 @@ class Learnt:
 
     Attributes:
         name: what its rows are. keys: the columns that name a row.
-        rows: makes it from events of `snapshots.divided`.
-        label: how much there is of what is to be foretold, of these events, for each row that has any: keys and ``label``.
+        rows: makes it.
+        label: how much there is of what is to be foretold in the group's events, for each row that has any: keys and ``label``.
     """
 
     name: str
     keys: tuple[str, ...]
-    rows: Callable[[pl.DataFrame], pl.DataFrame]
+    rows: Callable[[Group], pl.DataFrame]
     label: Callable[[pl.DataFrame], pl.DataFrame]
 
 
@@ -79,9 +80,8 @@ def leaks(raw: pl.DataFrame, split: Split, snapshot: str, tables: Sequence[Learn
     Args:
         raw: events of the lake, all of each user that occurs; with ``event_id`` where the split is per user.
     """
-    extra = ("event_id",) if split.kind is SplitKind.per_user else ()
-    whole = snapshots.divided(raw, split, config, extra)
-    past = snapshots.divided(before(raw, split, snapshot, config), _undivided(split), config, extra)
+    whole = snapshots.divided(raw, split, config)
+    past = snapshots.divided(before(raw, split, snapshot, config), _undivided(split), config)
     found = []
     for table in tables:  # one after another: two of the largest are all that is held
         made, blind = table.rows(whole), table.rows(past)
@@ -89,7 +89,7 @@ def leaks(raw: pl.DataFrame, split: Split, snapshot: str, tables: Sequence[Learn
         one, other = _aligned(made, blind, table.keys)
         differ = {name: n for name in names if (n := _differing(one[name], other[name]))}
         if differ:
-            label = table.label(whole)
+            label = table.label(whole.events)
             moved = {name: [_correlation(each, name, table.keys, label) for each in (made, blind)] for name in differ}
             found += [Leak(snapshot, table.name, name, one.height, n, *moved[name]) for name, n in differ.items()]
     return found
@@ -105,17 +105,17 @@ def learnt(
     """
     facts, ids, columns = ItemFacts.of(items, categories), items["item_id"], user_columns(categories)
 
-    def user_rows(events: pl.DataFrame) -> pl.DataFrame:
-        rows = transform.user_rows(snapshots.held(events, snapshot), facts, config)
+    def user_rows(group: Group) -> pl.DataFrame:
+        rows = transform.user_rows(snapshots.held(group, snapshot).events, facts, config)
         features = rows["features"].list.to_array(len(columns)).to_numpy().reshape(-1, len(columns))
         return rows.drop("features").hstack(pl.DataFrame(features, schema=columns, orient="row"))
 
-    def item_rows(events: pl.DataFrame) -> pl.DataFrame:
-        total = added_up(item_sums(snapshots.held(events, snapshot), config), ids, config)
-        return transform.item_rows(total, items, snapshots.as_of(snapshots.part_sizes(events))[snapshot])
+    def item_rows(group: Group) -> pl.DataFrame:
+        total = added_up(snapshots.sums_of_items(snapshots.held(group, snapshot), config), ids, config)
+        return transform.item_rows(total, items, snapshots.as_of(snapshots.part_sizes(group.events))[snapshot])
 
-    def pair_sums(events: pl.DataFrame) -> pl.DataFrame:
-        return pairs.covisit_partials(snapshots.held(events, snapshot), ids, config)
+    def pair_sums(group: Group) -> pl.DataFrame:
+        return pairs.covisit_partials(snapshots.held(group, snapshot).events, ids, config)
 
     later = partial(_later, snapshot=snapshot, items_return=items_return)
 
@@ -147,6 +147,8 @@ def learnt(
 def before(raw: pl.DataFrame, split: Split, snapshot: str, config: FeaturesConfig) -> pl.DataFrame:
     """Keep the events before the cut that ends a snapshot; of a split per user, before each user's own.
 
+    Only usable events have a place among those of the same time; the others are before a cut when their time is.
+
     Args:
         raw: as in `leaks`.
     """
@@ -156,7 +158,8 @@ def before(raw: pl.DataFrame, split: Split, snapshot: str, config: FeaturesConfi
     ordered = transform.usable(raw, config).sort("user_id", "ts", "event_id")
     later = ordered.filter(share >= _end(split, snapshot)).group_by("user_id", maintain_order=True)
     cuts = later.agg(pl.col("ts").first().alias("cut"), pl.col("event_id").first().alias("first_id"))
-    early = (pl.col("ts") < pl.col("cut")) | ((pl.col("ts") == pl.col("cut")) & (pl.col("event_id") < pl.col("first_id")))
+    tied = (pl.col("ts") == pl.col("cut")) & (pl.col("event_id") < pl.col("first_id"))
+    early = (pl.col("ts") < pl.col("cut")) | (tied & pl.col("event_id").is_in(ordered["event_id"].implode()))
     return raw.join(cuts, on="user_id", how="left", maintain_order="left").filter(early.fill_null(True)).drop("cut", "first_id")
 
 

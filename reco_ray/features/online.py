@@ -17,12 +17,13 @@ from reco_ray.config import FeaturesConfig
 from reco_ray.errors import SchemaError
 from reco_ray.features.finish import user_features
 from reco_ray.features.items import ItemFacts
-from reco_ray.features.sums import ITEM_SUMS, US, Sums, half_lives, item_sums, item_sums_of, merged, user_sums
+from reco_ray.features.sums import ITEM_SUMS, US, Sums, added_up, half_lives, item_sums, merged, shown_sums, user_sums
 from reco_ray.hashing import hash64_many
 from reco_ray.types import UserRow
 
 __all__ = [
     "REMEMBERED",
+    "SHOWN",
     "Recent",
     "UserState",
     "add_item_events",
@@ -30,11 +31,15 @@ __all__ = [
     "pack_items",
     "unknown",
     "unpack_items",
+    "unshown",
 ]
 
 REMEMBERED = 256
 """Ids of a user's last events that are kept: one that comes again behind so many others counts twice, until the state is made
 anew from the lake, which knows all ids."""
+
+SHOWN = 4096
+"""Ids of a partition's last impressions that are kept, likewise."""
 
 _HEADER = struct.Struct("<HHIIIqqq")  # format, columns of sums, events, events to start with, ids, first, last, position
 _FORMAT = 1
@@ -151,16 +156,36 @@ def add_user_events(
     return found
 
 
-def add_item_events(events: pl.DataFrame, stored: dict[str, bytes], config: FeaturesConfig) -> dict[str, bytes]:
+def add_item_events(
+    events: pl.DataFrame, shown: pl.DataFrame, stored: dict[str, bytes], config: FeaturesConfig
+) -> dict[str, bytes]:
     """Add events to the packed sums of their items; item_id -> sums.
 
     Args:
-        events: of `unknown`. stored: item_id -> packed sums, of those that have some.
+        events: of `unknown`. shown: of `transform.shown`, less those applied before.
+        stored: item_id -> packed sums, of those that have some.
     """
-    rows = item_sums(events, config)
-    ids = rows["item_id"].to_list()
+    rows = pl.concat([item_sums(events, config), shown_sums(shown, config)])
+    ids = rows["item_id"].unique(maintain_order=True)
     old = unpack_items([stored.get(item) for item in ids], config)
-    return dict(zip(ids, pack_items(merged(old, item_sums_of(rows, config))), strict=True))
+    return dict(zip(ids, pack_items(merged(old, added_up(rows, ids, config))), strict=True))
+
+
+def unshown(shown: pl.DataFrame, known: bytes) -> tuple[pl.DataFrame, bytes]:
+    """Leave out repeated impressions.
+
+    They are many, and nobody's own: a partition remembers the ids of its last `SHOWN`, instead of each user some.
+
+    Args:
+        shown: of `transform.shown`, with ``event_id``. known: what this returned for the batch before; empty at first.
+    Returns: the others, and what to remember.
+    """
+    ids = hash64_many(shown["event_id"], "event")
+    old = np.frombuffer(known, np.uint64)
+    first = np.zeros(ids.size, np.bool_)
+    first[np.unique(ids, return_index=True)[1]] = True
+    new = first & ~np.isin(ids, old)
+    return shown.filter(pl.Series(new, dtype=pl.Boolean)), np.concatenate([old, ids[new]])[-SHOWN:].tobytes()
 
 
 def pack_items(sums: Sums) -> list[bytes]:

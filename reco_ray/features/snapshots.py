@@ -3,40 +3,71 @@
 All that a model learns from, or is judged by, passes through `held`; `leakage` checks what comes of it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import polars as pl
 
-from reco_ray.config import FeaturesConfig
+from reco_ray.config import FeaturesConfig, SplitKind
 from reco_ray.features import transform
-from reco_ray.features.splits import Split, assign_parts
-from reco_ray.features.sums import US
+from reco_ray.features.splits import Split, assign_beside, assign_parts
+from reco_ray.features.sums import US, item_sums, shown_sums
 from reco_ray.features.views import SNAPSHOTS
 
-__all__ = ["LABEL_PARTS", "as_of", "divided", "held", "labels", "part_sizes", "per_snapshot", "sequences"]
+__all__ = [
+    "LABEL_PARTS",
+    "Group",
+    "as_of",
+    "divided",
+    "held",
+    "labels",
+    "part_sizes",
+    "per_snapshot",
+    "sequences",
+    "sums_of_items",
+]
 
 LABEL_PARTS = {"rank": 1, "test": 2}
 """Labels -> the part of the split that they are of."""
 
 
-def divided(raw: pl.DataFrame, split: Split, config: FeaturesConfig, extra: Sequence[str] = ()) -> pl.DataFrame:
-    """Prepare events and give each its ``part``.
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Events of some users, all of each.
+
+    Attributes:
+        events: from `transform.prepare`, with their ``part``. shown: impressions, with theirs.
+    """
+
+    events: pl.DataFrame
+    shown: pl.DataFrame
+
+
+def divided(raw: pl.DataFrame, split: Split, config: FeaturesConfig) -> Group:
+    """Prepare events and give each its part.
 
     Args:
-        raw: of the lake, all of each user that occurs. extra: columns to keep, ``event_id`` for a split per user.
+        raw: of the lake, all of each user that occurs; with ``event_id`` where the split is per user.
     """
-    events = transform.prepare(raw, config, extra)
-    return events.with_columns(assign_parts(events, split).alias("part"))
+    events = transform.prepare(raw, config, ("event_id",) if split.kind is SplitKind.per_user else ())
+    events, shown = events.with_columns(assign_parts(events, split).alias("part")), transform.shown(raw)
+    return Group(events, shown.with_columns(assign_beside(shown, events, split).alias("part")))
 
 
-def held(events: pl.DataFrame, snapshot: str) -> pl.DataFrame:
+def held(group: Group, snapshot: str) -> Group:
     """Keep what a snapshot knows."""
-    return events.filter(pl.col("part") <= SNAPSHOTS[snapshot])
+    known = pl.col("part") <= SNAPSHOTS[snapshot]
+    return Group(group.events.filter(known), group.shown.filter(known))
 
 
-def per_snapshot(events: pl.DataFrame, rows: Callable[[pl.DataFrame], pl.DataFrame]) -> pl.DataFrame:
-    """Compute rows from each snapshot's events, with a column ``snapshot``."""
-    return pl.concat([rows(held(events, name)).with_columns(snapshot=pl.lit(name)) for name in SNAPSHOTS])
+def per_snapshot(group: Group, rows: Callable[[Group], pl.DataFrame]) -> pl.DataFrame:
+    """Compute rows from what each snapshot knows, with a column ``snapshot``."""
+    return pl.concat([rows(held(group, name)).with_columns(snapshot=pl.lit(name)) for name in SNAPSHOTS])
+
+
+def sums_of_items(group: Group, config: FeaturesConfig) -> pl.DataFrame:
+    """Sums of each item over events and over impressions, for `sums.added_up`: an item has up to two rows."""
+    return pl.concat([item_sums(group.events, config), shown_sums(group.shown, config)])
 
 
 def part_sizes(events: pl.DataFrame) -> pl.DataFrame:
@@ -70,7 +101,7 @@ def labels(events: pl.DataFrame, items_return: bool) -> pl.DataFrame:
     )
 
 
-def sequences(events: pl.DataFrame) -> pl.DataFrame:
-    """The events of the fit snapshot in order, one row per user: user_id, item_ids, strengths."""
-    ordered = held(events, "fit").group_by("user_id", maintain_order=True)
+def sequences(group: Group) -> pl.DataFrame:
+    """What the fit snapshot knows, in order, one row per user: user_id, item_ids, strengths."""
+    ordered = held(group, "fit").events.group_by("user_id", maintain_order=True)
     return ordered.agg(pl.col("item_id").alias("item_ids"), pl.col("strength").cast(pl.Float32).alias("strengths"))

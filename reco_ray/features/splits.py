@@ -12,7 +12,7 @@ import polars as pl
 from reco_ray.config import SplitConfig, SplitKind
 from reco_ray.errors import DataError
 
-__all__ = ["PARTS", "Split", "assign_parts", "choose_split", "crossing", "cuts_of", "minutes_of"]
+__all__ = ["PARTS", "Split", "assign_beside", "assign_parts", "choose_split", "crossing", "cuts_of", "minutes_of"]
 
 PARTS = ("fit", "rank", "test")
 
@@ -110,3 +110,17 @@ def assign_parts(events: pl.DataFrame, split: Split) -> pl.Series:
         share = position / pl.len().over("user_id")
         part = (share >= split.fit).cast(pl.Int8) + (share >= split.rank).cast(pl.Int8)
     return events.select(part.alias("part"))["part"]
+
+
+def assign_beside(others: pl.DataFrame, events: pl.DataFrame, split: Split) -> pl.Series:
+    """Return the part, int8, of events that are not divided themselves: the part that its user has come to by then.
+
+    Args:
+        others: columns user_id, ts. events: columns user_id, ts and part, of `assign_parts`; all events of the same users.
+    """
+    if split.kind is SplitKind.global_time:
+        return assign_parts(others, split)
+    since = [pl.col("ts").filter(pl.col("part") >= part).min().alias(f"since_{part}") for part in (1, 2)]
+    known = others.join(events.group_by("user_id").agg(since), on="user_id", how="left", maintain_order="left")
+    part = pl.sum_horizontal((pl.col("ts") >= pl.col(f"since_{part}")).fill_null(False).cast(pl.Int8) for part in (1, 2))
+    return known.select(part.cast(pl.Int8).alias("part"))["part"]

@@ -9,6 +9,7 @@ Order does not matter but for rounding: sums of floating-point numbers in anothe
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,17 +31,26 @@ __all__ = [
     "item_sums",
     "item_sums_of",
     "merged",
+    "shown_sums",
     "user_sums",
 ]
 
 DAY_US = 86_400_000_000
 US = pl.col("ts").dt.epoch("us")
 
-USER_SUMS = ("n", "strength", "n_value", "value", "value_squares", "n_year", "year", "year_squares", "decayed")
-"""Per user; years in decades since 2000; ``decayed`` is strength that fades."""
+USER_SUMS = (
+    *("n", "strength", "n_value", "value", "value_squares", "n_year", "year", "year_squares", "decayed"),
+    *("views", "clicks", "purchases"),
+)
+"""Per user; years in decades since 2000; ``decayed`` is strength that fades, the last three are numbers
+of events that do."""
 
-ITEM_SUMS = ("n", "n_positive", "n_value", "value", "value_squares", "decayed", "trending")
-"""Per item; ``decayed`` and ``trending`` are strength that fades by the long and by the short half-life."""
+ITEM_SUMS = (
+    *("n", "n_positive", "n_value", "value", "value_squares", "decayed", "trending"),
+    *("clicks", "purchases", "impressions"),
+)
+"""Per item; ``decayed`` and ``trending`` are strength that fades by the long and by the short half-life; the last three are
+numbers of events that fade by the long one."""
 
 TASTE_SUMS = ("taste_n", "taste_mass", "taste_weight")
 """Per user and category: events, strength that fades, and what each event counts for once faded."""
@@ -83,7 +93,8 @@ def merged(one: Sums, other: Sums) -> Sums:
 def half_lives(columns: tuple[str, ...], config: FeaturesConfig, categories: int = 0) -> NDArray[np.float64]:
     """Half-life in days of each of the columns, then of `TASTE_SUMS` of each category."""
     long = config.half_life_days
-    fading = {"decayed": long, "trending": config.trending_half_life_days, "taste_mass": long, "taste_weight": long}
+    fading = dict.fromkeys(("decayed", "views", "clicks", "purchases", "impressions", "taste_mass", "taste_weight"), long)
+    fading["trending"] = config.trending_half_life_days
     of = [fading.get(name, math.inf) for name in columns]
     return np.array(of + [fading.get(name, math.inf) for name in TASTE_SUMS for _ in range(categories)])
 
@@ -100,6 +111,7 @@ def user_sums(events: pl.DataFrame, in_category: NDArray[np.float32], config: Fe
         events: from `items.ItemFacts.describe`. in_category: of the same items, shape (n_items, C).
     """
     value, year = pl.col("value").cast(pl.Float64), pl.col("decade")
+    faded = decay(US.max() - US, config.half_life_days)
     rows = events.group_by("user_id", maintain_order=True).agg(
         US.min().alias("first"),
         US.max().alias("last"),
@@ -111,7 +123,8 @@ def user_sums(events: pl.DataFrame, in_category: NDArray[np.float32], config: Fe
         year.count().cast(pl.Float64).alias("n_year"),
         year.sum().alias("year"),
         (year * year).sum().alias("year_squares"),
-        (decay(US.max() - US, config.half_life_days) * pl.col("strength")).sum().alias("decayed"),
+        (faded * pl.col("strength")).sum().alias("decayed"),
+        *_faded_numbers(faded, {"view": "views", "click": "clicks", "purchase": "purchases"}),
     )
     taste = _taste(events, rows, in_category, config)
     values = np.concatenate([rows.select(USER_SUMS).to_numpy(), taste.reshape(rows.height, 3 * in_category.shape[1])], axis=1)
@@ -126,6 +139,7 @@ def item_sums(events: pl.DataFrame, config: FeaturesConfig) -> pl.DataFrame:
         events: from `transform.prepare`.
     """
     value, age = pl.col("value").cast(pl.Float64), US.max() - US
+    faded = decay(age, config.half_life_days)
     return events.group_by("item_id", maintain_order=True).agg(
         US.min().alias("first"),
         US.max().alias("last"),
@@ -134,9 +148,30 @@ def item_sums(events: pl.DataFrame, config: FeaturesConfig) -> pl.DataFrame:
         value.count().cast(pl.Float64).alias("n_value"),
         value.sum().alias("value"),
         (value * value).sum().alias("value_squares"),
-        (decay(age, config.half_life_days) * pl.col("strength")).sum().alias("decayed"),
+        (faded * pl.col("strength")).sum().alias("decayed"),
         (decay(age, config.trending_half_life_days) * pl.col("strength")).sum().alias("trending"),
+        *_faded_numbers(faded, {"click": "clicks", "purchase": "purchases"}),
+        pl.lit(0.0).alias("impressions"),
     )
+
+
+def shown_sums(shown: pl.DataFrame, config: FeaturesConfig) -> pl.DataFrame:
+    """What impressions add to the sums of each item: rows like those of `item_sums`.
+
+    Args:
+        shown: from `transform.shown`.
+    """
+    faded = decay(US.max() - US, config.half_life_days)
+    never = pl.lit(np.iinfo(np.int64).max, pl.Int64)  # an item is as old as its first event, not as the first time it was shown
+    sums = {**dict.fromkeys(ITEM_SUMS, pl.lit(0.0)), "impressions": faded.sum()}
+    return shown.group_by("item_id", maintain_order=True).agg(
+        never.alias("first"), US.max().alias("last"), *(each.alias(name) for name, each in sums.items())
+    )
+
+
+def _faded_numbers(faded: pl.Expr, names: Mapping[str, str]) -> list[pl.Expr]:
+    """How many events of a type there are, once faded: type -> name of the sum."""
+    return [faded.filter(pl.col("type") == kind).sum().alias(name) for kind, name in names.items()]
 
 
 def item_sums_of(rows: pl.DataFrame, config: FeaturesConfig) -> Sums:

@@ -16,7 +16,7 @@ from reco_ray.features.views import ITEM_COLUMNS, LOW_RATING_STRENGTH, STRENGTH
 from reco_ray.hashing import item_keys
 from reco_ray.schema import LABELS
 
-__all__ = ["EVENT_COLUMNS", "item_rows", "label_rows", "prepare", "usable", "user_rows"]
+__all__ = ["EVENT_COLUMNS", "item_rows", "label_rows", "prepare", "shown", "usable", "user_rows"]
 
 EVENT_COLUMNS = ("user_id", "item_id", "ts", "type", "value", "consent")
 
@@ -49,6 +49,15 @@ def prepare(events: pl.DataFrame, config: FeaturesConfig, extra: Sequence[str] =
         .with_columns((pl.col("strength") >= 0.5).alias("positive"), key.alias("item_key"))
         .sort("user_id", "ts", "item_key", "strength")
     )
+
+
+def shown(events: pl.DataFrame) -> pl.DataFrame:
+    """Keep the impressions: they say nothing for an item, but what its clicks are measured against. Without consent none count.
+
+    Args:
+        events: as for `prepare`.
+    """
+    return events.filter(pl.col("consent") & (pl.col("type") == "impression"))
 
 
 def user_rows(events: pl.DataFrame, items: ItemFacts, config: FeaturesConfig) -> pl.DataFrame:

@@ -75,6 +75,9 @@ USER_COLUMNS = (
     Column("user_span_days", 0.0, "log(1 + days between first and last event)"),
     Column("user_year_mean", 0.0, "mean year of the items, in decades since 2000; 0 without years"),
     Column("user_year_std", 0.0, "standard deviation of these years, in decades"),
+    Column("user_views", 0.0, "log(1 + decayed number of views)"),
+    Column("user_clicks", 0.0, "log(1 + decayed number of clicks)"),
+    Column("user_purchases", 0.0, "log(1 + decayed number of purchases)"),
 )
 """Then follow, per category, those of `USER_TASTE`."""
 
@@ -87,6 +90,9 @@ ITEM_COLUMNS = (
     Column("item_value_std", 0.0, "standard deviation of the values"),
     Column("item_age_days", 0.0, "log(1 + days since the item's first event)"),
     Column("item_year", 0.0, "year, in decades since 2000; 0 without a year"),
+    Column("item_clicks", 0.0, "log(1 + decayed number of clicks)"),
+    Column("item_purchases", 0.0, "log(1 + decayed number of purchases)"),
+    Column("item_ctr", 0.0, "decayed clicks per impression, at most 1, shrunk towards that of all; 0 without impressions"),
 )
 
 
@@ -101,16 +107,16 @@ VIEWS = (
         "user",
         "What a user has done, and of which categories.",
         "recommendation",
-        5.0,
+        60.0,
         ("events", "items"),
         USER_COLUMNS,
         USER_TASTE,
     ),
-    View("item", "item", "What all users have done with an item.", "recommendation", 30.0, ("events", "items"), ITEM_COLUMNS),
+    View("item", "item", "What all users have done with an item.", "recommendation", 60.0, ("events", "items"), ITEM_COLUMNS),
 )
 
 
 def user_view_version(config: FeaturesConfig, categories: list[str]) -> str:
     """Return the version of the user view: it changes when its meaning does."""
     names = [c.name for c in USER_COLUMNS]
-    return digest("user_view/2", *names, *categories, repr(config), repr(sorted(STRENGTH.items())))
+    return digest("user_view/3", *names, *categories, repr(config), repr(sorted(STRENGTH.items())))

@@ -74,6 +74,11 @@ class GatewayMetrics:
             "reco_serve_exposure_failures_total", description="Times that the bus did not take records of decisions."
         )
         self._exposures_waiting = Gauge("reco_serve_exposures_waiting", description="Records of decisions not on the bus yet.")
+        self._feature_age_s = Gauge(
+            "reco_features_age_s",
+            description="Seconds of events that the features of a user view lack, where they are furthest behind.",
+            tag_keys=("view",),
+        )
         self._limit = Gauge("reco_serve_admission_limit", description="Requests that may be at work before more are shed.")
 
     def served(self, call: str, status: int, release: str, variant: str, rung: str, degraded: Sequence[str], ms: float) -> None:
@@ -108,6 +113,10 @@ class GatewayMetrics:
                 self._cache.inc(n, {"result": result})
         self._cache_bytes.set(cache_bytes)
         self._limit.set(limit)
+
+    def fresh(self, view: str, age_s: float) -> None:
+        """The features of a view lack events of so many seconds."""
+        self._feature_age_s.set(age_s, {"view": view})
 
     def exposed(self, sent: int, lost: Mapping[str, int], failures: int, waiting: int) -> None:
         """Records of decisions since the last call: ``lost`` by reason: ``overflow``, ``unwritable`` or ``stopped``."""

@@ -28,6 +28,7 @@ from reco_ray.serve.guard.pulse import Pulse
 from reco_ray.serve.http.asgi import HttpApp
 from reco_ray.serve.path.exposures import ExposureMetrics, Exposures
 from reco_ray.serve.path.fleet import Connected, Fleet
+from reco_ray.serve.path.freshness import Freshness, FreshnessMetrics
 from reco_ray.serve.path.pipeline import LoggingObserver, Observer
 from reco_ray.serve.path.reads import StoreReads
 from reco_ray.serve.path.service import GatewayService
@@ -36,7 +37,7 @@ from reco_ray.serve.path.watch import Replicas, ReplicaWatch
 from reco_ray.serve.privacy.erasures import ErasureCalls
 from reco_ray.serve.privacy.following import FenceFollower
 from reco_ray.serve.served import Recorder, ServedMetrics
-from reco_ray.store import ErasureStore, FenceStore, FinishedSlate, OnlineStore, SlateStore
+from reco_ray.store import ErasureStore, FenceStore, FinishedSlate, OnlineStore, SlateStore, fresh_until
 
 __all__ = ["CountsEvents", "GatewayParts", "Metrics"]
 
@@ -48,7 +49,7 @@ _TOLERATED_LAG = 0.5  # share of it that the event loop may be behind before req
 Connect = Callable[[str], Awaitable[Connected]]
 
 
-class Metrics(Observer, ServedMetrics, GateMetrics, ExposureMetrics, Protocol):
+class Metrics(Observer, ServedMetrics, GateMetrics, ExposureMetrics, FreshnessMetrics, Protocol):
     """All that a gateway counts; `monitoring.metrics.GatewayMetrics` in production."""
 
     def left(self, stage: str, rows: int, queued_s: float) -> None:
@@ -101,6 +102,10 @@ class GatewayParts:
         self._log = RequestLog(folder / f"requests_{replica}.jsonl") if args.request_log else None
         traced = args.trace_share > 0 or args.trace_endpoint
         traces = Traces(args.trace_share, args.trace_endpoint, folder / f"spans_{replica}.jsonl", replica) if traced else None
+        partitions = args.events.bus.partitions
+        self._freshness = Freshness(
+            lambda view: fresh_until(store, view, partitions), lambda: set(self._fleet.traffic.user_views.values()), metrics
+        )
         self._fence = FenceFollower(FenceStore(store, f"gateway:{replica}").poll)
         service = GatewayService(
             StoreReads(store, slates),
@@ -112,6 +117,7 @@ class GatewayParts:
             replica=replica,
             usual_s=args.deadline_ms / 1e3,
             hides=self._fence.hides,
+            late=self._freshness.late,
         )
         # a pool of its own, with time: events must not take the connections, nor miss the deadline, of recommendations
         self._window_store = OnlineStore(args.store_url, args.namespace, timeout_s=_WINDOW_TIMEOUT_S)
@@ -123,12 +129,12 @@ class GatewayParts:
             DedupWindow(self._window_store, args.events.dedup_window_s),
             self._lags,
             event_metrics,
-            partitions=args.events.bus.partitions,
+            partitions=partitions,
             fence=self._fence,
         )
         self._exposures: Exposures | None = None
         if args.exposures.enabled:
-            self._exposures = Exposures(args.exposures, self._bus, args.events.bus.partitions, metrics)
+            self._exposures = Exposures(args.exposures, self._bus, partitions, metrics)
         tolerated_s = args.deadline_ms / 1e3 * _TOLERATED_LAG
         self.http = HttpApp(
             service,
@@ -157,6 +163,7 @@ class GatewayParts:
             "writes": self._writeback.run(),
             "loop": self._pulse.run(),
             "lag": self._lags.run(),
+            "freshness": self._freshness.run(),
         }
         if self._exposures is not None:
             runs["exposures"] = self._exposures.run()

@@ -5,7 +5,7 @@ the gateway reads them, one round trip per request. Valkey protocol only.
 """
 
 from reco_ray.store.erasures import ErasureStore
-from reco_ray.store.features import LAKE_ITEMS, FeatureStore, registered_views
+from reco_ray.store.features import LAKE_ITEMS, Change, FeatureStore, fresh_until, registered_views
 from reco_ray.store.fence import Fence, FenceEntry, FenceReader, FenceStore
 from reco_ray.store.keys import KeyRecord, KeyStore, Scope, new_key, rotated
 from reco_ray.store.online import OnlineStore, Traffic
@@ -15,6 +15,7 @@ from reco_ray.store.slates import Purges, SlateStore
 
 __all__ = [
     "LAKE_ITEMS",
+    "Change",
     "ErasureStore",
     "FeatureStore",
     "Fence",
@@ -30,6 +31,7 @@ __all__ = [
     "Scope",
     "SlateStore",
     "Traffic",
+    "fresh_until",
     "new_key",
     "pack_precomputed",
     "pack_slate",

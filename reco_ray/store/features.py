@@ -2,11 +2,13 @@
 
 Per user view: ``user:{view}:{digest}`` is the row that requests read, ``state:{view}:{digest}`` what the stream adds to,
 ``items:{view}:lake`` the items' sums of the last rebuild and ``items:{view}:{partition}`` what came since, fields by item key.
-``features:{view}`` holds the positions. What a micro-batch changes is written with its position in one transaction: applied
-once, whatever is read again. While a rebuild runs there are no positions, and nothing is applied.
+``features:{view}`` holds the positions, and up to which time all events are in. What a micro-batch changes is written with its
+position in one transaction: applied once, whatever is read again. While a rebuild runs there are no positions, and nothing is
+applied.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -18,7 +20,7 @@ from reco_ray.hashing import user_digest
 from reco_ray.store.away import answering
 from reco_ray.store.online import OnlineStore
 
-__all__ = ["LAKE_ITEMS", "FeatureStore", "registered_views"]
+__all__ = ["LAKE_ITEMS", "Change", "FeatureStore", "fresh_until", "registered_views"]
 
 LAKE_ITEMS = "lake"
 _AT_ONCE = 1_000
@@ -32,6 +34,29 @@ def registered_views(store: OnlineStore) -> dict[str, dict[str, Any]]:
     with answering():
         found = store.blocking_calls.hgetall(store.key("features"))
     return {view.decode(): orjson.loads(raw) for view, raw in found.items() if isinstance(view, bytes)}
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a micro-batch changes.
+
+    Attributes:
+        users: id -> packed state and row. items: key -> packed sums.
+        shown: what to remember of the impressions; empty where there were none.
+    """
+
+    users: Mapping[str, tuple[bytes, bytes]]
+    items: Mapping[bytes, bytes]
+    shown: bytes = b""
+
+
+async def fresh_until(store: OnlineStore, view: str, partitions: int) -> list[float | None]:
+    """Time up to which all events are in a view's features, seconds since 1970, by partition; None where no stream says so.
+
+    Raises: redis.RedisError: the store is away or slower than its timeout.
+    """
+    found = await store.calls.hmget(store.key("features", view), [_fresh(partition) for partition in range(partitions)])
+    return [None if each is None else float(each) for each in found]
 
 
 class FeatureStore:
@@ -55,6 +80,12 @@ class FeatureStore:
             found = self._calls.hget(self._meta, _position(partition))
         return None if found is None else int(found)
 
+    def shown(self, partition: int) -> bytes:
+        """What a partition remembers of its last impressions; empty at first."""
+        with answering():
+            found = self._calls.hget(self._meta, f"shown:{partition}")
+        return found if isinstance(found, bytes) else b""
+
     def states(self, user_ids: Sequence[str]) -> dict[str, bytes]:
         """Packed states of those who have one."""
         return self._found(user_ids, [self._state_key(user) for user in user_ids])
@@ -72,14 +103,14 @@ class FeatureStore:
         partition: int,
         before: int,
         position: int,
-        users: Mapping[str, tuple[bytes, bytes]],
-        items: Mapping[bytes, bytes],
+        changed: Change,
+        fresh_s: float,
         now_s: float,
     ) -> None:
         """Write what a micro-batch changed, with its position.
 
         Args:
-            before: the position that the changes were computed from. users: id -> packed state and row. items: key -> sums.
+            before: the position that the change was computed from. fresh_s: as for `caught_up`.
             now_s: seconds since 1970, for `changed_items`.
         Raises: StaleWriterError: somebody else has moved the position meanwhile; nothing was written.
         """
@@ -89,16 +120,23 @@ class FeatureStore:
             if found is None or int(found) != before:
                 raise StaleWriterError(f"features of partition {partition}: found position {found!r}, expected {before}")
             pipe.multi()
-            for user, (state, row) in users.items():
+            for user, (state, row) in changed.users.items():
                 pipe.set(self._state_key(user), state, ex=self._ttl_s)
                 pipe.set(self._store.user_key(user, self._view), row, ex=self._ttl_s)
-            if items:
-                pipe.hset(self._items(partition), mapping={key: raw for key, raw in items.items()})  # noqa: C416
-                pipe.zadd(self._items("changed"), dict.fromkeys(items, now_s))
-            pipe.hset(self._meta, _position(partition), position)
+            if changed.items:
+                pipe.hset(self._items(partition), mapping={key: raw for key, raw in changed.items.items()})  # noqa: C416
+                pipe.zadd(self._items("changed"), dict.fromkeys(changed.items, now_s))
+            if changed.shown:
+                pipe.hset(self._meta, f"shown:{partition}", changed.shown)
+            pipe.hset(self._meta, mapping={_position(partition): position, _fresh(partition): fresh_s})
 
         with answering():
             self._calls.transaction(change, self._meta)
+
+    def caught_up(self, partition: int, fresh_s: float) -> None:
+        """Say that all events that had come by a time, seconds since 1970, are in the features."""
+        with answering():
+            self._calls.hset(self._meta, _fresh(partition), fresh_s)
 
     def changed_items(self, since_s: float) -> list[bytes]:
         """Keys of the items that something was added to since a time, seconds since 1970."""
@@ -163,6 +201,10 @@ class FeatureStore:
 
     def _items(self, part: int | str) -> str:
         return self._store.key("items", self._view, str(part))
+
+
+def _fresh(partition: int) -> str:
+    return f"fresh:{partition}"
 
 
 def _position(partition: int) -> str:

@@ -18,12 +18,15 @@ from reco_ray.events.open import open_reader
 from reco_ray.events.sink import decoded, unfenced
 from reco_ray.features import transform
 from reco_ray.features.items import ItemFacts
-from reco_ray.features.online import UserState, add_item_events, add_user_events, unknown
+from reco_ray.features.online import UserState, add_item_events, add_user_events, unknown, unshown
 from reco_ray.hashing import item_keys
 from reco_ray.schema import EVENTS as EVENTS_SCHEMA
-from reco_ray.store import FeatureStore, Fence, FenceStore, OnlineStore, pack_user
+from reco_ray.store import Change, FeatureStore, Fence, FenceStore, OnlineStore, pack_user
 
 __all__ = ["Applied", "FeatureStream", "all_kept", "go_on_from", "open_stream", "reader_name"]
+
+
+_TELL_S = 1.0  # between words that nothing waits
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,7 @@ class FeatureStream:
     ) -> None:
         self._reader, self._name, self._store, self._items, self._config = reader, name, store, items, config
         self._partition, self._fence, self._rows, self._wait_s, self._clock = partition, fence, rows, wait_s, clock
+        self._told_s = 0.0
 
     def run_once(self) -> Applied:
         """Read a batch and apply it. After any error nothing is half applied: call again.
@@ -84,35 +88,41 @@ class FeatureStream:
         before = self._store.position(self._partition)
         if before is None:
             return Applied(waiting=True)
+        now_s = self._clock()
         records = self._reader.read(before, self._rows, self._wait_s)
         if not records:
+            if now_s - self._told_s >= _TELL_S:
+                self._store.caught_up(self._partition, now_s)
+                self._told_s = now_s
             return Applied()
-        events, undecodable = self._events(records, fence)
-        users, items, fresh = self._add(events)
-        position, now_s = records[-1].position, self._clock()
-        self._store.apply(self._partition, before, position, users, items, now_s)
+        raw, undecodable = self._decoded(records, fence)
+        change, fresh = self._add(raw)
+        position = records[-1].position
+        self._store.apply(self._partition, before, position, change, records[-1].ts_ms / 1e3, self._clock())
         self._reader.commit(self._name, position)  # a hint: the store's word is what is read again from
-        return Applied(len(records), fresh, len(users), undecodable, max(0.0, self._clock() - records[0].ts_ms / 1e3))
+        return Applied(len(records), fresh, len(change.users), undecodable, max(0.0, self._clock() - records[0].ts_ms / 1e3))
 
-    def _events(self, records: list[Record], fence: Fence) -> tuple[pl.DataFrame, int]:
+    def _decoded(self, records: list[Record], fence: Fence) -> tuple[pl.DataFrame, int]:
         table, bad = decoded(records, rows_to_table, DateUnit.day, EVENTS_SCHEMA)
-        raw = pl.DataFrame(unfenced(table, fence)).with_columns(pl.col("bus_position").cast(pl.Int64))
-        return transform.prepare(raw, self._config, ("event_id", "bus_position")), len(bad)
+        return pl.DataFrame(unfenced(table, fence)).with_columns(pl.col("bus_position").cast(pl.Int64)), len(bad)
 
-    def _add(self, events: pl.DataFrame) -> tuple[dict[str, tuple[bytes, bytes]], dict[bytes, bytes], int]:
-        if events.is_empty():
-            return {}, {}, 0
+    def _add(self, raw: pl.DataFrame) -> tuple[Change, int]:
+        events, shown = transform.prepare(raw, self._config, ("event_id", "bus_position")), transform.shown(raw)
+        shown_before = self._store.shown(self._partition) if shown.height else b""
+        shown, shown_ids = unshown(shown, shown_before)
+        if events.is_empty() and shown.is_empty():
+            return Change({}, {}, b""), 0
         packed = self._store.states(events["user_id"].unique().to_list())
         stored = {user: UserState.unpack(raw) for user, raw in packed.items()}
         fresh = unknown(events, stored)
         changed = add_user_events(fresh, stored, self._items, self._config)
         users = {user: (state.pack(), pack_user(row)) for user, (state, row) in changed.items()}
-        ids = fresh["item_id"].unique().to_list()
+        ids = pl.concat([fresh["item_id"], shown["item_id"]]).unique().to_list()
         keys = dict(zip(ids, (key.tobytes() for key in item_keys(ids)), strict=True))
         sums = self._store.item_sums(self._partition, list(keys.values()))
         known = {item: sums[key] for item, key in keys.items() if key in sums}
-        added = add_item_events(fresh, known, self._config)
-        return users, {keys[item]: raw for item, raw in added.items()}, fresh.height
+        added = add_item_events(fresh, shown, known, self._config)
+        return Change(users, {keys[item]: value for item, value in added.items()}, shown_ids), fresh.height + shown.height
 
 
 def reader_name(view: str) -> str:

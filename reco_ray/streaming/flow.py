@@ -23,7 +23,7 @@ from reco_ray.events.open import open_reader
 from reco_ray.features import Catalogue, transform, user_view_version
 from reco_ray.features.items import ItemFacts
 from reco_ray.features.online import add_user_events, pack_items, unknown
-from reco_ray.features.sums import added_up, item_sums
+from reco_ray.features.sums import added_up, item_sums, shown_sums
 from reco_ray.hashing import USER_BUCKETS, item_keys, user_digest
 from reco_ray.lake import tables
 from reco_ray.release import features_of, open_release, verify
@@ -154,7 +154,8 @@ def _task(batch: pa.Table, plan: _Plan) -> pa.Table:
         made = add_user_events(events, {}, plan.items, plan.config)
         features = FeatureStore(store, plan.view, plan.ttl_s)
         written = features.write_users((user, state.pack(), pack_user(row)) for user, (state, row) in made.items())
-    partials = item_sums(events, plan.config).with_columns(users=pl.lit(-1), bucket=pl.lit(bucket))
+    sums = pl.concat([item_sums(events, plan.config), shown_sums(transform.shown(raw), plan.config)])
+    partials = sums.with_columns(users=pl.lit(-1), bucket=pl.lit(bucket))
     count = pl.DataFrame({"users": [written], "bucket": [bucket]}, schema={"users": pl.Int32, "bucket": pl.Int32})
     return pl.concat([partials, count], how="diagonal_relaxed").to_arrow()
 

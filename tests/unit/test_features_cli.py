@@ -40,3 +40,11 @@ def test_two_releases_are_compared(folder: Path, tmp_path: Path, other: str, sai
     code, shown = run("diff", "r1", "r2", f"root={tmp_path}")
     assert code == 0
     assert said in shown
+
+
+def test_the_page_about_the_views_agrees_with_them() -> None:
+    code, said = run("docs")
+    assert code == 0
+    assert (Path(__file__).parents[2] / "docs" / "features.md").read_text() == said, (
+        "run: reco features docs > docs/features.md"
+    )

@@ -30,7 +30,7 @@ from reco_ray.features.online import pack_items, unpack_items
 from reco_ray.features.sums import added_up, item_sums
 from reco_ray.hashing import item_keys
 from reco_ray.release import open_release, release_uri, seal, verify
-from reco_ray.store import FeatureStore, OnlineStore, registered_views
+from reco_ray.store import Change, FeatureStore, OnlineStore, fresh_until, registered_views
 from reco_ray.streaming.features import all_kept, go_on_from, open_stream, reader_name
 from reco_ray.streaming.items import LiveItems
 from reco_ray.workflow.deploy import materialize_features
@@ -97,6 +97,19 @@ def prepared(events: Sequence[dict[str, object]], config: PipelineConfig) -> pl.
     return transform.prepare(pl.DataFrame(events).with_columns(ts, value), config.features, ("event_id",))
 
 
+def fresh_s(world: tuple[PipelineConfig, str]) -> float:
+    """The time up to which all events of the partition are in the features."""
+
+    async def read() -> float:
+        store = OnlineStore(world[1], world[0].store.namespace)
+        (found,) = await fresh_until(store, VIEW, 1)
+        await store.calls.aclose()
+        assert found is not None
+        return found
+
+    return asyncio.run(read())
+
+
 def assert_online_is(world: tuple[PipelineConfig, str], features: FeatureStore, events: Sequence[dict[str, object]]) -> None:
     """The store holds what a batch makes of these events."""
     config, url = world
@@ -126,7 +139,10 @@ def test_what_comes_is_applied_once_and_names_its_position(world: tuple[Pipeline
         send(world, [*events[12:], *events[:5]])
         second = stream.run_once()
         assert (second.read, second.events) == (13, 8), "five came again"
+        arrived, quiet = fresh_s(world), time.time()
+        assert quiet - 60 < arrived < quiet
         assert stream.run_once().read == 0
+        assert fresh_s(world) >= quiet, "all that had come by then is in"
     assert_online_is(world, view, events)
     assert len(view.changed_items(0)) == 4
     with OnlineStore(url, config.store.namespace) as store:
@@ -145,7 +161,7 @@ def test_two_streams_of_one_partition_do_not_both_write(world: tuple[PipelineCon
     with open_stream(config, url, VIEW, FACTS, 0) as stream:
         stream.run_once()
     with pytest.raises(StaleWriterError, match="found position"):
-        view.apply(0, before or 0, 5, {"u1": (b"", b"")}, {}, 0.0)
+        view.apply(0, before or 0, 5, Change({"u1": (b"", b"")}, {}), 0.0, 0.0)
     assert_online_is(world, view, events)
 
 

@@ -13,8 +13,8 @@ from reco_ray.errors import SchemaError
 from reco_ray.features import ITEM_COLUMNS, transform, user_row
 from reco_ray.features.finish import item_features
 from reco_ray.features.items import ItemFacts
-from reco_ray.features.online import UserState, add_item_events, add_user_events, unknown, unpack_items
-from reco_ray.features.sums import added_up, item_sums
+from reco_ray.features.online import UserState, add_item_events, add_user_events, unknown, unpack_items, unshown
+from reco_ray.features.sums import added_up, item_sums, shown_sums
 from reco_ray.types import UserRow
 
 TOLERANCE = 2e-5  # features are rounded to five digits; another order of adding may round the other way
@@ -34,7 +34,7 @@ EVENT = st.tuples(
     st.sampled_from(["u1", "u2", "u3"]),
     st.sampled_from(["a", "b", "c", "d", "not in the catalogue"]),
     st.integers(0, 20),  # hours, so that times are often equal
-    st.sampled_from(["view", "purchase", "rating", "dismiss"]),
+    st.sampled_from(["view", "click", "purchase", "rating", "dismiss", "impression"]),
     st.one_of(st.none(), st.floats(0, 5, width=32)),
     st.booleans(),
 )
@@ -77,6 +77,7 @@ class Stream:
         self.states: dict[str, bytes] = {}
         self.rows: dict[str, UserRow] = {}
         self.items: dict[str, bytes] = {}
+        self.shown = b""
 
     def take(self, raw: pl.DataFrame) -> None:
         events = transform.prepare(raw, self._config, extra=["event_id", "bus_position"])
@@ -84,7 +85,8 @@ class Stream:
         fresh = unknown(events, stored)
         for user, (state, row) in add_user_events(fresh, stored, FACTS, self._config).items():
             self.states[user], self.rows[user] = state.pack(), row
-        self.items |= add_item_events(fresh, self.items, self._config)
+        shown, self.shown = unshown(transform.shown(raw), self.shown)
+        self.items |= add_item_events(fresh, shown, self.items, self._config)
 
 
 @settings(max_examples=300)
@@ -112,7 +114,8 @@ def test_a_stream_in_any_order_with_repeats_gives_what_the_batch_gives(
         assert found.as_of == expected.as_of
 
     as_of = int((START + timedelta(hours=30)).timestamp() * 1e6)
-    whole = transform.item_rows(added_up(item_sums(events, CONFIG), ITEMS["item_id"], CONFIG), ITEMS, as_of)
+    partials = pl.concat([item_sums(events, CONFIG), shown_sums(transform.shown(raw), CONFIG)])
+    whole = transform.item_rows(added_up(partials, ITEMS["item_id"], CONFIG), ITEMS, as_of)
     sums = unpack_items([stream.items.get(item) for item in ITEMS["item_id"]], CONFIG)
     years = ITEMS["year"].fill_null(0).to_numpy()
     online = item_features(sums, years, as_of)

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from reco_ray.compose import compose_config
 from reco_ray.config import DateUnit, FeaturesConfig, SplitKind
 from reco_ray.errors import DataError
-from reco_ray.features import flow, snapshots
+from reco_ray.features import flow, snapshots, transform
 from reco_ray.features.leakage import LABELLED, Leak, Learnt, before, leaks, learnt, message
+from reco_ray.features.snapshots import Group
 from reco_ray.features.splits import Split
 from reco_ray.features.views import ITEM_COLUMNS, SNAPSHOTS, USER_COLUMNS
 from reco_ray.lake import tables
@@ -43,7 +44,7 @@ ROW = st.tuples(
     st.sampled_from(["u1", "u2", "u3"]),
     st.sampled_from(["a", "b", "c", "d", "not in the catalogue"]),
     st.integers(0, HOURS - 1),
-    st.sampled_from(["view", "purchase", "rating", "dismiss"]),
+    st.sampled_from(["view", "click", "purchase", "rating", "dismiss", "impression", "impression"]),
     st.one_of(st.none(), st.floats(0, 5, width=32)),
     st.booleans(),
 )
@@ -110,7 +111,7 @@ def test_what_a_user_s_later_events_are_changes_no_feature_of_a_split_per_user(r
     # a dismissed item is no event of the split, and would move its cuts
     changed = every.with_columns(item_id=pl.when(late).then(pl.lit(item)).otherwise("item_id"))
     for table in honest("fit"):
-        made = [table.rows(snapshots.divided(each, split, CONFIG, ("event_id",))) for each in (every, changed)]
+        made = [table.rows(snapshots.divided(each, split, CONFIG)) for each in (every, changed)]
         assert made[0].equals(made[1]), table.name
 
 
@@ -134,13 +135,10 @@ def test_one_sum_that_includes_the_labels_is_named_with_what_it_foretells(raw: p
     def leaking(snapshot: str) -> list[Learnt]:
         table = honest(snapshot)[0]
 
-        def rows(events: pl.DataFrame) -> pl.DataFrame:
-            n = events.filter(part=1).group_by("user_id").len("n")
+        def rows(group: Group) -> pl.DataFrame:
+            n = group.events.filter(part=1).group_by("user_id").len("n")
             return (
-                table.rows(events)
-                .join(n, on="user_id", how="left")
-                .with_columns(user_events=pl.col("n").fill_null(0))
-                .drop("n")
+                table.rows(group).join(n, on="user_id", how="left").with_columns(user_events=pl.col("n").fill_null(0)).drop("n")
             )
 
         return [replace(table, rows=rows)] if snapshot == "fit" else []
@@ -183,9 +181,11 @@ def test_users_who_are_known_only_from_later_are_differences_too(raw: pl.DataFra
 def test_the_second_definition_of_the_cut_agrees_with_the_first(rows: list[Row], snapshot: str) -> None:
     every = frame(rows)
     for split in SPLITS.values():
-        early = snapshots.divided(before(every, split, snapshot, CONFIG), split, CONFIG, ("event_id",))
-        held = snapshots.held(snapshots.divided(every, split, CONFIG, ("event_id",)), snapshot)
-        assert set(early["event_id"]) == set(held["event_id"])
+        held = snapshots.held(snapshots.divided(every, split, CONFIG), snapshot)
+        kept = before(every, split, snapshot, CONFIG)
+        for early, first in ((transform.usable(kept, CONFIG), held.events), (transform.shown(kept), held.shown)):
+            one, other = (each.select("user_id", "ts", "item_id", "type").sort(pl.all()) for each in (early, first))
+            assert one.equals(other)
 
 
 def in_this_process(groups: Sequence[int], task: Callable[..., pa.Table], **given: Any) -> Iterator[pa.Table]:

@@ -69,7 +69,7 @@ def test_a_transform_that_was_changed_on_one_side_is_caught_by_name(root: str, e
     other = served(events, 99, replace(CONFIG, half_life_days=30))
     report = compare(root, other, STANDS, FACTS, CATEGORIES, CONFIG)
     assert report.skewed == 10
-    assert set(report.columns) <= {"user_decayed", *(name for name in user_columns(CATEGORIES) if ":" in name)}
+    assert set(report.columns) <= {"user_decayed", "user_views", *(name for name in user_columns(CATEGORIES) if ":" in name)}
     assert report.columns["user_decayed"] == 10
     assert report.largest["user_decayed"] > 0.1
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from reco_ray.config import SplitConfig, SplitKind
 from reco_ray.errors import DataError
-from reco_ray.features.splits import Split, assign_parts, choose_split, crossing, cuts_of, minutes_of
+from reco_ray.features.splits import Split, assign_beside, assign_parts, choose_split, crossing, cuts_of, minutes_of
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -79,3 +79,20 @@ def test_counts_of_some_users_and_of_the_others_add_up_to_the_whole(rows: list[t
     assert tuple(map(sum, zip(*each, strict=True))) == crossing(events, cuts[1])
     before = events.filter(pl.col("ts").dt.epoch("us") < cuts[0]).height
     assert before <= SplitConfig().fit * len(rows)
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 50)), min_size=1, max_size=60), st.sampled_from(SplitKind))
+def test_what_is_beside_the_events_never_comes_into_a_part_before_its_user_does(
+    rows: list[tuple[int, int]], kind: SplitKind
+) -> None:
+    events = frame(rows)
+    split = split_of(events, SplitConfig(kind=kind))
+    events = events.with_columns(assign_parts(events, split).alias("part"))
+    beside = frame([(user, minute) for user in range(5) for minute in range(0, 60, 7)])
+    parts = beside.with_columns(assign_beside(beside, events, split).alias("part"))
+    for user, ts, part in parts.select("user_id", "ts", "part").iter_rows():
+        mine = events.filter(pl.col("user_id") == user, pl.col("ts") <= ts)["part"]
+        if split.kind is SplitKind.per_user:
+            assert part == (mine.max() if len(mine) else 0)
+        elif len(mine):
+            assert part >= mine.max()

@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 
 from reco_ray.config import FeaturesConfig
 from reco_ray.features import ITEM_COLUMNS, USER_COLUMNS, Catalogue, pairs, transform, user_view_version
+from reco_ray.features.flow import _groups, _of_group
 from reco_ray.features.items import ItemFacts
-from reco_ray.features.sums import ITEM_SUMS, Sums, added_up, item_sums, item_sums_of, merged
+from reco_ray.features.sums import ITEM_SUMS, Sums, added_up, item_sums, item_sums_of, merged, shown_sums
+from reco_ray.hashing import USER_BUCKETS
 from reco_ray.lake import sources
 
 CONFIG = FeaturesConfig(history=5)
@@ -153,3 +155,27 @@ def test_neighbours_are_those_of_a_plain_count(rows: list[tuple[int, int]], wind
         np.testing.assert_allclose(mine["score"].to_numpy(), [scores[a, b] for b in best], atol=2e-6)
     assert found["a"].n_unique() == len({a for a, _ in scores})
     assert found.select("a", "b").is_unique().all()
+
+
+@pytest.mark.parametrize("rows", [0, 1, 5_000_000, 9_000_000, 50_000_000, 64_000_001, 200_000_000])
+def test_every_user_is_in_one_group_and_no_group_is_much_larger_than_a_million(rows: int) -> None:
+    groups = _groups(rows)
+    assert groups >= 8
+    assert rows / groups <= 1_000_000
+    users = pl.DataFrame({"user_id": [f"u{i}" for i in range(3_000)], "user_bucket": [i % USER_BUCKETS for i in range(3_000)]})
+    held = [users.filter(_of_group(group, groups)).height for group in range(groups)]
+    assert sum(held) == users.height
+    assert groups > USER_BUCKETS or max(held) - min(held) <= USER_BUCKETS // groups
+
+
+def test_an_items_ctr_is_of_clicks_per_impression_and_shrunk(events: pl.DataFrame, items: pl.DataFrame, as_of: int) -> None:
+    clicks = events.head(1).with_columns(type=pl.lit("click"), ts=events["ts"].max(), item_id=pl.lit("item-1"))
+    shown = pl.concat([clicks.with_columns(type=pl.lit("impression"))] * 30)
+    shown = pl.concat([shown, shown.with_columns(item_id=pl.lit("item-2"))])
+    total = added_up(pl.concat([item_sums(clicks, CONFIG), shown_sums(shown, CONFIG)]), items["item_id"], CONFIG)
+    rows = transform.item_rows(total, items, as_of)
+    found = dict(zip(rows["item_id"], rows["item_ctr"], strict=True))
+    assert found["item-1"] == pytest.approx((1 + 20 / 60) / 50, abs=1e-4)
+    assert found["item-2"] == pytest.approx((0 + 20 / 60) / 50, abs=1e-4)
+    assert found["item-0"] == pytest.approx(1 / 60, abs=1e-4), "an item that was never shown has that of all"
+    assert rows.filter(item_id="item-2")["item_age_days"][0] == 0, "an impression is no event of the item"

@@ -27,8 +27,8 @@ __all__ = ["KEPT_MARKS", "CacheStats", "Found", "SlateCache"]
 
 log = logging.getLogger(__name__)
 
-KEPT_MARKS = frozenset(("unknown_user", "no_consent", "short_slate"))
-"""Marks of ``degraded`` that say something of the request, not of a failure: asked again, the answer would be the same."""
+KEPT_MARKS = frozenset(("unknown_user", "no_consent", "short_slate", "features_late"))
+"""Marks of ``degraded`` with which an answer is kept: asked again, it would be the same."""
 
 _OVERHEAD_BYTES = 1_200  # of an entry beside its tail: key, digests, record and places in dictionaries; 1,050 measured
 _MOST_LOOKED_AT = 64

@@ -52,6 +52,7 @@ class GatewayService:
         usual_s: budget of a request that names none; who gives less than half of it is in a hurry, and what is late for them
             is not shared with others, nor held against the stages.
         hides: whether a user's requests are those of nobody just now.
+        late: whether the features of a view lack a user's events of the last seconds.
     """
 
     def __init__(
@@ -66,10 +67,11 @@ class GatewayService:
         replica: str,
         usual_s: float = 0.0,
         hides: Callable[[str], bool] = lambda _: False,
+        late: Callable[[str, str], bool] = lambda _, __: False,
     ) -> None:
         self._store, self._fleet, self._cache, self._observer, self._admission = store, fleet, cache, observer, admission
         self._topology, self._replica, self._usual_s = topology, replica, usual_s
-        self._hides = hides
+        self._hides, self._late = hides, late
         self._ladder = Ladder(cache, store)
         self._store_breaker = Breaker()
 
@@ -117,7 +119,7 @@ class GatewayService:
         body = self._seen_by(body).impersonal()
         route, variant, run = self._start(body.user_id or request_id, budget_s)
         user, _, marks = await self._user(body.user_id, route, "", run)
-        marks += _refusal(body)
+        marks += [*self._lateness(body.user_id, user, route), *_refusal(body)]
         asked = Asked(body.user_id, body.surface, body.context, body.consent)
         request = rank_request(body, request_id, user)
         if not self._admission.enter():
@@ -178,7 +180,7 @@ class GatewayService:
         if marks and (found := self._cache.fallback(key, marks)) is not None:
             return found  # an older slate of this user is better than a new one of nobody
         request = recommend_request(body, request_id, user)
-        marks += _refusal(body)
+        marks += [*self._lateness(body.user_id, user, route), *_refusal(body)]
         return await self._live(route, variant, request, run, marks, key, stored, asked, explain=body.explain)
 
     async def _live(
@@ -221,6 +223,10 @@ class GatewayService:
         except StageFailed:
             return EMPTY_USER, None, ["store_unavailable"] if user_id else []
         return (row if user_id else EMPTY_USER), stored, []
+
+    def _lateness(self, user_id: str, user: UserRow, route: Route) -> list[str]:
+        known = user_id and user is not EMPTY_USER
+        return ["features_late"] if known and self._late(route.user_view, user_id) else []
 
 
 def _refusal(body: RecommendationsBody | RankBody) -> list[str]:
