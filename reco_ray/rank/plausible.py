@@ -14,6 +14,9 @@ from reco_ray.errors import DataError
 __all__ = ["LEAST_USERS", "LIMIT", "orderings", "refuse_implausible"]
 
 LIMIT = 0.95
+"""What no honest column reaches: the best of MovieLens is recall_score with 0.72, that of a shop's receipts two_tower_score
+with 0.73, while the label itself has 1. It is no setting: whoever could raise it would, to get a release out."""
+
 LEAST_USERS = 100
 """Below so many users the mean is noise, and nothing is refused."""
 

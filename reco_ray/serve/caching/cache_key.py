@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import orjson
 
+from reco_ray.events.personal import coarse_location
 from reco_ray.hashing import user_digest
 from reco_ray.serve.http.contract import RecommendationsBody
 
@@ -60,8 +61,8 @@ class SlateKey(NamedTuple):
 def cache_key(body: RecommendationsBody, release: str, rules: str) -> SlateKey:
     """Make the key of a request: 5 us.
 
-    The order of filters, their values and excluded ids does not matter, that of the session does. Of the context, all three
-    fields count: device, locale, surface.
+    The order of filters, their values and excluded ids does not matter, that of the session does. Of the context, all
+    four fields count: device, locale, surface, and the location as far as it is coarse.
 
     Args:
         rules: version of the rules, and whatever else outside of the request shows in the answer: "main" or "canary".
@@ -71,7 +72,8 @@ def cache_key(body: RecommendationsBody, release: str, rules: str) -> SlateKey:
     if body.filters:  # no surface holds a colon
         filters = {name: sorted(values) for name, values in body.filters.items()}
         scope = f"{scope}:{_digest(orjson.dumps(filters, option=_SORTED))}"
-    asked = (context.device, context.locale, context.surface, body.k, body.explain, body.consent)
+    place = coarse_location(context.location)
+    asked = (context.device, context.locale, context.surface, place, body.k, body.explain, body.consent)
     shape = (scope, *asked, sorted(exclude), session)
     return SlateKey(
         user_digest(body.user_id),

@@ -8,6 +8,7 @@ from typing import cast
 import numpy as np
 import orjson
 
+from reco_ray.events.personal import coarse_location
 from reco_ray.hashing import digest
 from reco_ray.serve.http.contract import Context, RankBody, RecommendationsBody, SimilarItemsBody
 from reco_ray.serve.served import Served
@@ -26,6 +27,8 @@ __all__ = [
     "server_timing",
     "similar_request",
 ]
+
+_UNASKED = frozenset(("store_unavailable", "no_consent", "profiling_off"))
 
 
 def recommend_request(body: RecommendationsBody, request_id: str, user: UserRow = EMPTY_USER) -> Request:
@@ -84,7 +87,9 @@ def caller_order(request: Request) -> Slate:
 
 
 def context_of(given: Context) -> dict[str, str]:
-    pairs = (("device", given.device), ("locale", given.locale), ("surface", given.surface))
+    """What a request says of its circumstances; of its location only what is coarse."""
+    place = coarse_location(given.location)
+    pairs = (("device", given.device), ("locale", given.locale), ("surface", given.surface), ("location", place))
     return {name: value for name, value in pairs if value is not None}
 
 
@@ -97,7 +102,7 @@ class Asked:
     """Who asked, and with what: for the record of the decision, never for a log.
 
     Attributes:
-        user_id: empty for anonymous requests and without consent.
+        user_id: empty for anonymous requests, without consent, and where profiling is off.
         user_view, user: the row that the slate was made with, and the view that it is of; empty where another request read it.
     """
 
@@ -174,8 +179,8 @@ def finish(
     if explain:
         for item, propensity in zip(items, slate.propensities.tolist(), strict=True):
             item["propensity"] = propensity
-    # with the store away, or without consent, whether the user is known is not known either
-    unasked = "store_unavailable" in degraded or "no_consent" in degraded
+    # where the store was not asked, whether the user is known is not known either
+    unasked = not _UNASKED.isdisjoint(degraded)
     own = [each for each in slate.degraded if each not in degraded and not (each == "unknown_user" and unasked)]
     drawn = b"" if (slate.propensities == 1).all() else slate.propensities.astype("<f4").tobytes()
     draw_id = slate.request_id if draw_id is None else draw_id
