@@ -30,7 +30,7 @@ from reco_ray.config.models import (
     TwoTowerConfig,
 )
 from reco_ray.config.pipeline import PipelineConfig
-from reco_ray.config.serving import Auth, CacheConfig, DeploymentConfig, ServeConfig, Topology
+from reco_ray.config.serving import Auth, CacheConfig, DeploymentConfig, ServeConfig, Topology, UnprofiledConfig
 
 __all__ = [
     "Auth",
@@ -66,4 +66,5 @@ __all__ = [
     "Topology",
     "TrackingConfig",
     "TwoTowerConfig",
+    "UnprofiledConfig",
 ]

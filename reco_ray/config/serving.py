@@ -1,12 +1,13 @@
-"""The HTTP side: deployments, cache, keys, scaling."""
+"""The HTTP side: deployments, cache, keys, scaling, where nobody is profiled."""
 
+import re
 from dataclasses import dataclass, field
 from enum import Enum
 
 from reco_ray.config.checks import between, loopback
 from reco_ray.errors import ConfigError
 
-__all__ = ["Auth", "CacheConfig", "DeploymentConfig", "ServeConfig", "Topology"]
+__all__ = ["Auth", "CacheConfig", "DeploymentConfig", "ServeConfig", "Topology", "UnprofiledConfig"]
 
 
 class Topology(Enum):
@@ -70,6 +71,29 @@ class CacheConfig:
 
 
 @dataclass(kw_only=True)
+class UnprofiledConfig:
+    """Where nobody is profiled: requests from there are answered as if they came without consent, marked ``profiling_off``.
+
+    Attributes:
+        surfaces: of requests, or of their context.
+        regions: codes of ISO 3166; a country holds all its regions. A request is from where its location says, or else its
+            locale; one that says neither is from nowhere, and is profiled.
+    """
+
+    surfaces: list[str] = field(default_factory=list)
+    regions: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if strange := [each for each in self.surfaces if not re.fullmatch(r"[a-z0-9_-]{1,32}", each)]:
+            raise ConfigError(f"serve.unprofiled.surfaces: found {strange}, expected names such as home; no request has others")
+        if strange := [each for each in self.regions if not re.fullmatch(r"[A-Z]{2}(-[A-Z0-9]{1,3})?", each)]:
+            raise ConfigError(
+                f"serve.unprofiled.regions: found {strange}, expected codes of ISO 3166 such as DE or DE-BY; "
+                "in YAML Norway needs quotes"
+            )
+
+
+@dataclass(kw_only=True)
 class ServeConfig:
     """The HTTP side.
 
@@ -95,6 +119,7 @@ class ServeConfig:
     trace_share: float = 0.0
     trace_endpoint: str = ""
     cache: CacheConfig = field(default_factory=CacheConfig)
+    unprofiled: UnprofiledConfig = field(default_factory=UnprofiledConfig)
     gateway: DeploymentConfig = field(
         default_factory=lambda: DeploymentConfig(min_replicas=2, max_replicas=2, max_ongoing_requests=256)
     )

@@ -9,7 +9,7 @@ import itertools
 import logging
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 import polars as pl
@@ -17,23 +17,31 @@ import pyarrow as pa
 import ray
 
 from reco_ray.config import FeaturesConfig, SplitConfig, SplitKind
-from reco_ray.features import pairs, transform
+from reco_ray.features import pairs, snapshots, transform
 from reco_ray.features.items import ItemFacts
-from reco_ray.features.splits import Split, assign_beside, assign_parts, choose_split, crossing, cuts_of, minutes_of
-from reco_ray.features.sums import ITEM_SUMS, Sums, added_up, half_lives, item_sums, merged, shown_sums
+from reco_ray.features.leakage import LABELLED, Leak, leaks, learnt
+from reco_ray.features.snapshots import LABEL_PARTS, Group
+from reco_ray.features.splits import Split, choose_split, crossing, cuts_of, minutes_of
+from reco_ray.features.sums import ITEM_SUMS, Sums, added_up, half_lives, merged
 from reco_ray.features.views import SNAPSHOTS
 from reco_ray.hashing import USER_BUCKETS, digest
 from reco_ray.lake import storage, tables
 
-__all__ = ["LABEL_PARTS", "BuildPlan", "Parts", "Views", "build_pairs", "build_views", "survey"]
+__all__ = ["LABEL_PARTS", "BuildPlan", "Parts", "Views", "build_pairs", "build_views", "find_leaks", "survey"]
 
 log = logging.getLogger(__name__)
 
 _EVENTS_AT_ONCE = 1_000_000
 _LEAST_GROUPS = 8
 _SURVEYED = ("user_id", "ts", "type", "value", "consent")
-LABEL_PARTS = {"rank": 1, "test": 2}
-"""Labels -> the part of the split that they are of."""
+
+_LEAKS = pa.schema(
+    [
+        *((name, pa.string()) for name in ("snapshot", "table", "column")),
+        *((name, pa.int64()) for name in ("rows", "differ")),
+        *((name, pa.float64()) for name in ("future", "past")),
+    ]
+)
 
 Frames = dict[str, pl.DataFrame]
 
@@ -49,7 +57,7 @@ class BuildPlan:
         items_return: whether an item that a user has had is a label again.
         categories: vocabulary of the taste features.
         at: version of the table of events.
-        groups: of user buckets; see `survey`.
+        groups: of user buckets; see `survey`. largest: the one with the most users.
         split: None before it is chosen.
     """
 
@@ -60,6 +68,7 @@ class BuildPlan:
     categories: list[str]
     at: int = -1
     groups: int = _LEAST_GROUPS
+    largest: int = 0
     split: Split | None = None
 
 
@@ -105,20 +114,7 @@ class Views:
     people: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Group:
-    """Events of some users.
-
-    Attributes:
-        events: prepared, with their ``part``; or only the usable ones while there is no split yet.
-        shown: impressions, with their ``part``; none while there is no split yet.
-    """
-
-    events: pl.DataFrame
-    shown: pl.DataFrame
-
-
-Work = Callable[[_Group, BuildPlan], Frames]
+Work = Callable[[Group, BuildPlan], Frames]
 
 
 def survey(plan: BuildPlan, config: SplitConfig) -> BuildPlan:
@@ -131,7 +127,7 @@ def survey(plan: BuildPlan, config: SplitConfig) -> BuildPlan:
     cuts = cuts_of(_run(plan, _minutes, "minutes")["minutes"], config)
     users = _run(plan, partial(_crossing, cut_us=cuts[1]), "users across the cut")["users"]
     split = choose_split(cuts, int(users["warm"].sum()), int(users["cold"].sum()), config)
-    return replace(plan, split=split)
+    return replace(plan, split=split, largest=int(users["people"].arg_max() or 0))
 
 
 def build_views(plan: BuildPlan, scratch: str) -> Views:
@@ -150,7 +146,7 @@ def build_views(plan: BuildPlan, scratch: str) -> Views:
             found[name].append(frame)
     made = {name: pl.concat(frames) for name, frames in found.items()}
     parts = made["parts"].group_by("part").agg(pl.col("n").sum(), pl.col("last").max()).sort("part")
-    as_of = {name: max(parts.filter(pl.col("part") <= part)["last"].to_list(), default=0) for name, part in SNAPSHOTS.items()}
+    as_of = snapshots.as_of(parts)
     items = [
         transform.item_rows(total, plan.items, as_of[name]).with_columns(snapshot=pl.lit(name))
         for name, total in totals.items()
@@ -173,6 +169,16 @@ def build_pairs(plan: BuildPlan) -> pl.DataFrame:
         partials = _run(plan, partial(_pairs, snapshot=name), f"pairs of {name}")["pairs"]
         rows.append(pairs.covisit_rows(partials, item_ids, plan.config).with_columns(snapshot=pl.lit(name)))
     return pl.concat(rows)
+
+
+def find_leaks(plan: BuildPlan) -> list[Leak]:
+    """Compute what models learn from a second time without the future, for the users of one group; see `leakage`.
+
+    Returns: the columns that differ.
+    """
+    found = [row for batch in _tasks([plan.largest], _leaks, plan=plan) for row in batch.to_pylist()]
+    log.info("leaks: %d found in group %d of %d", len(found), plan.largest, plan.groups)
+    return [Leak(**row) for row in found]
 
 
 def _groups(rows: int) -> int:
@@ -198,24 +204,24 @@ def _each(plan: BuildPlan, work: Work, extra: Sequence[str] = ()) -> Iterator[Fr
     Args:
         extra: columns of the events that it needs beside the usual ones.
     """
-    groups = [{"group": group} for group in range(plan.groups)]
-    dataset = ray.data.from_items(groups, override_num_blocks=plan.groups).map_batches(
-        _task,
-        batch_size=1,
-        batch_format="pyarrow",
-        fn_kwargs={"plan": plan, "work": work, "extra": extra},
-        zero_copy_batch=True,
-    )
     early: dict[int, Frames] = {}
     turn = itertools.count()
     waited_for = next(turn)
-    for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+    for batch in _tasks(range(plan.groups), _task, plan=plan, work=work, extra=extra):
         for row in batch.to_pylist():
             group = row.pop("group")
             early[group] = {name: pl.read_ipc(frame) for name, frame in row.items()}
         while (frames := early.pop(waited_for, None)) is not None:
             yield frames
             waited_for = next(turn)
+
+
+def _tasks(groups: Sequence[int], task: Callable[..., pa.Table], **given: object) -> Iterator[pa.Table]:
+    """Run a Ray task for each group; yields what they return, as it comes."""
+    dataset = ray.data.from_items([{"group": group} for group in groups], override_num_blocks=len(groups)).map_batches(
+        task, batch_size=1, batch_format="pyarrow", fn_kwargs=given, zero_copy_batch=True
+    )
+    yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow")
 
 
 def _task(batch: pa.Table, plan: BuildPlan, work: Work, extra: Sequence[str]) -> pa.Table:
@@ -225,17 +231,18 @@ def _task(batch: pa.Table, plan: BuildPlan, work: Work, extra: Sequence[str]) ->
     return pa.table({"group": pa.array([group]), **packed})
 
 
-def _read(plan: BuildPlan, group: int, extra: Sequence[str]) -> _Group:
-    where = _of_group(group, plan.groups)
-    if plan.split is None:
-        raw = tables.read(plan.root, "events", _SURVEYED, where, plan.at)
-        return _Group(transform.usable(raw, plan.config), pl.DataFrame())
-    if plan.split.kind is SplitKind.per_user:
+def _read(plan: BuildPlan, group: int, extra: Sequence[str]) -> Group:
+    """A group's events; only the usable ones, undivided, while there is no split yet."""
+    if plan.split is not None:
+        return snapshots.divided(_raw(plan, plan.split, group, extra), plan.split, plan.config)
+    raw = tables.read(plan.root, "events", _SURVEYED, _of_group(group, plan.groups), plan.at)
+    return Group(transform.usable(raw, plan.config), pl.DataFrame())
+
+
+def _raw(plan: BuildPlan, split: Split, group: int, extra: Sequence[str]) -> pl.DataFrame:
+    if split.kind is SplitKind.per_user:
         extra = ("event_id", *extra)  # the longest column: read where it decides
-    raw = tables.read(plan.root, "events", (*transform.EVENT_COLUMNS, *extra), where, plan.at)
-    events, shown = transform.prepare(raw, plan.config, extra), transform.shown(raw)
-    events = events.with_columns(assign_parts(events, plan.split).alias("part"))
-    return _Group(events, shown.with_columns(assign_beside(shown, events, plan.split).alias("part")))
+    return tables.read(plan.root, "events", (*transform.EVENT_COLUMNS, *extra), _of_group(group, plan.groups), plan.at)
 
 
 def _of_group(group: int, groups: int) -> pl.Expr:
@@ -252,13 +259,13 @@ def _packed(frame: pl.DataFrame) -> bytes:
     return sink.getvalue()
 
 
-def _minutes(group: _Group, plan: BuildPlan) -> Frames:
+def _minutes(group: Group, plan: BuildPlan) -> Frames:
     return {"minutes": minutes_of(group.events)}
 
 
-def _crossing(group: _Group, plan: BuildPlan, cut_us: int) -> Frames:
+def _crossing(group: Group, plan: BuildPlan, cut_us: int) -> Frames:
     warm, cold = crossing(group.events, cut_us)
-    return {"users": pl.DataFrame({"warm": [warm], "cold": [cold]})}
+    return {"users": pl.DataFrame({"warm": [warm], "cold": [cold], "people": [group.events["user_id"].n_unique()]})}
 
 
 def _parts(files: pl.DataFrame, name: str) -> Parts:
@@ -266,21 +273,19 @@ def _parts(files: pl.DataFrame, name: str) -> Parts:
     return Parts(mine["uri"].to_list(), int(mine["rows"].sum()), digest(*mine["content"]))
 
 
-def _views(group: _Group, plan: BuildPlan, scratch: str) -> Frames:
+def _views(group: Group, plan: BuildPlan, scratch: str) -> Frames:
     events, facts = group.events, ItemFacts.of(plan.items, plan.categories)
-    parts = events.group_by("part").agg(pl.len().cast(pl.Int64).alias("n"), pl.col("ts").dt.epoch("us").max().alias("last"))
     # one after another, so that a task holds one of them at a time
-    labels = _written("labels", _labels(events, plan), scratch)
-    events = events.drop("context")  # which would be copied for each snapshot
+    labels = _written("labels", snapshots.labels(events, plan.items_return), scratch)
+    group = replace(group, events=events.drop("context"))  # which would be copied for each snapshot
     files = [
         labels,
-        _written("users", _per_snapshot(events, lambda e: transform.user_rows(e, facts, plan.config)), scratch),
-        _written("sequences", _sequences(events), scratch),
+        _written("users", snapshots.per_snapshot(group, lambda g: transform.user_rows(g.events, facts, plan.config)), scratch),
+        _written("sequences", snapshots.sequences(group), scratch),
     ]
-    sums = [(events, item_sums), (group.shown, shown_sums)]
-    items = pl.concat([_per_snapshot(rows, partial(sums_of, config=plan.config)) for rows, sums_of in sums])
+    items = snapshots.per_snapshot(group, lambda g: snapshots.sums_of_items(g, plan.config))
     people = pl.DataFrame({"n": [events["user_id"].n_unique()]})
-    return {"items": items, "parts": parts, "people": people, "files": pl.DataFrame(files)}
+    return {"items": items, "parts": snapshots.part_sizes(events), "people": people, "files": pl.DataFrame(files)}
 
 
 def _written(name: str, rows: pl.DataFrame, scratch: str) -> dict[str, object]:
@@ -289,30 +294,17 @@ def _written(name: str, rows: pl.DataFrame, scratch: str) -> dict[str, object]:
     return {"name": name, "uri": uri, "rows": rows.height, "content": tables.content_hash(rows, ())}
 
 
-def _per_snapshot(events: pl.DataFrame, rows: Callable[[pl.DataFrame], pl.DataFrame]) -> pl.DataFrame:
-    made: Sequence[pl.DataFrame] = [
-        rows(events.filter(pl.col("part") <= part)).with_columns(snapshot=pl.lit(name)) for name, part in SNAPSHOTS.items()
-    ]
-    return pl.concat(made)
-
-
-def _pairs(group: _Group, plan: BuildPlan, snapshot: str) -> Frames:
-    seen = group.events.filter(pl.col("part") <= SNAPSHOTS[snapshot])
+def _pairs(group: Group, plan: BuildPlan, snapshot: str) -> Frames:
+    seen = snapshots.held(group, snapshot).events
     return {"pairs": pairs.covisit_partials(seen, plan.items["item_id"], plan.config)}
 
 
-def _labels(events: pl.DataFrame, plan: BuildPlan) -> pl.DataFrame:
-    return pl.concat(
-        [
-            transform.label_rows(
-                events.filter(part=part),
-                None if plan.items_return else events.filter(pl.col("part") < part).select("user_id", "item_id"),
-            ).with_columns(part=pl.lit(name))
-            for name, part in LABEL_PARTS.items()
-        ]
-    )
-
-
-def _sequences(events: pl.DataFrame) -> pl.DataFrame:
-    ordered = events.filter(pl.col("part") == 0).group_by("user_id", maintain_order=True)
-    return ordered.agg(pl.col("item_id").alias("item_ids"), pl.col("strength").cast(pl.Float32).alias("strengths"))
+def _leaks(batch: pa.Table, plan: BuildPlan) -> pa.Table:
+    split = plan.split
+    assert split is not None
+    raw = _raw(plan, split, int(batch.column("group")[0].as_py()), ("context",))
+    found: list[Leak] = []
+    for snapshot in LABELLED:
+        tables_of = learnt(snapshot, plan.items, plan.categories, plan.items_return, plan.config)
+        found += leaks(raw, split, snapshot, tables_of, plan.config)
+    return pa.Table.from_pylist([asdict(leak) for leak in found], _LEAKS)

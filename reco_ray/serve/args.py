@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from reco_ray.config import CacheConfig, EventsConfig, ExposuresConfig
+from reco_ray.config import CacheConfig, EventsConfig, ExposuresConfig, UnprofiledConfig
 
 __all__ = ["GatewayArgs", "ReleaseArgs", "Scaling", "Size"]
 
@@ -53,6 +53,7 @@ class GatewayArgs(Args):
         key_rate, key_burst: requests per second, and at once, of a key that names none, in each gateway replica.
         deadline_ms: budget of a request that names none; a caller may ask for up to ``max_deadline_ms``.
         batch_rows: requests per batch.
+        unprofiled: surfaces and regions whose requests are those of nobody.
         cache, precomputed_ttl_days: of the slate cache and of precomputed slates.
         events: the bus, and what is admitted to it.
         exposures: of the record of each decision.
@@ -74,6 +75,7 @@ class GatewayArgs(Args):
     key_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 100.0
     key_burst: Annotated[int, Field(ge=1)] = 200
     batch_rows: Annotated[int, Field(ge=1, le=256)] = 32
+    unprofiled: UnprofiledConfig = UnprofiledConfig()
     cache: CacheConfig = CacheConfig()
     precomputed_ttl_days: Annotated[int, Field(ge=1)] = 7
     events: EventsConfig = EventsConfig()

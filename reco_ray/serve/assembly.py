@@ -24,6 +24,7 @@ from reco_ray.serve.events.backpressure import LagMetrics, LagWatch
 from reco_ray.serve.events.intake import EventIntake, EventMetrics
 from reco_ray.serve.guard.admission import Admission
 from reco_ray.serve.guard.gate import Gate, GateMetrics
+from reco_ray.serve.guard.profiling import unprofiled
 from reco_ray.serve.guard.pulse import Pulse
 from reco_ray.serve.http.asgi import HttpApp
 from reco_ray.serve.path.exposures import ExposureMetrics, Exposures
@@ -118,6 +119,7 @@ class GatewayParts:
             replica=replica,
             usual_s=args.deadline_ms / 1e3,
             hides=self._fence.hides,
+            unprofiled=partial(unprofiled, args.unprofiled),
             late=self._freshness.late,
         )
         # a pool of its own, with time: what applications write must not take the connections, nor miss the deadline, of

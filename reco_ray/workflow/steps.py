@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from reco_ray import __version__
 from reco_ray.config import PipelineConfig, RankKind, SourceName
+from reco_ray.errors import DataError
 from reco_ray.features import SNAPSHOTS, Catalogue, user_view_version, vocabulary_of
 from reco_ray.hashing import digest
 from reco_ray.lake import sources, storage, tables
@@ -77,6 +78,7 @@ def _lake_stands(config: PipelineConfig, output: Output) -> bool:
 
 def _build_features(work: Work) -> Mapping[str, object]:
     from reco_ray.features import flow
+    from reco_ray.features.leakage import message
 
     config, root = work.config, work.config.root
     items = tables.read(root, "items")
@@ -85,6 +87,8 @@ def _build_features(work: Work) -> Mapping[str, object]:
     plan = flow.survey(flow.BuildPlan(root, config.features, facts, config.rerank.seen_items_return, categories), config.split)
     split = plan.split
     assert split is not None
+    if leaking := flow.find_leaks(plan):
+        raise DataError(message(leaking, split))
     scratch = storage.join(root, "tmp", f"features-{work.key}")
     storage.remove(scratch)  # what a killed run left
     views = flow.build_views(plan, scratch)

@@ -28,6 +28,8 @@ __all__ = [
     "similar_request",
 ]
 
+_UNASKED = frozenset(("store_unavailable", "no_consent", "profiling_off"))
+
 
 def recommend_request(
     body: RecommendationsBody,
@@ -131,7 +133,7 @@ class Asked:
     """Who asked, and with what: for the record of the decision, never for a log.
 
     Attributes:
-        user_id: empty for anonymous requests and without consent.
+        user_id: empty for anonymous requests, without consent, and where profiling is off.
         user_view, user: the row that the slate was made with, and the view that it is of; empty where another request read it.
             The history of a row without features is what the user said to like.
     """
@@ -209,8 +211,8 @@ def finish(
     if explain:
         for item, propensity in zip(items, slate.propensities.tolist(), strict=True):
             item["propensity"] = propensity
-    # with the store away, or without consent, whether the user is known is not known either
-    unasked = "store_unavailable" in degraded or "no_consent" in degraded
+    # where the store was not asked, whether the user is known is not known either
+    unasked = not _UNASKED.isdisjoint(degraded)
     own = [each for each in slate.degraded if each not in degraded and not (each == "unknown_user" and unasked)]
     drawn = b"" if (slate.propensities == 1).all() else slate.propensities.astype("<f4").tobytes()
     draw_id = slate.request_id if draw_id is None else draw_id

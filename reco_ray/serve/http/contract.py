@@ -80,7 +80,8 @@ Consent = Annotated[
     bool,
     Field(
         description="Whether the answer may be personal. Without consent nothing is read or kept under the user_id: "
-        "the slate is the anonymous one, marked no_consent, and so is the record of it."
+        "the slate is the anonymous one, marked no_consent, and so is the record of it. The same holds on surfaces and in "
+        "regions where profiling is switched off, marked profiling_off."
     ),
 ]
 Explain = Annotated[bool, Field(description="Add each item's propensity.")]
@@ -116,8 +117,8 @@ class RecommendationsBody(Body):
     consent: Consent = True
 
     def impersonal(self) -> "RecommendationsBody":
-        """The same wish of nobody, where there is no consent: without user and session."""
-        return self if self.consent else self.model_copy(update={"user_id": "", "session": ()})
+        """The same wish of nobody: without user and session."""
+        return self.model_copy(update={"user_id": "", "session": ()})
 
 
 class SimilarItemsBody(Body):
@@ -169,8 +170,8 @@ class RankBody(Body):
     consent: Consent = True
 
     def impersonal(self) -> "RankBody":
-        """The same wish of nobody, where there is no consent: without user and session."""
-        return self if self.consent else self.model_copy(update={"user_id": "", "session": ()})
+        """The same wish of nobody: without user and session."""
+        return self.model_copy(update={"user_id": "", "session": ()})
 
 
 class RecommendedItem(BaseModel):

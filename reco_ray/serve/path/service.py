@@ -15,6 +15,7 @@ from reco_ray.serve.guard.breaker import Breaker
 from reco_ray.serve.http import problems
 from reco_ray.serve.http.answers import Answer, Asked, caller_order, finish, rank_request, recommend_request, similar_request
 from reco_ray.serve.http.contract import (
+    Context,
     RankBody,
     ReadinessAnswer,
     RecommendationsBody,
@@ -52,6 +53,7 @@ class GatewayService:
         usual_s: budget of a request that names none; who gives less than half of it is in a hurry, and what is late for them
             is not shared with others, nor held against the stages.
         hides: whether a user's requests are those of nobody just now.
+        unprofiled: whether requests of a surface and a context are those of nobody.
         late: whether the features of a view lack a user's events of the last seconds.
     """
 
@@ -67,11 +69,12 @@ class GatewayService:
         replica: str,
         usual_s: float = 0.0,
         hides: Callable[[str], bool] = lambda _: False,
+        unprofiled: Callable[[str, Context], bool] = lambda _, __: False,
         late: Callable[[str, str], bool] = lambda _, __: False,
     ) -> None:
         self._store, self._fleet, self._cache, self._observer, self._admission = store, fleet, cache, observer, admission
         self._topology, self._replica, self._usual_s = topology, replica, usual_s
-        self._hides, self._late = hides, late
+        self._hides, self._unprofiled, self._late = hides, unprofiled, late
         self._ladder = Ladder(cache, store)
         self._store_breaker = Breaker()
 
@@ -80,7 +83,7 @@ class GatewayService:
 
         Raises: HttpProblem: nothing is loaded, overload, or no rung of the ladder has anything.
         """
-        body = self._seen_by(body).impersonal()
+        body = self._seen_by(body)
         route, variant, run = self._start(body.user_id or request_id, budget_s)
         key = cache_key(body, route.release, variant)
         asked = Asked(body.user_id, body.surface, body.context, body.consent)
@@ -91,7 +94,9 @@ class GatewayService:
         try:
             found = await self._cache.answer(key, make, run.deadline.left("answer"), hasty=run.hasty)
         except TimeoutError as exc:
-            slate = self._ladder.at_once(route, recommend_request(body, request_id), variant, ["late", *_refusal(body)], key)
+            slate = self._ladder.at_once(
+                route, recommend_request(body, request_id), variant, ["late", *self._refusal(body)], key
+            )
             if slate is None:
                 raise problems.stage_failed("the answer", "late") from exc
             asked = Asked(body.user_id, body.surface, body.context, body.consent)  # the other one is still being written to
@@ -116,10 +121,10 @@ class GatewayService:
 
         Raises: HttpProblem: nothing is loaded.
         """
-        body = self._seen_by(body).impersonal()
+        body = self._seen_by(body)
         route, variant, run = self._start(body.user_id or request_id, budget_s)
         user, _, interests, marks = await self._user(body.user_id, route, "", run)
-        marks += [*self._lateness(body.user_id, user, route), *_refusal(body)]
+        marks += [*self._lateness(body.user_id, user, route), *self._refusal(body)]
         asked = Asked(body.user_id, body.surface, body.context, body.consent)
         request = rank_request(body, request_id, user, interests, _now_us())
         if not self._admission.enter():
@@ -157,7 +162,9 @@ class GatewayService:
         return ReadinessAnswer(ready=alive and bool(loaded), replica=self._replica, releases=loaded, missing=missing)
 
     def _seen_by(self, body: B) -> B:
-        """The request as we may know it: that of a hidden user is one of nobody."""
+        """The request as we may know it: one of nobody where the user may not be known, or is hidden."""
+        if self._refusal(body):
+            return body.impersonal()
         hidden = body.user_id and self._hides(body.user_id)
         return body.model_copy(update={"user_id": ""}) if hidden else body
 
@@ -180,7 +187,7 @@ class GatewayService:
         if marks and (found := self._cache.fallback(key, marks)) is not None:
             return found  # an older slate of this user is better than a new one of nobody
         request = recommend_request(body, request_id, user, interests, _now_us())
-        marks += [*self._lateness(body.user_id, user, route), *_refusal(body)]
+        marks += [*self._lateness(body.user_id, user, route), *self._refusal(body)]
         return await self._live(route, variant, request, run, marks, key, stored, asked, explain=body.explain)
 
     async def _live(
@@ -232,10 +239,12 @@ class GatewayService:
         known = user_id and user is not EMPTY_USER
         return ["features_late"] if known and self._late(route.user_view, user_id) else []
 
+    def _refusal(self, body: RecommendationsBody | RankBody) -> list[str]:
+        """Why the request is to be one of nobody, if it is."""
+        if not body.consent:
+            return ["no_consent"]
+        return ["profiling_off"] if self._unprofiled(body.surface, body.context) else []
+
 
 def _now_us() -> int:
     return time.time_ns() // 1000
-
-
-def _refusal(body: RecommendationsBody | RankBody) -> list[str]:
-    return [] if body.consent else ["no_consent"]
