@@ -47,7 +47,8 @@ def divided(raw: pl.DataFrame, split: Split, config: FeaturesConfig) -> Group:
     """Prepare events and give each its part.
 
     Args:
-        raw: of the lake, all of each user that occurs; with ``event_id`` where the split is per user, with ``context`` for `labels`.
+        raw: of the lake, all of each user that occurs; with ``event_id`` where the split is per user, and with ``context`` for
+            `labels`.
     """
     events = transform.prepare(raw, config, [name for name in ("event_id", "context") if name in raw.columns])
     events, shown = events.with_columns(assign_parts(events, split).alias("part")), transform.shown(raw)
