@@ -23,7 +23,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import typer
-from deltalake import write_deltalake
+from deltalake import WriterProperties, write_deltalake
 from features_script import compute
 from processes import processes
 from rich.console import Console
@@ -124,7 +124,9 @@ def make_lake(root: str, n: int) -> None:
         ).sort("user_bucket", "user_id", "ts")
         table = frame.to_arrow()
         table = table.append_column(context := EVENTS.field("context"), pa.nulls(table.num_rows, context.type))
-        write_deltalake(tables.table_uri(root, "events"), table, mode="append", partition_by=["date"])
+        # row groups as our own writers make them (`lake.files`)
+        groups = WriterProperties(max_row_group_size=128 * 1024)
+        write_deltalake(tables.table_uri(root, "events"), table, mode="append", partition_by=["date"], writer_properties=groups)
 
 
 def _pair(root: str) -> dict[str, Any]:
