@@ -21,6 +21,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import typer
 from deltalake import write_deltalake
 from features_script import compute
@@ -33,6 +34,7 @@ from reco_ray.config import ClusterConfig, FeaturesConfig, SplitConfig
 from reco_ray.features import ITEM_COLUMNS, SNAPSHOTS, Catalogue
 from reco_ray.hashing import user_bucket
 from reco_ray.lake import tables
+from reco_ray.schema import EVENTS
 
 USERS, ITEMS, CATEGORIES, DAYS = 200_000, 20_000, 20, 365
 START_US = 1_750_000_000_000_000
@@ -121,6 +123,7 @@ def make_lake(root: str, n: int) -> None:
             }
         ).sort("user_bucket", "user_id", "ts")
         table = frame.to_arrow()
+        table = table.append_column(context := EVENTS.field("context"), pa.nulls(table.num_rows, context.type))
         write_deltalake(tables.table_uri(root, "events"), table, mode="append", partition_by=["date"])
 
 

@@ -1,6 +1,6 @@
 """The synthetic case of the benchmarks: a release and users of a given size, without training data.
 
-100,000 items with vectors of 64 dimensions, 500 candidates with 28 features, 200 trees of depth 6: the weights are random, the
+100,000 items with vectors of 64 dimensions, 500 candidates with 34 features, 200 trees of depth 6: the weights are random, the
 formats, stages and costs are those of any release.
 """
 
@@ -17,7 +17,7 @@ import xgboost
 from reco_ray.config import FeaturesConfig, RecallConfig, RerankConfig, SourceName, TwoTowerConfig
 from reco_ray.features import ITEM_COLUMNS, USER_COLUMNS, Catalogue
 from reco_ray.hashing import item_keys
-from reco_ray.rank.stage import COLUMNS_FILE, MODEL_FILE, rank_features
+from reco_ray.rank.stage import COLUMNS_FILE, MODEL_FILE, VOCABULARY_FILE, rank_features
 from reco_ray.recall.tower import TwoTower
 from reco_ray.recall.two_tower import item_inputs, save_weights
 from reco_ray.release import assemble, release_uri, seal
@@ -76,6 +76,7 @@ def publish(
     model = xgboost.train({"objective": "rank:ndcg", "max_depth": depth, "min_child_weight": 0, "seed": 0}, matrix, trees)
     model.save_model(str(target / MODEL_FILE))
     (target / COLUMNS_FILE).write_text(json.dumps(columns))
+    (target / VOCABULARY_FILE).write_text("{}")
     seal(
         target,
         release_id,

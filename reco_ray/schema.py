@@ -158,6 +158,8 @@ LABELS = pa.schema(
         pa.field("user_id", pa.string(), nullable=False),
         pa.field("item_ids", pa.list_(pa.string()), nullable=False),
         pa.field("grades", pa.list_(pa.float32()), nullable=False),
+        pa.field("ts", TS, nullable=False),  # of the first event among them
+        pa.field("context", _CONTEXT),  # of that event
     ]
 )
 

@@ -68,6 +68,9 @@ class Request:
         item_scores: the caller's scores of ``items``, larger is better, on a scale of its own, NaN where it gave none,
             float32, shape (len(items),).
         query: the text that ``items`` answer; kept out of the repr, so that no log line shows it.
+        at_us: when it was asked, microseconds since the epoch; 0 where that is not known, or is to play no part.
+        interests: categories that a user without a history says to like: their items come first in the lists that are the same
+            for all. A release ignores those it does not know. (Items that such a user likes stand in ``user`` as its history.)
     """
 
     request_id: str
@@ -84,6 +87,8 @@ class Request:
     items: tuple[str, ...] = ()
     item_scores: NDArray[np.float32] = field(default_factory=lambda: _NO_FLOATS)
     query: str = field(default="", repr=False)
+    at_us: int = 0
+    interests: tuple[str, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         n = len(self.items)

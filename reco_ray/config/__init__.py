@@ -9,6 +9,7 @@ from reco_ray.config.cluster import ClusterConfig, StoreConfig, TrackingConfig
 from reco_ray.config.data import (
     ColumnsConfig,
     DateUnit,
+    DriftConfig,
     FeaturesConfig,
     LakeConfig,
     SkewConfig,
@@ -41,6 +42,7 @@ __all__ = [
     "ColumnsConfig",
     "DateUnit",
     "DeploymentConfig",
+    "DriftConfig",
     "EvaluationConfig",
     "EventsConfig",
     "ExposuresConfig",

@@ -9,6 +9,7 @@ from reco_ray.errors import ConfigError
 __all__ = [
     "ColumnsConfig",
     "DateUnit",
+    "DriftConfig",
     "FeaturesConfig",
     "LakeConfig",
     "SkewConfig",
@@ -172,3 +173,28 @@ class SkewConfig:
         between("skew.hours", self.hours, 0.01, 10_000)
         between("skew.rows", self.rows, 1, 1_000_000)
         between("skew.limit", self.limit, 0, 1)
+
+
+@dataclass(kw_only=True)
+class DriftConfig:
+    """Comparison of served features with those that the release's ranker was trained on.
+
+    Attributes:
+        hours: of decisions that are looked at.
+        rows: compared at most on either side, a random sample, one of each user.
+        min_rows: with fewer rows on either side nothing drifts.
+        psi: population stability index above which a column drifts; by custom 0.1 is a small shift, 0.25 one to act on.
+        retrain: run the pipeline where the newest release drifts.
+    """
+
+    hours: float = 24.0
+    rows: int = 5_000
+    min_rows: int = 500
+    psi: float = 0.25
+    retrain: bool = False
+
+    def __post_init__(self) -> None:
+        between("drift.hours", self.hours, 0.01, 10_000)
+        between("drift.rows", self.rows, 1, 1_000_000)
+        between("drift.min_rows", self.min_rows, 1, self.rows)
+        between("drift.psi", self.psi, 0.01, 100)

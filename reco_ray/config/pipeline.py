@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from reco_ray.config.cluster import ClusterConfig, StoreConfig, TrackingConfig
-from reco_ray.config.data import FeaturesConfig, LakeConfig, SkewConfig, SourceConfig, SplitConfig
+from reco_ray.config.data import DriftConfig, FeaturesConfig, LakeConfig, SkewConfig, SourceConfig, SplitConfig
 from reco_ray.config.events import EventsConfig, ExposuresConfig, FeedbackConfig, PrivacyConfig
 from reco_ray.config.models import BatchConfig, EvaluationConfig, RankConfig, RecallConfig, RerankConfig
 from reco_ray.config.serving import ServeConfig
@@ -43,6 +43,7 @@ class PipelineConfig:
     events: EventsConfig = field(default_factory=EventsConfig)
     exposures: ExposuresConfig = field(default_factory=ExposuresConfig)
     skew: SkewConfig = field(default_factory=SkewConfig)
+    drift: DriftConfig = field(default_factory=DriftConfig)
     feedback: FeedbackConfig = field(default_factory=FeedbackConfig)
     privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
 

@@ -9,12 +9,11 @@ import ray
 from numpy.typing import NDArray
 
 from reco_ray.evaluation.lists import StageLists
-from reco_ray.features import user_row
+from reco_ray.features import past_request
 from reco_ray.hashing import hash64
 from reco_ray.lake import storage
 from reco_ray.recall import load as load_recall
 from reco_ray.slate import load_rank, load_rerank
-from reco_ray.types import Request
 
 __all__ = ["run_stages"]
 
@@ -23,7 +22,7 @@ _LIST = 50  # of the ranked lists
 
 
 def run_stages(folder: str, users: pl.DataFrame, labels: pl.DataFrame, seed: int, k: int) -> StageLists:
-    """Answer for every user that has a positive in the test part.
+    """Answer for every user that has a positive in the test part, at the first of its labels.
 
     Args:
         folder: stages assembled from the snapshot before the test part; a folder or URI that every node can read.
@@ -31,7 +30,7 @@ def run_stages(folder: str, users: pl.DataFrame, labels: pl.DataFrame, seed: int
     """
     positive = labels.explode("item_ids", "grades").filter(pl.col("grades") >= 0.5)
     relevant = positive.group_by("user_id", maintain_order=True).agg(pl.col("item_ids").alias("relevant"))
-    joined = users.join(relevant, on="user_id").sort("user_id")
+    joined = users.join(relevant, on="user_id").join(labels.select("user_id", "ts", "context"), on="user_id").sort("user_id")
     dataset = ray.data.from_arrow(joined.to_arrow()).repartition(max(1, joined.height // 64))
     answered = dataset.map_batches(
         _Stages,
@@ -62,7 +61,7 @@ class _Stages:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         rows = batch.to_pylist()
-        requests = [Request(request_id="", user_id=r["user_id"], k=self._k, user=user_row(r)) for r in rows]
+        requests = [past_request(row, self._k) for row in rows]
         recall, catalogue = self._recall, self._recall.catalogue
         candidates = recall.recall(requests)
         scores = self._rank.score(requests, candidates)

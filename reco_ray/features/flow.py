@@ -138,7 +138,7 @@ def build_views(plan: BuildPlan, scratch: str) -> Views:
     """
     found: dict[str, list[pl.DataFrame]] = {"parts": [], "files": [], "people": []}
     totals = {name: Sums.none(plan.items.height, half_lives(ITEM_SUMS, plan.config)) for name in SNAPSHOTS}
-    for frames in _each(plan, partial(_views, scratch=scratch)):
+    for frames in _each(plan, partial(_views, scratch=scratch), ("context",)):
         sums = frames.pop("items")
         for name, total in totals.items():
             totals[name] = merged(total, added_up(sums.filter(snapshot=name), plan.items["item_id"], plan.config))
@@ -198,12 +198,16 @@ def _run(plan: BuildPlan, work: Work, what: str) -> Frames:
     return whole
 
 
-def _each(plan: BuildPlan, work: Work) -> Iterator[Frames]:
-    """Run ``work`` on each group's events; yields what it made of the first group, of the second, and so on."""
+def _each(plan: BuildPlan, work: Work, extra: Sequence[str] = ()) -> Iterator[Frames]:
+    """Run ``work`` on each group's events; yields what it made of the first group, of the second, and so on.
+
+    Args:
+        extra: columns of the events that it needs beside the usual ones.
+    """
     early: dict[int, Frames] = {}
     turn = itertools.count()
     waited_for = next(turn)
-    for batch in _tasks(range(plan.groups), _task, plan=plan, work=work):
+    for batch in _tasks(range(plan.groups), _task, plan=plan, work=work, extra=extra):
         for row in batch.to_pylist():
             group = row.pop("group")
             early[group] = {name: pl.read_ipc(frame) for name, frame in row.items()}
@@ -220,24 +224,25 @@ def _tasks(groups: Sequence[int], task: Callable[..., pa.Table], **given: object
     yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow")
 
 
-def _task(batch: pa.Table, plan: BuildPlan, work: Work) -> pa.Table:
+def _task(batch: pa.Table, plan: BuildPlan, work: Work, extra: Sequence[str]) -> pa.Table:
     group = int(batch.column("group")[0].as_py())
-    frames = work(_read(plan, group), plan)
+    frames = work(_read(plan, group, extra), plan)
     packed = {name: pa.array([_packed(frame)], pa.large_binary()) for name, frame in frames.items()}
     return pa.table({"group": pa.array([group]), **packed})
 
 
-def _read(plan: BuildPlan, group: int) -> Group:
+def _read(plan: BuildPlan, group: int, extra: Sequence[str]) -> Group:
     """A group's events; only the usable ones, undivided, while there is no split yet."""
     if plan.split is not None:
-        return snapshots.divided(_raw(plan, plan.split, group), plan.split, plan.config)
+        return snapshots.divided(_raw(plan, plan.split, group, extra), plan.split, plan.config, extra)
     raw = tables.read(plan.root, "events", _SURVEYED, _of_group(group, plan.groups), plan.at)
     return Group(transform.usable(raw, plan.config), pl.DataFrame())
 
 
-def _raw(plan: BuildPlan, split: Split, group: int) -> pl.DataFrame:
-    extra = ("event_id",) if split.kind is SplitKind.per_user else ()  # the longest column: read where it decides
-    return tables.read(plan.root, "events", (*transform.EVENT_COLUMNS, *extra), _of_group(group, plan.groups), plan.at)
+def _raw(plan: BuildPlan, split: Split, group: int, extra: Sequence[str] = ()) -> pl.DataFrame:
+    deciding = ("event_id",) if split.kind is SplitKind.per_user else ()  # the longest column: read where it decides
+    columns = (*transform.EVENT_COLUMNS, *deciding, *extra)
+    return tables.read(plan.root, "events", columns, _of_group(group, plan.groups), plan.at)
 
 
 def _of_group(group: int, groups: int) -> pl.Expr:
@@ -270,9 +275,12 @@ def _parts(files: pl.DataFrame, name: str) -> Parts:
 
 def _views(group: Group, plan: BuildPlan, scratch: str) -> Frames:
     events, facts = group.events, ItemFacts.of(plan.items, plan.categories)
-    files = [  # one after another, so that a task holds one of them at a time
+    # one after another, so that a task holds one of them at a time
+    labels = _written("labels", snapshots.labels(events, plan.items_return), scratch)
+    group = replace(group, events=events.drop("context"))  # which would be copied for each snapshot
+    files = [
+        labels,
         _written("users", snapshots.per_snapshot(group, lambda g: transform.user_rows(g.events, facts, plan.config)), scratch),
-        _written("labels", snapshots.labels(events, plan.items_return), scratch),
         _written("sequences", snapshots.sequences(group), scratch),
     ]
     items = snapshots.per_snapshot(group, lambda g: snapshots.sums_of_items(g, plan.config))

@@ -193,7 +193,8 @@ def _undivided(split: Split) -> Split:
 
 def _later(events: pl.DataFrame, snapshot: str, items_return: bool) -> pl.DataFrame:
     """What is to be foretold: user_id, item_id, grade."""
-    labels = snapshots.labels(events, items_return).filter(part=LABELLED[snapshot])
+    without = events.with_columns(pl.lit(None).alias("context"))  # no part of what is to be foretold, and long
+    labels = snapshots.labels(without, items_return).filter(part=LABELLED[snapshot])
     return labels.select("user_id", pl.col("item_ids").alias("item_id"), pl.col("grades").alias("grade")).explode(
         "item_id", "grade"
     )

@@ -19,10 +19,10 @@ def page(views: Iterable[View] = VIEWS) -> str:
 
 
 def _section(view: View) -> str:
+    fresh = f"Fresh within {view.freshness_s:g} s." if view.freshness_s else "Made with each request."
     lines = [
         f"\n## {view.name}\n",
-        f"{view.description} Entity: {view.entity}. From: {', '.join(view.sources)}. Fresh within {view.freshness_s:g} s. "
-        f"Owner: {view.owner}.\n",
+        f"{view.description} Entity: {view.entity}. From: {', '.join(view.sources)}. {fresh} Owner: {view.owner}.\n",
         "| column | unknown | what it is |\n|---|---|---|",
         *(_row(column.name, column) for column in view.columns),
         *(_row(f"{column.name}:<category>", column) for column in view.per_category),

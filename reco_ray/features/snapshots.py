@@ -3,7 +3,7 @@
 All that a model learns from, or is judged by, passes through `held`; `leakage` checks what comes of it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -43,13 +43,15 @@ class Group:
     shown: pl.DataFrame
 
 
-def divided(raw: pl.DataFrame, split: Split, config: FeaturesConfig) -> Group:
+def divided(raw: pl.DataFrame, split: Split, config: FeaturesConfig, extra: Sequence[str] = ()) -> Group:
     """Prepare events and give each its part.
 
     Args:
         raw: of the lake, all of each user that occurs; with ``event_id`` where the split is per user.
+        extra: columns to keep beside those that features need.
     """
-    events = transform.prepare(raw, config, ("event_id",) if split.kind is SplitKind.per_user else ())
+    deciding = ("event_id",) if split.kind is SplitKind.per_user else ()
+    events = transform.prepare(raw, config, (*deciding, *extra))
     events, shown = events.with_columns(assign_parts(events, split).alias("part")), transform.shown(raw)
     return Group(events, shown.with_columns(assign_beside(shown, events, split).alias("part")))
 
@@ -88,7 +90,7 @@ def labels(events: pl.DataFrame, items_return: bool) -> pl.DataFrame:
     """What users turned to in each later part, with a column ``part``.
 
     Args:
-        items_return: whether an item that a user has had is a label again.
+        events: of a group, with ``context``. items_return: whether an item that a user has had is a label again.
     """
     return pl.concat(
         [

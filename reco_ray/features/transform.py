@@ -101,14 +101,18 @@ def label_rows(events: pl.DataFrame, already: pl.DataFrame | None) -> pl.DataFra
     """What users turned to in a later part: rows of `schema.LABELS`, one per user.
 
     Args:
-        events: from `prepare`, of the later part only.
+        events: from `prepare` with ``context``, of the later part only.
         already: user_id, item_id of earlier parts; an item met before is no discovery and is left out. None where items return.
     """
     news = events if already is None else events.join(already, on=["user_id", "item_id"], how="anti", maintain_order="left")
     rows = (
         news.group_by("user_id", "item_id", maintain_order=True)
-        .agg(pl.col("strength").max())
+        .agg(pl.col("strength").max(), pl.col("ts", "context").first())
         .group_by("user_id", maintain_order=True)
-        .agg(pl.col("item_id").alias("item_ids"), pl.col("strength").cast(pl.Float32).alias("grades"))
+        .agg(
+            pl.col("item_id").alias("item_ids"),
+            pl.col("strength").cast(pl.Float32).alias("grades"),
+            pl.col("ts", "context").first(),
+        )
     )
     return rows.select(LABELS.names)

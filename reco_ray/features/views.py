@@ -3,12 +3,14 @@
 A view's version is a hash of its definition; a release names the versions that it was trained on.
 """
 
+import math
 from dataclasses import dataclass
 
 from reco_ray.config import FeaturesConfig
 from reco_ray.hashing import digest
 
 __all__ = [
+    "CONTEXT_COLUMNS",
     "ITEM_COLUMNS",
     "SNAPSHOTS",
     "STRENGTH",
@@ -34,15 +36,17 @@ class Column:
     """One column of a view, float32.
 
     Attributes:
-        default: stands in for an unknown entity.
+        default: stands in for an unknown entity, or value of a context.
         sensitive: whether it says something of a person that the law or good sense protects; training takes it only where
-            ``features.declared_sensitive`` names it.
+            ``rank.declared_sensitive`` names it.
+        grows: whether it grows as time passes, whatever people do: that it has moved is no alarm.
     """
 
     name: str
     default: float
     description: str
     sensitive: bool = False
+    grows: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +55,8 @@ class View:
 
     Attributes:
         entity: ``user``, ``item`` or ``context``. sources: tables of the lake that it is computed from.
-        owner: who answers for it. freshness_s: an event that is not in the features after so long is late, which alarms.
+        owner: who answers for it. freshness_s: an event that is not in the features after so long is late, which alarms; 0
+            where requests bring the features along.
         columns: in the order of the row.
         per_category: for each category of the release's catalogue one more column of each of these, behind the others.
     """
@@ -72,7 +77,7 @@ USER_COLUMNS = (
     Column("user_strength_mean", 0.5, "mean strength of the events"),
     Column("user_value_mean", 0.0, "mean value (rating); 0 without values"),
     Column("user_value_std", 0.0, "standard deviation of the values"),
-    Column("user_span_days", 0.0, "log(1 + days between first and last event)"),
+    Column("user_span_days", 0.0, "log(1 + days between first and last event)", grows=True),
     Column("user_year_mean", 0.0, "mean year of the items, in decades since 2000; 0 without years"),
     Column("user_year_std", 0.0, "standard deviation of these years, in decades"),
     Column("user_views", 0.0, "log(1 + decayed number of views)"),
@@ -88,13 +93,21 @@ ITEM_COLUMNS = (
     Column("item_positive_share", 0.5, "share of positive events, shrunk towards the mean"),
     Column("item_value_mean", 0.0, "mean value, shrunk towards the mean of all"),
     Column("item_value_std", 0.0, "standard deviation of the values"),
-    Column("item_age_days", 0.0, "log(1 + days since the item's first event)"),
+    Column("item_age_days", 0.0, "log(1 + days since the item's first event)", grows=True),
     Column("item_year", 0.0, "year, in decades since 2000; 0 without a year"),
     Column("item_clicks", 0.0, "log(1 + decayed number of clicks)"),
     Column("item_purchases", 0.0, "log(1 + decayed number of purchases)"),
     Column("item_ctr", 0.0, "decayed clicks per impression, at most 1, shrunk towards that of all; 0 without impressions"),
 )
 
+CONTEXT_COLUMNS = (
+    Column("context_hour", math.nan, "hour of the day, 0 to 23, UTC"),
+    Column("context_weekday", math.nan, "day of the week, 0 (Monday) to 6, UTC"),
+    Column("context_device", math.nan, "code of the device"),
+    Column("context_locale", math.nan, "code of the locale"),
+    Column("context_location", math.nan, "code of the country or region; a point has none"),
+    Column("context_surface", math.nan, "code of the surface"),
+)
 
 USER_TASTE = (
     Column("user_share", 0.0, "share of the user's decayed strength that is of the category"),
@@ -113,6 +126,15 @@ VIEWS = (
         USER_TASTE,
     ),
     View("item", "item", "What all users have done with an item.", "recommendation", 60.0, ("events", "items"), ITEM_COLUMNS),
+    View(
+        "context",
+        "context",
+        "When and where a slate is wanted: of the request itself, in training of the first event that its labels hold.",
+        "recommendation",
+        0.0,
+        ("events",),
+        CONTEXT_COLUMNS,
+    ),
 )
 
 

@@ -123,6 +123,8 @@ def replace(
 ) -> int:
     """Write a table anew, or the rows that match ``predicate``, in one commit; returns the version.
 
+    Columns that a table has not yet are added to it, and are null in the rows that stay.
+
     Args:
         transaction: what the table remembers of the writer, see `remembered`.
     """
@@ -132,7 +134,7 @@ def replace(
         data,
         mode="overwrite",
         predicate=predicate if there else None,
-        schema_mode=None if there and predicate else "overwrite",
+        schema_mode="merge" if there and predicate else "overwrite",
         partition_by=None if there else _PARTITIONS.get(name),
         configuration=statistics_property(name),
         commit_properties=CommitProperties(app_transactions=[transaction]) if transaction else None,

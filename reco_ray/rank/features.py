@@ -1,4 +1,4 @@
-"""The ranker's feature matrix: one row per candidate, from recall's evidence, the item, the user, and both together.
+"""The ranker's feature matrix: one row per candidate, from recall's evidence, the item, the user, both, and the context.
 
 Training and serving call this very code, so that a feature cannot mean two things.
 """
@@ -8,11 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from reco_ray.features import ITEM_COLUMNS, USER_COLUMNS, Catalogue
+from reco_ray.features import CONTEXT_COLUMNS, ITEM_COLUMNS, USER_COLUMNS, Catalogue, ContextRows, Vocabulary
+from reco_ray.features.views import USER_TASTE, Column
 from reco_ray.recall.merge import fuse
 from reco_ray.types import Candidates, Request
 
-__all__ = ["RankFeatures"]
+__all__ = ["RankFeatures", "view_columns"]
 
 _RECENT = 10
 _YEAR = [c.name for c in ITEM_COLUMNS].index("item_year")
@@ -23,19 +24,28 @@ _USER_YEAR = [c.name for c in USER_COLUMNS].index("user_year_mean")
 _DEFAULT_USER = np.array([c.default for c in USER_COLUMNS], np.float32)
 
 
+def view_columns() -> tuple[Column, ...]:
+    """The columns of the views that the matrix is made of, as they are or within others."""
+    return (*ITEM_COLUMNS, *USER_COLUMNS, *CONTEXT_COLUMNS, *USER_TASTE)
+
+
 class RankFeatures:
     """Makes feature matrices over one release's catalogue.
 
     Args:
         sources: names of the recall sources, in the order of the candidates' columns.
         vectors: item vectors by item_idx, shape (n_items, d); None in a release without towers.
+        vocabulary: of the context view, as the ranker was trained with it.
 
     Attributes:
         catalogue: as given.
     """
 
-    def __init__(self, catalogue: Catalogue, sources: Sequence[str], vectors: NDArray[np.float32] | None) -> None:
+    def __init__(
+        self, catalogue: Catalogue, sources: Sequence[str], vectors: NDArray[np.float32] | None, vocabulary: Vocabulary
+    ) -> None:
         self.catalogue, self._vectors, self.n_sources = catalogue, vectors, len(sources)
+        self._context = ContextRows(vocabulary)
         self._items = catalogue.features
         per_item = np.maximum(catalogue.in_category.sum(axis=1, keepdims=True), 1)
         self._share = catalogue.in_category / per_item
@@ -46,6 +56,7 @@ class RankFeatures:
             *(f"{name}_score" for name in sources),
             *(c.name for c in ITEM_COLUMNS),
             *(c.name for c in USER_COLUMNS),
+            *(c.name for c in CONTEXT_COLUMNS),
             "taste_share",
             "taste_lift",
             "year_distance",
@@ -61,7 +72,10 @@ class RankFeatures:
         self._items = features
 
     def matrix(self, request: Request, candidates: Candidates) -> NDArray[np.float32]:
-        """Return the features of each candidate, float32, shape (n, len(columns)); NaN where a source did not return it."""
+        """Return the features of each candidate, float32, shape (n, len(columns)).
+
+        NaN where a source did not return it, and where the context does not say.
+        """
         n = len(candidates)
         item = self._items[candidates.item_idx]
         known = request.user.features.size > 0
@@ -77,6 +91,7 @@ class RankFeatures:
             candidates.source_scores,
             item,
             scalars,
+            np.broadcast_to(self._context.row(request), (n, len(CONTEXT_COLUMNS))),
             self._taste(user, candidates.item_idx, known),
             np.abs(item[:, _YEAR] - user[_USER_YEAR])[:, None],
             (item[:, _ITEM_VALUE] - user[_USER_VALUE])[:, None],

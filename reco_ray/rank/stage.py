@@ -10,13 +10,14 @@ import xgboost
 from numpy.typing import NDArray
 
 from reco_ray.errors import ArtifactError
-from reco_ray.features import Catalogue
+from reco_ray.features import Catalogue, Vocabulary
 from reco_ray.rank.features import RankFeatures
 from reco_ray.types import Candidates, Request
 
 __all__ = ["RecallOrder", "XGBoostRanker", "build", "load"]
 
-MODEL_FILE, COLUMNS_FILE = "ranker.ubj", "ranker_columns.json"
+MODEL_FILE, COLUMNS_FILE, VOCABULARY_FILE = "ranker.ubj", "ranker_columns.json", "ranker_context.json"
+_NO_VOCABULARY: Vocabulary = {}
 
 
 class RecallOrder:
@@ -73,19 +74,19 @@ def _has_history(request: Request) -> bool:
 def build(folder: Path, ranker: Path | None) -> None:
     """Copy a trained ranker into a release's folder; nothing without one."""
     if ranker is not None:
-        for name in (MODEL_FILE, COLUMNS_FILE):
+        for name in (MODEL_FILE, COLUMNS_FILE, VOCABULARY_FILE):
             shutil.copy2(ranker / name, folder / name)
 
 
 def load(folder: Path) -> XGBoostRanker | RecallOrder:
     """Load the rank stage from a release's local folder.
 
-    Raises: ArtifactError: the ranker was trained on other columns than this release makes.
+    Raises: ArtifactError: the ranker was trained on other columns than this release makes, or before rankers knew a context.
     """
     if not (folder / MODEL_FILE).is_file():
         return RecallOrder()
     trained = json.loads((folder / COLUMNS_FILE).read_text())
-    features = rank_features(folder)
+    features = rank_features(folder, _vocabulary(folder))
     if features.columns != trained:
         odd = sorted(set(trained) ^ set(features.columns)) or "another order"
         raise ArtifactError(f"{folder}: ranker and recall disagree on columns: {odd}; train the ranker on this recall stage")
@@ -94,9 +95,17 @@ def load(folder: Path) -> XGBoostRanker | RecallOrder:
     return XGBoostRanker(model, features)
 
 
-def rank_features(folder: Path) -> RankFeatures:
+def rank_features(folder: Path, vocabulary: Vocabulary = _NO_VOCABULARY) -> RankFeatures:
     """Make the feature builder of a release's folder (its recall stage must be there)."""
     sources = list(json.loads((folder / "recall.json").read_text())["quotas"])
     vectors_file = folder / "item_vectors.npy"
     vectors = np.load(vectors_file, allow_pickle=False) if vectors_file.is_file() else None
-    return RankFeatures(Catalogue.load(folder), sources, vectors)
+    return RankFeatures(Catalogue.load(folder), sources, vectors, vocabulary)
+
+
+def _vocabulary(folder: Path) -> Vocabulary:
+    try:
+        found: Vocabulary = json.loads((folder / VOCABULARY_FILE).read_text())
+    except FileNotFoundError as exc:
+        raise ArtifactError(f"{folder}: found a ranker without {VOCABULARY_FILE}, expected one; train the ranker anew") from exc
+    return found

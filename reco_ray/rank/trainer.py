@@ -16,8 +16,10 @@ from ray.train.xgboost import XGBoostTrainer
 
 from reco_ray.config import ClusterConfig, RankConfig
 from reco_ray.errors import DataError
+from reco_ray.features import Vocabulary
 from reco_ray.hashing import hash64, unit_interval
-from reco_ray.rank.stage import COLUMNS_FILE, MODEL_FILE
+from reco_ray.rank.plausible import refuse_implausible
+from reco_ray.rank.stage import COLUMNS_FILE, MODEL_FILE, VOCABULARY_FILE
 
 __all__ = ["RankerResult", "train_ranker"]
 
@@ -33,16 +35,24 @@ class RankerResult:
 
 
 def train_ranker(
-    rows: pl.DataFrame, columns: list[str], config: RankConfig, cluster: ClusterConfig, seed: int, storage: str, target: Path
+    rows: pl.DataFrame,
+    columns: list[str],
+    vocabulary: Vocabulary,
+    config: RankConfig,
+    cluster: ClusterConfig,
+    seed: int,
+    storage: str,
+    target: Path,
 ) -> RankerResult:
-    """Train on groups that hold at least one positive; writes model and column names into ``target``.
+    """Train on groups that hold at least one positive; writes model, column names and vocabulary into ``target``.
 
     Args:
         rows: of `flow.build_training_set`.
-        columns: names of the features, in order.
+        columns: names of the features, in order. vocabulary: of the context view, that the rows were made with.
         storage: URI for Ray Train's own files.
-    Raises: DataError: no group holds a positive, so there is nothing to learn from.
+    Raises: DataError: no group holds a positive, so there is nothing to learn from; or a column knows the labels.
     """
+    refuse_implausible(rows, columns)
     useful = rows.filter((pl.col("label") > 0).any().over("user_id"))
     groups = useful["user_id"].n_unique() if useful.height else 0
     if groups < 2 * cluster.train_workers:
@@ -93,6 +103,7 @@ def train_ranker(
     with result.checkpoint.as_directory() as folder:
         (target / MODEL_FILE).write_bytes((Path(folder) / MODEL_FILE).read_bytes())
     (target / COLUMNS_FILE).write_text(json.dumps(columns))
+    (target / VOCABULARY_FILE).write_text(json.dumps(vocabulary))
     metrics = result.metrics
     return RankerResult(metrics["rounds"], metrics["valid_ndcg10"], groups, useful.height)
 

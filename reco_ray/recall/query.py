@@ -24,6 +24,7 @@ class Query:
         hidden: rows that must not come back (seen, excluded, withdrawn), sorted, shape (m,).
         similar_to: row of the item whose neighbours are wanted, -1 when it is unknown; None for a personal request.
         allowed: mask of the items that pass the request's filters, shape (n_items,); None without filters.
+        liked: columns of `Catalogue.in_category` of the categories that a user without a history says to like, distinct.
     """
 
     history: NDArray[np.int64]
@@ -31,6 +32,7 @@ class Query:
     hidden: NDArray[np.int64]
     similar_to: int | None = None
     allowed: NDArray[np.bool_] | None = None
+    liked: tuple[int, ...] = ()
 
     def visible(self, item_idx: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Mask of the rows that may come back, shape (n,)."""
@@ -51,7 +53,7 @@ class Source(Protocol):
 
 
 def make_query(request: Request, catalogue: Catalogue, seen_items_return: bool, withdrawn: NDArray[np.int64]) -> Query:
-    """Translate a request. Ids that the catalogue does not know are dropped.
+    """Translate a request. Ids, and categories of interest, that the catalogue does not know are dropped.
 
     Args:
         withdrawn: rows of items that are not available, sorted.
@@ -69,7 +71,8 @@ def make_query(request: Request, catalogue: Catalogue, seen_items_return: bool, 
     parts = [catalogue.find(list(request.exclude)), withdrawn]
     if not seen_items_return:
         parts += [catalogue.find_keys(user.seen), session]
-    return Query(history[known], weights[known], _rows(*parts), None, allowed(request, catalogue))
+    liked = tuple([catalogue.categories.index(name) for name in request.interests if name in catalogue.categories])
+    return Query(history[known], weights[known], _rows(*parts), None, allowed(request, catalogue), liked)
 
 
 def allowed(request: Request, catalogue: Catalogue) -> NDArray[np.bool_] | None:

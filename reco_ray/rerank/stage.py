@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from reco_ray.arrays import best_first
 from reco_ray.config import RerankConfig
 from reco_ray.features import Catalogue
-from reco_ray.recall.query import make_query
+from reco_ray.recall.query import Query, make_query
 from reco_ray.rerank.diversity import mmr
 from reco_ray.types import Candidates, Request, Slate
 
@@ -74,7 +74,7 @@ class Rerank:
             scores=scores[chosen],
             propensities=np.ones(item_idx.size, np.float32),
             reasons=tuple(self._reasons(int(b), bool(x)) for b, x in zip(bits, boosted, strict=True)),
-            degraded=self._degraded(request, candidates, query.history.size, item_idx.size, len(unknown)),
+            degraded=self._degraded(request, candidates, query, item_idx.size, len(unknown)),
         )
         return _append(slate, unknown[: request.k - item_idx.size]) if unknown else slate
 
@@ -89,11 +89,11 @@ class Rerank:
         return (*names, "boost") if boosted else names
 
     @staticmethod
-    def _degraded(request: Request, candidates: Candidates, history: int, found: int, unknown: int) -> tuple[str, ...]:
+    def _degraded(request: Request, candidates: Candidates, query: Query, found: int, unknown: int) -> tuple[str, ...]:
         marks = [f"source_missing:{name}" for name in candidates.missing]
         if request.similar_to:
-            marks += ["unknown_item"] if not history else []
-        elif not history:
+            marks += ["unknown_item"] if not query.history.size else []
+        elif not query.history.size and not query.liked:  # interests are what a first slate is made of
             marks.append("no_consent" if not request.consent else "unknown_user")
         if unknown:
             marks.append("unknown_items")

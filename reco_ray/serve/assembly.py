@@ -31,6 +31,7 @@ from reco_ray.serve.path.exposures import ExposureMetrics, Exposures
 from reco_ray.serve.path.fleet import Connected, Fleet
 from reco_ray.serve.path.freshness import Freshness, FreshnessMetrics
 from reco_ray.serve.path.pipeline import LoggingObserver, Observer
+from reco_ray.serve.path.profiles import ProfileCalls
 from reco_ray.serve.path.reads import StoreReads
 from reco_ray.serve.path.service import GatewayService
 from reco_ray.serve.path.stages import Left
@@ -38,13 +39,13 @@ from reco_ray.serve.path.watch import Replicas, ReplicaWatch
 from reco_ray.serve.privacy.erasures import ErasureCalls
 from reco_ray.serve.privacy.following import FenceFollower
 from reco_ray.serve.served import Recorder, ServedMetrics
-from reco_ray.store import ErasureStore, FenceStore, FinishedSlate, OnlineStore, SlateStore, fresh_until
+from reco_ray.store import ErasureStore, FenceStore, FinishedSlate, OnlineStore, ProfileStore, SlateStore, fresh_until
 
 __all__ = ["CountsEvents", "GatewayParts", "Metrics"]
 
 _FIRST_LOAD_TIMEOUT_S = 60.0
 _TOLERATED_WAIT = 0.2  # share of the default deadline that a row may wait for its first stage before requests are shed
-_WINDOW_TIMEOUT_S = 1.0
+_PATIENT_TIMEOUT_S = 1.0
 _TOLERATED_LAG = 0.5  # share of it that the event loop may be behind before requests are shed unread
 
 Connect = Callable[[str], Awaitable[Connected]]
@@ -121,14 +122,16 @@ class GatewayParts:
             unprofiled=partial(unprofiled, args.unprofiled),
             late=self._freshness.late,
         )
-        # a pool of its own, with time: events must not take the connections, nor miss the deadline, of recommendations
-        self._window_store = OnlineStore(args.store_url, args.namespace, timeout_s=_WINDOW_TIMEOUT_S)
+        # a pool of its own, with time: what applications write must not take the connections, nor miss the deadline, of
+        # recommendations
+        self._patient_store = patient = OnlineStore(args.store_url, args.namespace, timeout_s=_PATIENT_TIMEOUT_S)
+        profiles = ProfileStore(patient, SlateStore(patient))
         self._bus = open_producer(args.events, args.namespace, args.store_url)
         self._lags = LagWatch(self._bus, args.events.max_lag, event_metrics)
         intake = EventIntake(
             partial(admit, limits=Limits(args.events.max_future_s)),
             self._bus,
-            DedupWindow(self._window_store, args.events.dedup_window_s),
+            DedupWindow(patient, args.events.dedup_window_s),
             self._lags,
             event_metrics,
             partitions=partitions,
@@ -145,6 +148,7 @@ class GatewayParts:
             record=Recorder(metrics, self._log, traces),
             gate=self._gate,
             erasures=ErasureCalls(ErasureStore(store), self._fence),
+            profiles=ProfileCalls(profiles, self._fence.hides, self._purges.purge_user),
             behind=lambda: self._pulse.behind_s() > tolerated_s,
             events=intake,
             expose=self._exposures.note if self._exposures is not None else None,
@@ -194,7 +198,7 @@ class GatewayParts:
         if self._log is not None:
             self._log.close()
         await self._bus.aclose()
-        for store in (self._store, self._window_store):
+        for store in (self._store, self._patient_store):
             await store.calls.aclose()
             store.blocking_calls.close()
 

@@ -1,7 +1,7 @@
 """The online store: what a request needs to know of its user, slates made before, which releases get traffic, who may call.
 
-User rows, precomputed slates and traffic records come in from jobs, finished answers from gateways, keys from the command line;
-the gateway reads them, one round trip per request. Valkey protocol only.
+User rows, precomputed slates and traffic records come in from jobs, finished answers and profiles from gateways, keys from the
+command line; the gateway reads them, one round trip per request. Valkey protocol only.
 """
 
 from reco_ray.store.erasures import ErasureStore
@@ -9,12 +9,26 @@ from reco_ray.store.features import LAKE_ITEMS, Change, FeatureStore, fresh_unti
 from reco_ray.store.fence import Fence, FenceEntry, FenceReader, FenceStore
 from reco_ray.store.keys import KeyRecord, KeyStore, Scope, new_key, rotated
 from reco_ray.store.online import OnlineStore, Traffic
-from reco_ray.store.packing import FinishedSlate, pack_slate, pack_user, unpack_slate, unpack_user
+from reco_ray.store.packing import (
+    NO_INTERESTS,
+    FinishedSlate,
+    Interests,
+    Profile,
+    pack_profile,
+    pack_slate,
+    pack_user,
+    unpack_interests,
+    unpack_profile,
+    unpack_slate,
+    unpack_user,
+)
 from reco_ray.store.precomputed import Precomputed, pack_precomputed, unpack_precomputed
+from reco_ray.store.profiles import ProfileStore
 from reco_ray.store.slates import Purges, SlateStore
 
 __all__ = [
     "LAKE_ITEMS",
+    "NO_INTERESTS",
     "Change",
     "ErasureStore",
     "FeatureStore",
@@ -23,10 +37,13 @@ __all__ = [
     "FenceReader",
     "FenceStore",
     "FinishedSlate",
+    "Interests",
     "KeyRecord",
     "KeyStore",
     "OnlineStore",
     "Precomputed",
+    "Profile",
+    "ProfileStore",
     "Purges",
     "Scope",
     "SlateStore",
@@ -34,11 +51,14 @@ __all__ = [
     "fresh_until",
     "new_key",
     "pack_precomputed",
+    "pack_profile",
     "pack_slate",
     "pack_user",
     "registered_views",
     "rotated",
+    "unpack_interests",
     "unpack_precomputed",
+    "unpack_profile",
     "unpack_slate",
     "unpack_user",
 ]

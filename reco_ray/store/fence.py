@@ -34,6 +34,12 @@ class FenceEntry:
     erased_us: int
     done: bool
 
+    @classmethod
+    def parse(cls, raw: bytes | str) -> "FenceEntry":
+        """Read what `store.erasures` wrote."""
+        found = orjson.loads(raw)
+        return cls(found["receipt_id"], found["erased_us"], found["done"])
+
 
 @dataclass(frozen=True, slots=True)
 class Fence:
@@ -118,5 +124,4 @@ class FenceStore:
 
 def _entries(pairs: Iterable[tuple[bytes, bytes]]) -> Iterable[tuple[str, FenceEntry]]:
     for user, raw in pairs:
-        found = orjson.loads(raw)
-        yield user.decode(), FenceEntry(found["receipt_id"], found["erased_us"], found["done"])
+        yield user.decode(), FenceEntry.parse(raw)

@@ -1,20 +1,36 @@
-"""Packed values: a user's row is a header and arrays as they lie in memory, a finished slate a header and its JSON."""
+"""Packed values: a user's row is a header and arrays as they lie in memory, a slate and a profile a header and their JSON."""
 
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 
 import numpy as np
+import orjson
 
 from reco_ray.errors import SchemaError
 from reco_ray.types import UserRow
 
-__all__ = ["FinishedSlate", "pack_slate", "pack_user", "unpack_slate", "unpack_user"]
+__all__ = [
+    "NO_INTERESTS",
+    "FinishedSlate",
+    "Interests",
+    "Profile",
+    "pack_profile",
+    "pack_slate",
+    "pack_user",
+    "unpack_interests",
+    "unpack_profile",
+    "unpack_slate",
+    "unpack_user",
+]
 
 _HEADER = struct.Struct("<HHIIIqq")  # format, reserved, len(history), len(seen), len(features), as_of, position
 _FORMAT = 2
 _SLATE = struct.Struct("<HBBHBHd")  # format, len(etag), len(release), len(degraded), len(draw_id), len(propensities), made
 _SLATE_FORMAT = 2
+_PROFILE = struct.Struct("<HdI")  # format, saved, length of the interests
+_PROFILE_FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +57,34 @@ class FinishedSlate:
     draw_id: str = ""
     propensities: bytes = b""
     stored: bool = field(default=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Interests:
+    """What a user says to like, such as in an onboarding survey; names and ids as they were sent, known to a release or not.
+
+    Attributes:
+        categories: in any order. items: the one liked most comes first.
+    """
+
+    categories: tuple[str, ...] = field(default=(), repr=False)
+    items: tuple[str, ...] = field(default=(), repr=False)
+
+
+NO_INTERESTS = Interests()
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What an application says of a user.
+
+    Attributes:
+        saved: unix time in seconds.
+    """
+
+    attributes: Mapping[str, str] = field(default_factory=dict, repr=False)
+    interests: Interests = NO_INTERESTS
+    saved: float = 0.0
 
 
 def pack_user(row: UserRow) -> bytes:
@@ -108,3 +152,50 @@ def unpack_slate(raw: bytes) -> FinishedSlate:
         propensities=propensities,
         stored=True,
     )
+
+
+def pack_profile(profile: Profile) -> bytes:
+    """Pack a profile: 14 bytes, the interests, the attributes; requests read no further than the interests."""
+    likes = profile.interests
+    interests = b"" if likes == NO_INTERESTS else orjson.dumps((likes.categories, likes.items))
+    return b"".join(
+        (
+            _PROFILE.pack(_PROFILE_FORMAT, profile.saved, len(interests)),
+            interests,
+            orjson.dumps(dict(profile.attributes)),
+        )
+    )
+
+
+def unpack_profile(raw: bytes) -> Profile:
+    """Unpack what `pack_profile` made.
+
+    Raises: SchemaError: the value has another format.
+    """
+    saved, end = _profile_header(raw)
+    return Profile(orjson.loads(raw[end:]), unpack_interests(raw), saved)
+
+
+def unpack_interests(raw: bytes) -> Interests:
+    """Unpack the interests of what `pack_profile` made.
+
+    Raises: SchemaError: the value has another format.
+    """
+    _, end = _profile_header(raw)
+    if end == _PROFILE.size:
+        return NO_INTERESTS
+    categories, items = orjson.loads(raw[_PROFILE.size : end])
+    return Interests(tuple(categories), tuple(items))
+
+
+def _profile_header(raw: bytes) -> tuple[float, int]:
+    """When it was saved, and where its interests end."""
+    if len(raw) < _PROFILE.size or (found := _PROFILE.unpack_from(raw))[0] != _PROFILE_FORMAT:
+        raise SchemaError(
+            f"profile: found {len(raw)} bytes of another format, expected format {_PROFILE_FORMAT}; send it again"
+        )
+    _, saved, n_interests = found
+    end = _PROFILE.size + n_interests
+    if end >= len(raw):
+        raise SchemaError(f"profile: found {len(raw)} bytes, expected more than {end}; send it again")
+    return saved, end

@@ -1,7 +1,7 @@
 """Slates in the online store: finished answers shared by all gateway replicas, and the purges that reach their caches.
 
-A user's answers are fields of one hash, read together with the user's row in one round trip. After a purge the store refuses
-that user's (or release's) slates for some seconds, so that an answer begun before the purge cannot come back behind it.
+A user's answers are fields of one hash, read together with the user's row and interests in one round trip. After a purge the
+store refuses that user's (or release's) slates for some seconds, so that an answer begun before it cannot come back behind it.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -9,11 +9,22 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
 
+import redis
+import redis.asyncio.client
+
 from reco_ray.errors import SchemaError
 from reco_ray.hashing import user_digest
 from reco_ray.store.away import answering
 from reco_ray.store.online import OnlineStore
-from reco_ray.store.packing import FinishedSlate, pack_slate, unpack_slate, unpack_user
+from reco_ray.store.packing import (
+    NO_INTERESTS,
+    FinishedSlate,
+    Interests,
+    pack_slate,
+    unpack_interests,
+    unpack_slate,
+    unpack_user,
+)
 from reco_ray.store.precomputed import Precomputed, pack_precomputed, unpack_precomputed
 from reco_ray.types import EMPTY_USER, UserRow
 
@@ -72,8 +83,10 @@ class SlateStore:
 
     async def users_and_slates(
         self, user_ids: Sequence[str], views: Sequence[str], fields: Sequence[str]
-    ) -> list[tuple[UserRow | SchemaError, FinishedSlate | None]]:
-        """Read users' rows and finished answers in one round trip, in order.
+    ) -> list[tuple[UserRow | SchemaError, FinishedSlate | None, Interests]]:
+        """Read users' rows, finished answers and interests in one round trip, in order.
+
+        Interests count until the user has done something: those of a user with a history are `NO_INTERESTS`.
 
         Args:
             views: of the row of each. fields: name the answer among the user's, `serve.cache_key.SlateKey.field`; "" for none.
@@ -87,11 +100,14 @@ class SlateStore:
             pipe.get(store.key("user", view, user))
             if field:
                 pipe.hget(store.key("slates", user), field)
+            if user_id:
+                pipe.get(store.key("profile", user))
         found = iter(await pipe.execute())
         answers = []
-        for field in fields:
-            row, slate = next(found), next(found) if field else None
-            answers.append((_row(row), _readable(unpack_slate, slate)))
+        for user_id, field in zip(user_ids, fields, strict=True):
+            row, slate = _row(next(found)), next(found) if field else None
+            interests = _interests(row, next(found) if user_id else None)
+            answers.append((row, _readable(unpack_slate, slate), interests))
         return answers
 
     async def precomputed(self, user_id: str) -> Precomputed | None:
@@ -156,13 +172,16 @@ class SlateStore:
 
         Raises: NotReadyError: the store is away.
         """
-        user = user_digest(user_id)
         pipe = self._store.blocking_calls.pipeline()
+        self.purge_within(pipe, user_digest(user_id))
+        with answering():
+            return int(pipe.execute()[1])
+
+    def purge_within(self, pipe: redis.client.Pipeline | redis.asyncio.client.Pipeline, user: str) -> None:
+        """Add what `purge_user` does, for a user's digest, to a transaction."""
         pipe.set(self._refusal(user), 1, ex=_REFUSAL_S)
         pipe.delete(self._store.key("slates", user), self._store.key("precomputed", user))
         pipe.xadd(self._store.key("purges"), {"user": user}, maxlen=_MAX_PURGES)
-        with answering():
-            return int(pipe.execute()[1])
 
     def purge_release(self, release_id: str) -> int:
         """Remove a release's slates here, and within about a second from every replica; returns how many there were.
@@ -218,8 +237,14 @@ def _row(raw: bytes | None) -> UserRow | SchemaError:
         return exc
 
 
+def _interests(row: UserRow | SchemaError, raw: object) -> Interests:
+    if raw is None or isinstance(row, SchemaError) or row.history.size:
+        return NO_INTERESTS
+    return _readable(unpack_interests, raw) or NO_INTERESTS
+
+
 def _readable(unpack: Callable[[bytes], T], raw: object) -> T | None:
-    """A slate of another format, as while gateways of two versions run, is no slate."""
+    """A value of another format, as while gateways of two versions run, is none."""
     try:
         return unpack(raw) if isinstance(raw, bytes) else None
     except SchemaError:

@@ -1,25 +1,42 @@
-"""Bring what the steps left online: users' rows and slates into the online store, the sinks, a release's stages."""
+"""Run the steps, and bring what they left online: users' rows and slates in the online store, the sinks, a release's stages."""
 
 import json
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from reco_ray.cluster import attaches, embedded_store
 from reco_ray.config import PipelineConfig
 from reco_ray.lake import storage
 from reco_ray.release import Manifest, newest, open_release, release_ids, verify
 from reco_ray.serve.deploy import DeployReport, deploy
 from reco_ray.store import FeatureStore, OnlineStore, registered_views
-from reco_ray.workflow.graph import Output
+from reco_ray.workflow.graph import Output, run_all
 from reco_ray.workflow.sinks import start_sinks
+from reco_ray.workflow.steps import STEPS
 
-__all__ = ["deploy_release", "load_precomputed", "materialize_features"]
+__all__ = ["deploy_release", "load_precomputed", "materialize_features", "run_pipeline"]
 
 if TYPE_CHECKING:
     from reco_ray.streaming.flow import Rebuilt
 
 log = logging.getLogger(__name__)
+
+
+def run_pipeline(config: PipelineConfig, dashboard: str) -> dict[str, Output]:
+    """Run every step that is not fresh, in order; on a cluster that stays, deploy the release too.
+
+    Args:
+        dashboard: HTTP address of the cluster's.
+    """
+    outputs = run_all(STEPS, config, upto=config.only)
+    if not config.only and attaches(config.cluster):
+        config = replace(config, release=str(outputs["publish_release"].facts["release"]))
+        with embedded_store(config) as store:
+            deploy_release(config, store, dashboard)
+            load_precomputed(config, outputs["recommend_batch"], store)
+    return outputs
 
 
 def deploy_release(config: PipelineConfig, store_url: str, dashboard: str) -> DeployReport:

@@ -18,7 +18,7 @@ from reco_ray.lake import storage, tables
 from reco_ray.release import features_of, open_release, verify
 from reco_ray.store import OnlineStore, registered_views, unpack_user
 
-__all__ = ["check_feature_parity", "report_skew"]
+__all__ = ["check_feature_parity", "report_skew", "unpacked"]
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ def report_skew(config: PipelineConfig, now: datetime | None = None) -> dict[str
         )
     reports = {}
     for (release,), group in rows.group_by("release", maintain_order=True):
-        served = _unpacked(group["user_id"].to_list(), group["user_row"].to_list())
+        served = unpacked(group["user_id"].to_list(), group["user_row"].to_list())
         reports[str(release)] = _compare(config, config.root, str(release), served)
     return _told(config, "skew", reports)
 
@@ -63,6 +63,17 @@ def check_feature_parity(config: PipelineConfig, store_url: str) -> dict[str, Sk
     return _told(config, "parity", reports)
 
 
+def unpacked(users: Sequence[str], rows: Sequence[bytes]) -> list[Served]:
+    """Unpack served rows; those of another format are left out."""
+    served = []
+    for user, raw in zip(users, rows, strict=True):
+        try:
+            served.append((user, unpack_user(raw)))
+        except SchemaError:  # served before the format changed
+            continue
+    return served
+
+
 def _compare(config: PipelineConfig, root: str, release: str, served: Sequence[Served]) -> SkewReport:
     folder = open_release(root, release)
     catalogue, made_with = Catalogue.load(folder), features_of(verify(folder))
@@ -71,16 +82,6 @@ def _compare(config: PipelineConfig, root: str, release: str, served: Sequence[S
         for partition in range(config.events.bus.partitions)
     ]
     return compare(config.root, served, stands, catalogue.facts(), catalogue.categories, made_with)
-
-
-def _unpacked(users: Sequence[str], rows: Sequence[bytes]) -> list[Served]:
-    served = []
-    for user, raw in zip(users, rows, strict=True):
-        try:
-            served.append((user, unpack_user(raw)))
-        except SchemaError:  # served before the format changed
-            continue
-    return served
 
 
 def _told(config: PipelineConfig, name: str, reports: dict[str, SkewReport]) -> dict[str, SkewReport]:

@@ -15,18 +15,21 @@ import pyarrow.parquet as pq
 from reco_ray import __version__
 from reco_ray.config import PipelineConfig, RankKind, SourceName
 from reco_ray.errors import DataError
-from reco_ray.features import SNAPSHOTS, Catalogue, user_view_version
+from reco_ray.features import SNAPSHOTS, Catalogue, user_view_version, vocabulary_of
 from reco_ray.hashing import digest
 from reco_ray.lake import sources, storage, tables
+from reco_ray.rank.features import view_columns
+from reco_ray.rank.sensitive import check_declared
 from reco_ray.recall.two_tower import save_weights
 from reco_ray.release import assemble, open_release, release_uri, seal
 from reco_ray.release.bundle import MANIFEST
+from reco_ray.schema import LABELS
 from reco_ray.workflow.erased import erased_users
 from reco_ray.workflow.graph import Output, Step, Work
 from reco_ray.workflow.report import write_report
 from reco_ray.workflow.tracking import commit, lake_versions, tracked_run
 
-__all__ = ["STEPS", "user_rows"]
+__all__ = ["STEPS", "of_snapshot", "user_rows"]
 
 _RAW = ("user_id", "item_id", "ts", "type", "value", "event_id", "consent")
 _FEATURE_TABLES = {
@@ -142,9 +145,13 @@ def _features_stand(config: PipelineConfig, output: Output) -> bool:
     return all(tables.has_partition(config.root, name, f"{output.key}-") for name in _FEATURE_TABLES)
 
 
+def of_snapshot(name: str, key: str, value: str) -> pl.Expr:
+    """Whether a row of a table is of a snapshot, or part of the labels, of the features output with this key."""
+    return pl.col(_FEATURE_TABLES[name]) == f"{key}-{value}"
+
+
 def _rows(config: PipelineConfig, features: Output, name: str, value: str) -> pl.DataFrame:
-    column = _FEATURE_TABLES[name]
-    return tables.read(config.root, name, where=pl.col(column) == f"{features.key}-{value}").drop(column)
+    return tables.read(config.root, name, where=of_snapshot(name, features.key, value)).drop(_FEATURE_TABLES[name])
 
 
 def user_rows(config: PipelineConfig, features: Output, snapshot: str) -> pl.DataFrame:
@@ -211,15 +218,16 @@ def _train_ranker(work: Work) -> Mapping[str, object]:
     from reco_ray.rank.trainer import train_ranker
 
     config, features = work.config, work.inputs["build_features"]
+    check_declared(view_columns(), config.rank.declared_sensitive)
     with _stages(work, "fit", with_ranker=False) as stages:
         labels = _rows(config, features, "labels", "rank")
-        rows, columns = build_training_set(stages, user_rows(config, features, "fit"), labels)
+        vocabulary = vocabulary_of(labels["context"])
+        rows, columns = build_training_set(stages, user_rows(config, features, "fit"), labels, vocabulary)
     keyed = rows.with_columns(snapshot=pl.lit(work.key))
     tables.replace(config.root, "training_rank", keyed.to_arrow(), f"snapshot = '{work.key}'")
     with tracked_run(config, "train_ranker", work.key, {**vars(config.rank), "columns": len(columns)}) as run:
-        result = train_ranker(
-            rows, columns, config.rank, config.cluster, config.seed, storage.join(config.root, "train"), work.folder
-        )
+        train = storage.join(config.root, "train")
+        result = train_ranker(rows, columns, vocabulary, config.rank, config.cluster, config.seed, train, work.folder)
         run.metrics({"valid_ndcg10": result.valid_ndcg10, "rounds": result.rounds, "rows": result.rows})
     return {
         "training_set": tables.content_hash(rows, ["user_id", "place"]),
@@ -257,6 +265,7 @@ def _publish_release(work: Work) -> Mapping[str, object]:
         "inputs": {name: output.content for name, output in work.inputs.items()},
         "features_key": features.key,
         "features": asdict(config.features),
+        "sensitive_columns": sorted(config.rank.declared_sensitive) if "train_ranker" in work.inputs else [],
         "metrics": {k: v for k, v in evaluated.facts.items() if isinstance(v, float)},
         "lake_versions": lake_versions(config),
         "commit": commit(),
@@ -294,7 +303,7 @@ STEPS = (
     Step(
         "build_features",
         ("import_dataset",),
-        lambda c: (c.features, c.split, c.rerank.seen_items_return, _lake_content(c)),
+        lambda c: (c.features, c.split, c.rerank.seen_items_return, LABELS.names, _lake_content(c)),
         _build_features,
         stands=_features_stand,
     ),

@@ -63,7 +63,7 @@ class BrokenLoader(FakeLoader):
 
 
 class FakeRecall:
-    """Finds the first 300 items, rotated by the length of the user's id and by the session."""
+    """Finds the first 300 items, rotated by the length of the user's id, the session and interests named like items."""
 
     names = tuple(f"source-{i}" for i in range(SOURCES))
 
@@ -76,7 +76,7 @@ class FakeRecall:
 
     def _one(self, request: Request) -> Candidates:
         n = 0 if request.similar_to and request.similar_to != KNOWN_ITEM else 300
-        start = len(request.user_id) + sum(number(item) for item in request.session)
+        start = len(request.user_id) + sum(number(item) for item in (*request.session, *request.interests))
         idx = ((np.arange(n) + start) % ITEMS).astype(np.int32)
         ranks = np.full((n, SOURCES), -1, np.int16)
         ranks[:, 0] = np.arange(n)
@@ -117,7 +117,7 @@ def _slate(request: Request, found: Candidates, scores: NDArray[np.float32]) -> 
     excluded = {*request.exclude, *request.session}
     order = [at for at in np.argsort(-scores, kind="stable") if f"item-{found.item_idx[at]}" not in excluded][: request.k]
     items = found.item_idx[order]
-    degraded = () if request.user.as_of or request.similar_to else ("unknown_user",)
+    degraded = () if request.user.as_of or request.similar_to or request.interests else ("unknown_user",)
     if request.similar_to and len(found) == 0:
         degraded = ("unknown_item",)
     return Slate(

@@ -148,6 +148,9 @@ class World:
     def post(self, body: object, path: str = PATH, **headers: str) -> httpx.Response:
         return httpx.post(self.url + path, json=body, headers={**self.headers, **headers}, timeout=30)
 
+    def describe(self, user_id: str, body: object) -> httpx.Response:
+        return httpx.put(f"{self.url}/v1/users/{user_id}", json=body, headers=self.headers, timeout=30)
+
     def ask_all(self, bodies: Sequence[object], at_once: int = 32) -> list[tuple[int, dict[str, Any]]]:
         """Send all bodies over connections that stay open; returns status and answer of each, in order."""
         headers = {**self.headers, "content-type": "application/json", "x-request-timeout-ms": "20000"}

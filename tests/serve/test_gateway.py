@@ -27,6 +27,20 @@ def test_an_unknown_user_gets_a_slate_that_says_so(world: World) -> None:
     assert world.post({"user_id": "nobody"}).json()["degraded"] == ["unknown_user"]
 
 
+def test_what_is_said_of_a_newcomer_makes_their_first_slate(world: World) -> None:
+    wish = {"user_id": "newcomer", "k": 3}
+    assert [item["item_id"] for item in world.post(wish).json()["items"]] == ["item-307", "item-306", "item-305"]
+    assert world.get("/v1/users/newcomer").status_code == 404
+    kept = world.describe("newcomer", {"interests": {"categories": ["item-70"]}})
+    assert (kept.status_code, kept.json()["interests"]) == (200, {"categories": ["item-70"], "items": []})
+    for _ in range(8):  # whichever of the two replicas answers
+        answer = world.post(wish).json()
+        assert [item["item_id"] for item in answer["items"]] == ["item-377", "item-376", "item-375"]
+        assert answer["degraded"] == []
+        assert world.get("/v1/users/newcomer").json() == kept.json()
+    assert world.describe("newcomer", {}).status_code == 422
+
+
 def test_problems_pass_the_proxy(world: World) -> None:
     assert world.post({"k": 0}).status_code == 422
     response = world.post({"item_id": "item-none"}, "/v1/similar-items")

@@ -21,7 +21,8 @@ def wish(i: int) -> dict[str, object]:
 
 
 def test_both_topologies_give_the_same_answers_to_a_thousand_concurrent_requests(world: World) -> None:
-    wishes = [wish(i) for i in range(REQUESTS)]
+    assert world.describe("beginner", {"interests": {"categories": ["item-70"], "items": ["item-9"]}}).status_code == 200
+    wishes = [*map(wish, range(REQUESTS)), {"user_id": "beginner", "k": 5}]
     staged = world.ask_all(wishes)
     world.run_gateway("fused", auth="keys")
     fused = world.ask_all(wishes)

@@ -80,8 +80,8 @@ def admitted() -> Callable[..., pa.Table]:
 
 @pytest.fixture(scope="session")
 def events(raw_events: pl.DataFrame, source: SourceConfig, admitted: Callable[..., pa.Table]) -> pl.DataFrame:
-    """Prepared events, with their strength."""
-    return transform.prepare(pl.DataFrame(admitted(raw_events, source)), FeaturesConfig())
+    """Prepared events, with their strength and context."""
+    return transform.prepare(pl.DataFrame(admitted(raw_events, source)), FeaturesConfig(), ("context",))
 
 
 @pytest.fixture(scope="session")

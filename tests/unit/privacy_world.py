@@ -30,7 +30,7 @@ from reco_ray.release import seal
 from reco_ray.schema import EVENTS as EVENTS_SCHEMA
 from reco_ray.schema import EXPOSURES as EXPOSURES_SCHEMA
 from reco_ray.schema import check
-from reco_ray.store import FinishedSlate, OnlineStore, Precomputed, SlateStore
+from reco_ray.store import FinishedSlate, Interests, OnlineStore, Precomputed, Profile, SlateStore, pack_profile
 from reco_ray.types import UserRow
 
 GONE = "kim/ü 7-gone"
@@ -148,7 +148,7 @@ def fill_bus(config: PipelineConfig, url: str) -> None:
 
 
 def fill_store(config: PipelineConfig, url: str) -> None:
-    """Rows of two views, finished answers and precomputed slates of all users."""
+    """Rows of two views, finished answers, precomputed slates and profiles of all users; a profile holds the user's id."""
     row = UserRow(as_of=1)
     precomputed = Precomputed(time.time(), "r1", ("item-1",), ("One",), (1.0,), (("popular",),))
 
@@ -163,6 +163,9 @@ def fill_store(config: PipelineConfig, url: str) -> None:
     with OnlineStore(url, config.store.namespace) as store:
         for view in ("v1", "v2"):
             store.write_users([(user, row) for user in USERS], view)
+        for user in USERS:
+            profile = Profile({"called": user}, Interests(("Comedy",), ("item-1",)), 12.5)
+            store.blocking_calls.set(store.key("profile", user_digest(user)), pack_profile(profile))
         store.set_traffic({"r1": 1.0}, {"r1": "v1"})
     asyncio.run(write())
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from reco_ray.config import CacheConfig
+from reco_ray.hashing import item_keys
 from reco_ray.privacy import Receipt
 from reco_ray.privacy.receipts import new_receipt
 from reco_ray.serve.caching.cache import SlateCache
@@ -22,10 +24,21 @@ from reco_ray.serve.http.calls import CALLS
 from reco_ray.serve.http.contract import ReadinessAnswer, RecommendationsBody
 from reco_ray.serve.http.erasure_bodies import ErasureAnswer
 from reco_ray.serve.http.openapi import schema
+from reco_ray.serve.http.user_bodies import UserBody
 from reco_ray.serve.path.fleet import Connected, Fleet
 from reco_ray.serve.path.pipeline import LoggingObserver
 from reco_ray.serve.path.service import GatewayService
-from reco_ray.store import FinishedSlate, KeyRecord, Precomputed, Scope, Traffic, new_key
+from reco_ray.store import (
+    NO_INTERESTS,
+    FinishedSlate,
+    Interests,
+    KeyRecord,
+    Precomputed,
+    Profile,
+    Scope,
+    Traffic,
+    new_key,
+)
 from reco_ray.types import EMPTY_USER, Request, Slate, UserRow
 
 KNOWN = UserRow(as_of=1)
@@ -65,11 +78,13 @@ class Store:
 
     def __init__(self) -> None:
         self.away = False
+        self.interests: dict[str, Interests] = {}
 
-    async def user_and_slate(self, user_id: str, view: str, field: str) -> tuple[UserRow, FinishedSlate | None]:
+    async def user_and_slate(self, user_id: str, view: str, field: str) -> tuple[UserRow, FinishedSlate | None, Interests]:
         if self.away:
             raise OSError("away")
-        return (KNOWN if user_id == "known" else EMPTY_USER), None
+        row = KNOWN if user_id == "known" else EMPTY_USER
+        return row, None, self.interests.get(user_id, NO_INTERESTS)
 
     async def precomputed(self, user_id: str) -> Precomputed | None:
         return None
@@ -95,6 +110,24 @@ class Wishes:
         raise problems.unknown_receipt()
 
 
+class Profiles:
+    """Keeps profiles; those of the user "hidden" are being erased."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, Profile] = {}
+
+    async def keep(self, user_id: str, body: UserBody) -> Profile:
+        if user_id == "hidden":
+            raise problems.being_erased()
+        self.kept[user_id] = body.profile(1_700_000_000)
+        return self.kept[user_id]
+
+    async def show(self, user_id: str) -> Profile:
+        if user_id not in self.kept:
+            raise problems.unknown_user()
+        return self.kept[user_id]
+
+
 class World:
     """A gateway over fakes; requests of the user "hidden" are those of nobody."""
 
@@ -111,7 +144,7 @@ class World:
             return self.stages, None
 
         self.fleet = Fleet(poll, connect)
-        self.wishes = Wishes()
+        self.wishes, self.profiles = Wishes(), Profiles()
 
         def hides(user_id: str) -> bool:
             return user_id == "hidden"
@@ -125,6 +158,7 @@ class World:
             deadline_ms=1000,
             max_deadline_ms=2000,
             erasures=self.wishes,
+            profiles=self.profiles,
             gate=gate,
             behind=lambda: behind,
             events=events,
@@ -183,7 +217,7 @@ def test_every_field_reaches_the_stages() -> None:
         "user_id": "known",
         "k": 7,
         "surface": "email",
-        "context": {"device": "tv", "locale": "de"},
+        "context": {"device": "tv", "locale": "de", "location": "48.137,11.575"},
         "session": ["a", "b"],
         "filters": {"category": ["Comedy", "Drama"], "year": ["1999"]},
         "exclude": ["c"],
@@ -192,7 +226,8 @@ def test_every_field_reaches_the_stages() -> None:
     answer = world.post(body).json()
     request = world.stages.seen[-1]
     assert (request.user_id, request.k, request.surface, request.session) == ("known", 7, "email", ("a", "b"))
-    assert request.context == {"device": "tv", "locale": "de"}
+    assert request.context == {"device": "tv", "locale": "de", "location": "48.1,11.6"}, "a location is made coarse"
+    assert abs(request.at_us / 1e6 - time.time()) < 60
     assert request.filters == {"category": ("Comedy", "Drama"), "year": ("1999",)}
     assert (request.exclude, request.user) == (("c",), KNOWN)
     assert answer["items"][0]["propensity"] == 1.0
@@ -316,6 +351,7 @@ def test_every_field_of_a_rank_body_reaches_the_stages() -> None:
     request = world.stages.seen[-1]
     assert (request.user_id, request.k, request.surface, request.session) == ("known", 2, "search", ("s",))
     assert (request.context, request.query, request.user) == ({"device": "tv"}, "blue shoes", KNOWN)
+    assert abs(request.at_us / 1e6 - time.time()) < 60
     assert request.items == ("c", "b", "a", "d"), "scores first, the rest as sent"
     np.testing.assert_array_equal(request.item_scores, np.array([7.5, 1, np.nan, np.nan], np.float32))
     assert "blue shoes" not in repr(request)
@@ -357,7 +393,7 @@ def test_without_recall_or_rerank_the_callers_order_comes_back_and_says_so(stage
         (
             {"items": [{"item_id": "a"}, {"item_id": "b"}, {"item_id": "a"}]},
             "items",
-            "found 'a' at 0 and at 2, expected distinct ids; send each item once",
+            "found 'a' at 0 and at 2, expected distinct ones; send each once",
         ),
         ({"items": [{"item_id": "a"}], "k": 0}, "k", "greater than or equal to 1"),
         ({"items": [{"item_id": "a"}], "k": 1001}, "k", "less than or equal to 1000"),
@@ -522,13 +558,103 @@ def test_an_erasure_is_accepted_with_a_receipt_that_can_be_asked_for() -> None:
     ErasureAnswer.model_validate(receipt)
     assert problem(world.ask("GET", "/v1/erasures/none"))["type"] == "/docs#not-found"
     assert problem(world.ask("DELETE", f"/v1/users/{'x' * 257}"))["errors"][0]["field"] == "user_id"
-    assert problem(world.ask("GET", "/v1/users/kim"))["status"] == 405
+    assert problem(world.ask("POST", "/v1/users/kim"))["status"] == 405
 
 
 @pytest.mark.parametrize(("method", "path"), [("DELETE", "/v1/users/known"), ("GET", "/v1/erasures/e0")])
 def test_erasures_are_for_admins(method: str, path: str) -> None:
     calls = {(call.method, call.path.partition("{")[0]): call.scope for call in CALLS}
     assert calls[method, path[: path.rindex("/") + 1]] is Scope.admin
+
+
+def test_what_is_said_of_a_user_is_kept_and_shown_until_something_else_is_said() -> None:
+    world = World()
+    path = "/v1/users/kim%2F1"
+    assert problem(world.ask("GET", path))["type"] == "/docs#not-found"
+    interests = {"categories": ["Comedy"], "items": ["i1", "i2"]}
+    first = world.ask("PUT", path, json={"attributes": {"plan": "family"}, "interests": interests})
+    assert first.status_code == 200
+    assert first.headers["cache-control"] == "no-store"
+    assert first.json() == {"attributes": {"plan": "family"}, "interests": interests, "updated_ts": "2023-11-14T22:13:20+00:00"}
+    assert world.ask("GET", path).json() == first.json()
+    assert list(world.profiles.kept) == ["kim/1"]
+    second = world.ask("PUT", path, json={"attributes": {}})
+    assert (second.json()["attributes"], second.json()["interests"]) == ({}, {"categories": [], "items": []})
+    assert world.ask("GET", path).json() == second.json()
+
+
+@pytest.mark.parametrize(
+    ("body", "field", "said"),
+    [
+        ({}, "", "found neither attributes nor interests, expected one of them at least; {} as one empties both"),
+        ({"attribute": {}}, "attribute", "not permitted"),
+        ({"attributes": None}, "attributes", "should be an object"),
+        ({"attributes": {"Plan": "a"}}, "attributes.Plan.[key]", "match pattern"),
+        ({"attributes": {"a" * 33: "a"}}, f"attributes.{'a' * 33}.[key]", "match pattern"),
+        ({"attributes": {"plan": "a" * 65}}, "attributes.plan", "at most 64"),
+        ({"attributes": {"plan": 7}}, "attributes.plan", "valid string"),
+        ({"attributes": {f"a{i}": "" for i in range(33)}}, "attributes", "at most 32"),
+        ({"attributes": {"who": "kim@example.org"}}, "attributes.who", "an e-mail address, a telephone number or an IP"),
+        ({"interests": ["Comedy"]}, "interests", "should be an object"),
+        ({"interests": {"genres": ["Comedy"]}}, "interests.genres", "not permitted"),
+        ({"interests": {"categories": ["a", "b", "a"]}}, "interests.categories", "found 'a' at 0 and at 2, expected distinct"),
+        ({"interests": {"categories": [f"{i}" for i in range(33)]}}, "interests.categories", "at most 32"),
+        ({"interests": {"categories": [""]}}, "interests.categories.0", "at least 1 character"),
+        ({"interests": {"items": ["i1", "i1"]}}, "interests.items", "expected distinct ones; send each once"),
+        ({"interests": {"items": [f"{i}" for i in range(51)]}}, "interests.items", "at most 50"),
+        ({"interests": {"items": ["ü" * 129]}}, "interests.items.0", "258 bytes, expected at most 256"),
+    ],
+)
+def test_what_cannot_be_kept_of_a_user_is_a_422_that_names_the_field(body: object, field: str, said: str) -> None:
+    world = World()
+    response = world.ask("PUT", "/v1/users/kim", json=body)
+    assert response.status_code == 422
+    errors = problem(response)["errors"]
+    assert [each["field"] for each in errors] == [field]
+    assert said in errors[0]["detail"]
+    assert world.profiles.kept == {}
+
+
+def test_nothing_is_kept_under_an_id_that_names_a_person_or_while_a_user_is_being_erased() -> None:
+    world = World()
+    for user_id in ("kim@example.org", "x" * 257):
+        refused = problem(world.ask("PUT", f"/v1/users/{user_id}", json={"attributes": {}}))
+        assert (refused["status"], refused["errors"][0]["field"]) == (422, "user_id")
+        assert user_id not in json.dumps(refused)
+    fenced = problem(world.ask("PUT", "/v1/users/hidden", json={"attributes": {}}))
+    assert (fenced["status"], fenced["type"]) == (409, "/docs#being-erased")
+    assert problem(world.ask("PUT", "/v1/users/kim", content=b"{"))["type"] == "/docs#invalid-json"
+    assert world.profiles.kept == {}
+
+
+def test_profiles_are_for_who_sends_events() -> None:
+    calls = {(call.method, call.path): call.scope for call in CALLS}
+    assert calls["PUT", "/v1/users/{user_id}"] is calls["GET", "/v1/users/{user_id}"] is Scope.events
+
+
+def test_interests_reach_the_stages_as_categories_and_as_the_history_that_there_is_not() -> None:
+    world = World()
+    world.store.interests["new"] = Interests(("Comedy",), ("i1", "i2"))
+    for body, path in (
+        ({"user_id": "new"}, "/v1/recommendations"),
+        ({"user_id": "new", "items": [{"item_id": "a"}]}, "/v1/rank"),
+    ):
+        assert world.post(body, path).status_code == 200
+        request = world.stages.seen[-1]
+        assert request.interests == ("Comedy",)
+        assert request.user.history.tolist() == item_keys(["i2", "i1"]).tolist(), "the one liked most is the newest"
+        assert request.user.weights.tolist() == [1, 1]
+        assert request.user.seen.tolist() == sorted(item_keys(["i1", "i2"]).tolist())
+        assert "Comedy" not in repr(request)
+        world.post({**body, "consent": False}, path)
+        assert world.stages.seen[-1].interests == ()
+        assert world.stages.seen[-1].user is EMPTY_USER
+    world.store.interests["new"] = Interests(("Comedy",))
+    world.post({"user_id": "new"})
+    assert world.stages.seen[-1].user is EMPTY_USER
+    world.store.interests["hidden"] = Interests(("Comedy",))
+    world.post({"user_id": "hidden"})
+    assert world.stages.seen[-1].interests == ()
 
 
 def test_a_user_who_is_being_erased_is_nobody() -> None:

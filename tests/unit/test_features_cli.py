@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from reco_ray.cli import app
-from reco_ray.features import USER_COLUMNS, VIEWS
+from reco_ray.features import CONTEXT_COLUMNS, USER_COLUMNS, VIEWS
 from reco_ray.release import release_uri, seal
 
 
@@ -22,12 +22,15 @@ def test_the_views_and_their_columns_are_shown() -> None:
     code, shown = run("show", "user")
     assert code == 0
     assert all(column.name in shown for column in USER_COLUMNS)
+    code, shown = run("show", "context")
+    assert code == 0
+    assert all(column.name in shown for column in CONTEXT_COLUMNS)
 
 
 def test_a_mistyped_view_is_answered_with_those_there_are() -> None:
     code, said = run("show", "usr")
     assert code != 0
-    assert "view 'usr': found none, expected one of user, item" in said
+    assert "view 'usr': found none, expected one of user, item, context" in said
 
 
 @pytest.mark.parametrize(("other", "said"), [("v1", "both read user view v1"), ("v2", "other settings of `features`")])

@@ -236,10 +236,12 @@ def test_killed_under_load_it_ends_with_what_a_batch_computes(world: tuple[Pipel
     rows = [(f"u{rng.integers(40)}", "abcd"[rng.integers(4)], int(rng.integers(10_000))) for _ in range(6_000)]
     events = events_of(rows, 4)
     overrides = [f"root={config.root}", f"store.port={config.store.port}", "features.history=5"]
-    spawn, done, killed = get_context("spawn"), threading.Event(), 0
+    spawn, done, died, killed = get_context("spawn"), threading.Event(), threading.Event(), 0
 
     def load() -> None:
         for start in range(0, len(events), 100):
+            if start == len(events) // 2:
+                died.wait(60)  # a slow machine starts processes slowly
             send(world, events[start : start + 100])
             done.wait(0.05)
         done.set()
@@ -256,6 +258,7 @@ def test_killed_under_load_it_ends_with_what_a_batch_computes(world: tuple[Pipel
         os.kill(process.pid or 0, signal.SIGKILL)
         process.join()
         killed += 1
+        died.set()
     sending.join()
     reader = open_reader(config.events, config.store.namespace, url, EVENTS, 0)
     with contextlib.closing(reader):

@@ -65,6 +65,7 @@ OUTSIDE = {
     "torch": ["reco_ray/recall/", "reco_ray/rank/"],
     "mlflow": ["reco_ray/release/registry.py", "reco_ray/workflow/tracking.py"],
     "confluent_kafka": ["reco_ray/events/kafka.py"],
+    "matplotlib": ["reco_ray/evaluation/histograms.py"],
     "redis": ["reco_ray/store/", "reco_ray/events/", "reco_ray/cluster.py", "reco_ray/serve/"],
     "typer": ["reco_ray/cli/", "reco_ray/evaluation/report.py", "jobs/"],
     "rich": ["reco_ray/cli/", "reco_ray/evaluation/report.py", "jobs/"],

@@ -35,12 +35,12 @@ from reco_ray.serve.caching.refresh import Refresher
 from reco_ray.serve.guard.admission import Admission
 from reco_ray.serve.http.answers import Answer
 from reco_ray.serve.http.asgi import HttpApp
-from reco_ray.serve.http.contract import RecommendationsBody
+from reco_ray.serve.http.contract import Context, RecommendationsBody
 from reco_ray.serve.path.fleet import Connected, Fleet
 from reco_ray.serve.path.service import GatewayService
 from reco_ray.serve.served import Served
 from reco_ray.slate import PopularList
-from reco_ray.store import FinishedSlate, OnlineStore, Precomputed, Purges, SlateStore, Traffic
+from reco_ray.store import NO_INTERESTS, FinishedSlate, Interests, OnlineStore, Precomputed, Purges, SlateStore, Traffic
 from reco_ray.types import EMPTY_USER, Request, Slate, UserRow
 
 SEEN = ("p2", "hit-2")
@@ -100,9 +100,10 @@ class Store:
         self.slates: dict[tuple[str, str], FinishedSlate] = {}
         self.lists: dict[str, Precomputed] = {}
 
-    async def user_and_slate(self, user_id: str, view: str, field: str) -> tuple[UserRow, FinishedSlate | None]:
+    async def user_and_slate(self, user_id: str, view: str, field: str) -> tuple[UserRow, FinishedSlate | None, Interests]:
         self._check()
-        return (KNOWN if user_id == "known" else EMPTY_USER), self.slates.get((user_id, field))
+        row = KNOWN if user_id == "known" else EMPTY_USER
+        return row, self.slates.get((user_id, field)), NO_INTERESTS
 
     async def precomputed(self, user_id: str) -> Precomputed | None:
         self._check()
@@ -140,6 +141,7 @@ class World:
         caches: bool = True,
         usual_s: float = 2.0,
         expose: Callable[[str, Answer], None] | None = None,
+        unprofiled: Callable[[str, Context], bool] = lambda _, __: False,
     ) -> None:
         self.stages, self.store, self.observed = Stages(), Store(), Observed()
         self.shift_s = 0.0
@@ -157,7 +159,15 @@ class World:
         self.admission = Admission(1.0, least=1, most=most)
         self.fleet = Fleet(poll, connect)
         self.service = GatewayService(
-            self.store, self.fleet, self.cache, self.observed, self.admission, topology="fused", replica="r0", usual_s=usual_s
+            self.store,
+            self.fleet,
+            self.cache,
+            self.observed,
+            self.admission,
+            topology="fused",
+            replica="r0",
+            usual_s=usual_s,
+            unprofiled=unprofiled,
         )
         self.app = HttpApp(self.service, deadline_ms=2000, max_deadline_ms=60_000, record=self.served.append, expose=expose)
 

@@ -39,6 +39,13 @@ def test_no_id_gets_statistics_in_the_delta_log(
     assert "item-1" not in log
 
 
+def test_a_column_that_a_table_has_not_yet_is_null_in_the_rows_that_stay(tmp_path: Path) -> None:
+    root = str(tmp_path)
+    for part, more in (("old", {}), ("new", {"ts": [1]}), ("new", {"ts": [2]})):
+        tables.replace(root, "labels", pa.table({"user_id": ["u"], "part": [part], **more}), f"part = '{part}'")
+    assert tables.read(root, "labels").sort("part").select("part", "ts").rows() == [("new", 2), ("old", None)]
+
+
 def test_a_table_that_is_not_there_names_the_job_before(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="run the job before"):
         tables.read(str(tmp_path), "events")

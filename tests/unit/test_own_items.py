@@ -241,19 +241,24 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 own_scores = st.none() | st.floats(width=32, allow_infinity=False, allow_nan=False)
 
 
-@given(st.lists(st.tuples(texts, own_scores), unique_by=lambda pair: pair[0]), texts, st.booleans())
-def test_items_scores_and_query_survive_the_wire(pairs: list[tuple[str, float | None]], query: str, known: bool) -> None:
+@given(
+    st.lists(st.tuples(texts, own_scores), unique_by=lambda pair: pair[0]), texts, st.booleans(), st.lists(texts, max_size=2)
+)
+def test_items_scores_query_and_interests_survive_the_wire(
+    pairs: list[tuple[str, float | None]], query: str, known: bool, interests: list[str]
+) -> None:
     scores = np.array([np.nan if score is None else score for _, score in pairs], np.float32)
     keys = np.arange(3, dtype=np.uint64)
     user = UserRow(keys, np.ones(3, np.float32), keys, np.ones(2, np.float32), 5) if known else UserRow()
-    sent = Request("r", k=3, user=user, items=tuple(item for item, _ in pairs), item_scores=scores, query=query)
+    own = {"items": tuple(item for item, _ in pairs), "item_scores": scores, "query": query, "at_us": 17}
+    sent = Request("r", k=3, user=user, interests=tuple(interests), **own)  # type: ignore[arg-type]
     found = wire.unpack_request(wire.pack_request(sent))
-    assert (found.items, found.query, found.k) == (sent.items, sent.query, 3)
+    assert (found.items, found.query, found.k, found.interests, found.at_us) == (sent.items, sent.query, 3, sent.interests, 17)
     np.testing.assert_array_equal(found.item_scores, scores)
     for name in ("history", "weights", "seen", "features", "as_of"):
         assert np.array_equal(getattr(found.user, name), getattr(user, name))
 
 
-def test_a_request_without_items_takes_no_more_bytes_on_the_wire() -> None:
+def test_a_request_without_items_and_interests_takes_no_more_bytes_on_the_wire() -> None:
     plain = wire.pack_request(Request("r", "u"))
-    assert plain[4:] == b'["r","u",10,"home",{},[],{},[],true,""]'
+    assert plain[4:] == b'["r","u",10,"home",{},[],{},[],true,"",0]'

@@ -76,6 +76,15 @@ def test_blocked_and_withdrawn_items_are_not_in_the_list(catalogue: Catalogue, t
     assert first not in listed.pick(Request(request_id="", k=200)).item_ids
 
 
+def test_items_of_liked_categories_come_first(popular: PopularList) -> None:
+    plain = popular.pick(Request(request_id="", k=40)).item_ids
+    liked = popular.pick(Request(request_id="", k=40, interests=("odd", "of no release"))).item_ids
+    odd = [item for item in plain if int(item[5:]) % 2]
+    assert list(liked) == [*odd, *(item for item in plain if item not in odd)]
+    assert popular.pick(Request(request_id="", k=40, interests=("of no release",))).item_ids == plain
+    assert popular.pick(Request(request_id="", k=3, interests=("odd",), exclude=(odd[0],))).item_ids == tuple(odd[1:4])
+
+
 def test_seen_items_come_back_where_the_data_say_so(catalogue: Catalogue, tmp_path: Path) -> None:
     again = PopularList.load(_written(tmp_path / "a", catalogue, RerankConfig(seen_items_return=True)))
     best = again.pick(Request(request_id="", k=1)).item_ids

@@ -114,7 +114,7 @@ def test_nothing_of_an_erased_user_is_left_and_the_others_are_untouched(template
         assert [key for key, value in kept_values(url) if GONE.encode() in value or b"7-gone" in value] == []
         digest = user_digest(GONE).encode()
         gone = {key for key in keys if digest in key}
-        assert len(gone) == 4, "rows of two views, answers, precomputed"
+        assert len(gone) == 5, "rows of two views, answers, precomputed, profile"
         left = {key for key, _ in kept_values(url)}
         assert keys - gone <= left
         after = rows_of(root, None)
@@ -130,7 +130,7 @@ def test_nothing_of_an_erased_user_is_left_and_the_others_are_untouched(template
     assert places["lake events, files of older versions"][0] >= 3, "compacted, killed, half written, and those just replaced"
     assert places["bus events"] == (3, 3)
     assert places["bus dead_letters"] == (2, 2), "one of them only its raw bytes tell of"
-    assert places["store user:v1"] == places["store user:v2"] == (1, 1)
+    assert places["store user:v1"] == places["store user:v2"] == places["store profile"] == (1, 1)
     assert all(found == removed for found, removed in places.values()), places
     assert receipt.state == "done"
     assert receipt.releases == ("r1",), "r2 was trained on features without the user, r0 was made before"

@@ -67,6 +67,7 @@ def test_a_ranker_of_other_columns_is_refused(folder: Path, ranker: XGBoostRanke
         if path.is_file():
             (tmp_path / path.name).write_bytes(path.read_bytes())
     ranker._model.save_model(str(tmp_path / "ranker.ubj"))
+    (tmp_path / "ranker_context.json").write_text("{}")
     (tmp_path / "ranker_columns.json").write_text(json.dumps([*ranker.features.columns[:-1], "other"]))
     with pytest.raises(ArtifactError, match=r"disagree on columns: \['other', 'similar_last'\]"):
         load_rank(tmp_path)

@@ -14,6 +14,7 @@ from reco_ray.features import Catalogue, user_row
 from reco_ray.hashing import item_keys
 from reco_ray.recall import load
 from reco_ray.recall.examples import cut_examples, gather_history
+from reco_ray.recall.lists import ListSource
 from reco_ray.recall.merge import merge
 from reco_ray.recall.query import Query, make_query
 from reco_ray.recall.scann import VectorIndex
@@ -71,6 +72,73 @@ class TestSourceContract:
     def test_an_unknown_user_is_no_error(self, stage: Recall, name: str) -> None:
         (item_idx, _) = stage.sources[name].recall([self.query(stage, UserRow())], 10)[0]
         assert item_idx.size == (0 if name in ("two_tower", "covisit") else 10)
+
+
+LISTS = ["popular", "trending", "fresh"]
+
+
+@pytest.mark.parametrize("name", LISTS)
+@pytest.mark.parametrize("liked", ["even", "odd"])
+def test_items_of_liked_categories_come_first_and_then_the_rest_each_by_score(stage: Recall, name: str, liked: str) -> None:
+    asked = {"interests": (liked, "of no release"), "exclude": ("item-4", "item-7")}
+    query = make_query(Request(request_id="r", **asked), stage.catalogue, False, NOTHING)  # type: ignore[arg-type]
+    (rows, scores), (plain, _) = (stage.sources[name].recall([each], 40)[0] for each in (query, _stranger(stage)))
+    ids = [stage.catalogue.item_ids[row] for row in rows]
+    first = [int(item[5:]) % 2 == (liked == "odd") for item in ids]
+    assert first == [True] * 19 + [False] * 19
+    assert (np.diff(scores[:19]) <= 0).all()
+    assert (np.diff(scores[19:]) <= 0).all()
+    assert sorted(rows.tolist()) == sorted(set(plain.tolist()) - set(stage.catalogue.find(["item-4", "item-7"]).tolist()))
+    (few, _) = stage.sources[name].recall([query], 5)[0]
+    assert few.tolist() == rows[:5].tolist()
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_interests_and_filters_go_together(stage: Recall, name: str) -> None:
+    asked = {"interests": ("odd",), "filters": {"year": ("2000", "2001", "2002", "2003")}}
+    query = make_query(Request(request_id="r", **asked), stage.catalogue, False, NOTHING)  # type: ignore[arg-type]
+    ids = [stage.catalogue.item_ids[row] for row in stage.sources[name].recall([query], 40)[0][0]]
+    assert set(ids[:2]) == {"item-11", "item-13"}
+    assert set(ids[2:]) == {"item-10", "item-12"}
+
+
+def test_categories_that_a_release_does_not_know_change_nothing(stage: Recall) -> None:
+    query = make_query(Request(request_id="r", interests=("of no release",)), stage.catalogue, False, NOTHING)
+    assert query.liked == ()
+    for name in LISTS:
+        found, plain = (stage.sources[name].recall([each], 40)[0][0] for each in (query, _stranger(stage)))
+        assert found.tolist() == plain.tolist()
+
+
+worlds = st.tuples(
+    st.lists(st.tuples(st.sets(st.integers(0, 3)), st.integers(0, 5), st.booleans(), st.booleans()), min_size=1, max_size=25),
+    st.sets(st.integers(0, 3)).map(tuple),
+    st.booleans(),
+    st.integers(1, 30),
+)
+
+
+@given(worlds)
+def test_a_list_is_what_sorting_everything_gives(
+    world: tuple[list[tuple[set[int], int, bool, bool]], tuple[int, ...], bool, int],
+) -> None:
+    items, liked, filters, k = world
+    n = len(items)
+    in_category = np.array([[c in categories for c in range(4)] for categories, *_ in items], np.float32)
+    scores = np.array([score for _, score, *_ in items], np.float32)
+    passing = np.array([each for *_, each, _ in items])
+    hidden = np.flatnonzero([each for *_, each in items])
+    keys = item_keys([str(i) for i in range(n)])
+    query = Query(NOTHING, np.empty(0, np.float32), hidden, None, passing if filters else None, liked)
+    (found, own) = ListSource(scores, keys, in_category).recall([query], k)[0]
+    visible = [i for i in range(n) if i not in hidden and (passing[i] or not filters)]
+    expected = sorted(visible, key=lambda i: (not in_category[i, list(liked)].any(), -scores[i], keys[i]))
+    assert found.tolist() == expected[:k]
+    assert own.tolist() == scores[found].tolist()
+
+
+def _stranger(stage: Recall) -> Query:
+    return make_query(Request(request_id="r"), stage.catalogue, False, NOTHING)
 
 
 hits = st.lists(st.lists(st.integers(0, 30), unique=True, max_size=20), min_size=1, max_size=5)

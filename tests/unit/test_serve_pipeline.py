@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -152,10 +153,14 @@ def candidates(n: int = 3) -> Candidates:
 
 @pytest.mark.parametrize("row", [EMPTY_USER, user()])
 def test_a_request_survives_the_wire(row: UserRow) -> None:
-    sent = Request("r", "ü", 3, "email", {"device": "tv"}, ("s",), {"category": ("a", "b")}, ("x",), False, row, "like-this")
-    found = wire.unpack_request(wire.pack_request(sent))
-    for name in ("request_id", "user_id", "k", "surface", "context", "session", "filters", "exclude", "consent", "similar_to"):
-        assert getattr(found, name) == getattr(sent, name)
+    sent = Request(
+        "r", "ü", 3, "email", {"device": "tv"}, ("s",), {"category": ("a", "b")}, ("x",), False, row, "like-this", at_us=17
+    )
+    for each in (sent, replace(sent, interests=("Comedy", "ü"))):
+        found = wire.unpack_request(wire.pack_request(each))
+        names = "request_id user_id k surface context session filters exclude consent similar_to items query interests at_us"
+        for name in names.split():
+            assert getattr(found, name) == getattr(each, name)
     for name in ("history", "weights", "seen", "features", "as_of"):
         assert np.array_equal(getattr(found.user, name), getattr(row, name))
 

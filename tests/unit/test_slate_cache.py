@@ -89,6 +89,7 @@ ABC = ["a", "b", "c"]
         {"context": {"device": "tv"}},
         {"context": {"locale": "tv"}},
         {"context": {"surface": "tv"}},
+        {"context": {"location": "DE"}},
         {"session": ("a",)},
         {"exclude": ("a",)},
         {"filters": {"category": ("a",)}},
@@ -107,6 +108,9 @@ def test_what_cannot_change_the_answer_is_not_in_the_key() -> None:
     one = key(exclude=("a", "b"), filters={"category": ("x", "y"), "year": ("1",)})
     other = key(exclude=("b", "a"), filters={"year": ("1",), "category": ("y", "x")})
     assert one.name == other.name
+    one, other, nowhere = (key(context={"location": place}) for place in ("48.137,11.575", "48.141,11.582", "Main Street 5"))
+    assert one.name == other.name, "a location counts as far as it is coarse"
+    assert nowhere.name == key().name
     assert key(session=("a", "b")).name != key(session=("b", "a")).name
 
 

@@ -25,6 +25,7 @@ from reco_ray.schema import SLATES
 from reco_ray.serve.path.reads import StoreReads
 from reco_ray.slate.flow import load_batch
 from reco_ray.store import (
+    NO_INTERESTS,
     FinishedSlate,
     OnlineStore,
     Precomputed,
@@ -40,8 +41,9 @@ T = TypeVar("T")
 
 
 async def read(slates: SlateStore, user_id: str, view: str, field: str) -> tuple[UserRow, FinishedSlate | None]:
-    (found,) = await slates.users_and_slates([user_id], [view], [field])
-    return found
+    ((row, slate, interests),) = await slates.users_and_slates([user_id], [view], [field])
+    assert interests is NO_INTERESTS
+    return row, slate
 
 
 @pytest.fixture(scope="module")
@@ -391,7 +393,7 @@ def test_a_row_that_cannot_be_read_is_the_error_of_its_own_user_only(world: Worl
         store.blocking_calls.set(store.user_key("damaged", "v"), b"???")
 
         async def story(slates: SlateStore) -> None:
-            (bad, _), (good, _) = await slates.users_and_slates(["damaged", "u"], ["v", "v"], ["", ""])
+            (bad, *_), (good, *_) = await slates.users_and_slates(["damaged", "u"], ["v", "v"], ["", ""])
             assert isinstance(bad, SchemaError)
             assert isinstance(good, UserRow)
             assert good.as_of == 7

@@ -98,6 +98,16 @@ def test_labels_hold_discoveries_only(events: pl.DataFrame) -> None:
     assert sorted(labels["item_ids"][0]) == sorted(later["item_id"].tail(-3))
 
 
+def test_labels_tell_when_and_in_which_context_the_first_of_them_came(events: pl.DataFrame) -> None:
+    devices = [None, "tv", "phone", "tv", "tv", None, "tv", "tv"]
+    contexts = [device and {"device": device, "locale": None, "surface": None, "location": None} for device in devices]
+    later = events.filter(user_id="user-0").with_columns(context=pl.Series(contexts, dtype=events["context"].dtype))
+    for known, device in ((0, None), (2, "phone")):
+        (row,) = transform.label_rows(later, later.head(known).select("user_id", "item_id")).iter_rows(named=True)
+        assert row["ts"] == later["ts"][known]
+        assert (row["context"] and row["context"]["device"]) == device
+
+
 def test_where_items_return_they_are_labels_again(events: pl.DataFrame) -> None:
     later = events.filter(user_id="user-0")
     twice = pl.concat([later, later])

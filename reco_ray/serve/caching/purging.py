@@ -50,7 +50,11 @@ class PurgeFollower:
         if found.everything:
             self._cache.purge()
         for user in found.users:
-            self._cache.purge_user(user)
-            self._refresher.forget(user)
+            self.purge_user(user)
         for release in found.releases:
             self._cache.purge_release(release)
+
+    def purge_user(self, user: str) -> None:
+        """Drop what is a user's (digest) here; who has just ordered it need not wait for the next look."""
+        self._cache.purge_user(user)
+        self._refresher.forget(user)

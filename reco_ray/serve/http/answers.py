@@ -2,17 +2,17 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import numpy as np
 import orjson
 
 from reco_ray.events.personal import coarse_location
-from reco_ray.hashing import digest
+from reco_ray.hashing import digest, item_keys
 from reco_ray.serve.http.contract import Context, RankBody, RecommendationsBody, SimilarItemsBody
 from reco_ray.serve.served import Served
-from reco_ray.store import FinishedSlate
+from reco_ray.store import NO_INTERESTS, FinishedSlate, Interests
 from reco_ray.types import EMPTY_USER, Request, Slate, UserRow
 
 __all__ = [
@@ -31,8 +31,18 @@ __all__ = [
 _UNASKED = frozenset(("store_unavailable", "no_consent", "profiling_off"))
 
 
-def recommend_request(body: RecommendationsBody, request_id: str, user: UserRow = EMPTY_USER) -> Request:
-    """Turn a checked body into the request that the stages take."""
+def recommend_request(
+    body: RecommendationsBody,
+    request_id: str,
+    user: UserRow = EMPTY_USER,
+    interests: Interests = NO_INTERESTS,
+    at_us: int = 0,
+) -> Request:
+    """Turn a checked body into the request that the stages take.
+
+    Args:
+        interests: of a user without a history; `NO_INTERESTS` of others. at_us: when it was asked.
+    """
     return Request(
         request_id=request_id,
         user_id=body.user_id,
@@ -43,7 +53,9 @@ def recommend_request(body: RecommendationsBody, request_id: str, user: UserRow 
         filters=_filters(body),
         exclude=body.exclude,
         consent=body.consent,
-        user=user,
+        user=_begun(user, interests.items),
+        interests=interests.categories,
+        at_us=at_us,
     )
 
 
@@ -52,10 +64,15 @@ def similar_request(body: SimilarItemsBody, request_id: str) -> Request:
     return Request(request_id=request_id, k=body.k, filters=_filters(body), exclude=body.exclude, similar_to=body.item_id)
 
 
-def rank_request(body: RankBody, request_id: str, user: UserRow = EMPTY_USER) -> Request:
+def rank_request(
+    body: RankBody, request_id: str, user: UserRow = EMPTY_USER, interests: Interests = NO_INTERESTS, at_us: int = 0
+) -> Request:
     """Turn a checked body into a request for the caller's own items, put in the caller's order.
 
     Order: the caller's scores, largest first, then the items without one; equal ones as they were sent.
+
+    Args:
+        interests: as `recommend_request`.
     """
     scores = np.array([np.nan if item.score is None else item.score for item in body.items], np.float64)
     order = np.argsort(-scores, kind="stable")
@@ -68,10 +85,12 @@ def rank_request(body: RankBody, request_id: str, user: UserRow = EMPTY_USER) ->
         context=context_of(body.context),
         session=body.session,
         consent=body.consent,
-        user=user,
+        user=_begun(user, interests.items),
+        interests=interests.categories,
         items=tuple(body.items[i].item_id for i in order),
         item_scores=scores[order].astype(np.float32),
         query=body.query,
+        at_us=at_us,
     )
 
 
@@ -93,6 +112,18 @@ def context_of(given: Context) -> dict[str, str]:
     return {name: value for name, value in pairs if value is not None}
 
 
+def _begun(user: UserRow, liked: Sequence[str]) -> UserRow:
+    """Let the items that a user says to like stand in for the history that there is not.
+
+    Each has full strength, and the one liked most is the newest, as sources and ranker give the newest more weight. They count
+    as seen: they come back only where seen items do.
+    """
+    if not liked:
+        return user
+    keys = item_keys(reversed(liked))
+    return replace(user, history=keys, weights=np.ones(keys.size, np.float32), seen=np.union1d(user.seen, keys))
+
+
 def _filters(body: RecommendationsBody | SimilarItemsBody) -> Mapping[str, tuple[str, ...]]:
     return cast(Mapping[str, tuple[str, ...]], body.filters)  # its keys are literals, which a mapping does not widen
 
@@ -104,6 +135,7 @@ class Asked:
     Attributes:
         user_id: empty for anonymous requests, without consent, and where profiling is off.
         user_view, user: the row that the slate was made with, and the view that it is of; empty where another request read it.
+            The history of a row without features is what the user said to like.
     """
 
     user_id: str = field(default="", repr=False)

@@ -34,9 +34,11 @@ from reco_ray.serve.http.contract import (
 )
 from reco_ray.serve.http.event_bodies import parse_events, published_schema
 from reco_ray.serve.http.problems import HttpProblem
+from reco_ray.serve.http.user_bodies import DescribedUser, UserAnswer, UserBody
 from reco_ray.serve.served import Served
+from reco_ray.store import Profile
 
-__all__ = ["Erasures", "Events", "HttpApp", "Service"]
+__all__ = ["Erasures", "Events", "HttpApp", "Profiles", "Service"]
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +81,16 @@ class Erasures(Protocol):
         """How far an erasure is."""
 
 
+class Profiles(Protocol):
+    """What the calls about profiles need; `profiles.ProfileCalls` in production."""
+
+    async def keep(self, user_id: str, body: UserBody) -> Profile:
+        """Replace what is kept of a user."""
+
+    async def show(self, user_id: str) -> Profile:
+        """What is kept of a user."""
+
+
 class Events(Protocol):
     """What ``POST /v1/events`` needs; `intake.EventIntake` in production."""
 
@@ -105,7 +117,7 @@ class HttpApp:
         max_deadline_ms: what that header may ask for at most.
         record: told of each answered request.
         gate: asked before each call that has a scope; None lets everybody pass.
-        erasures: notes and shows erasures; None where there is no store for them.
+        erasures, profiles: note and show erasures, and what is said of users; None where there is no store for them.
         behind: whether the event loop has fallen so far behind that calls with a scope are refused unread.
         events: takes events; None where there is no bus.
         expose: told of each decision once it is answered.
@@ -120,12 +132,13 @@ class HttpApp:
         record: Callable[[Served], None] | None = None,
         gate: Gate | None = None,
         erasures: Erasures | None = None,
+        profiles: Profiles | None = None,
         behind: Callable[[], bool] = lambda: False,
         events: Events | None = None,
         expose: Callable[[str, Answer], None] | None = None,
     ) -> None:
         self._service, self._record, self._gate, self._behind = service, record, gate, behind
-        self._erasures, self._events, self._expose = erasures, events, expose
+        self._erasures, self._profiles, self._events, self._expose = erasures, profiles, events, expose
         self._deadline_ms, self._max_deadline_ms = deadline_ms, max_deadline_ms
         self._exact = {(call.method, call.path): call for call in CALLS if "{" not in call.path}
         self._prefixed = [call for call in CALLS if "{" in call.path]
@@ -134,6 +147,8 @@ class HttpApp:
             "recommend_user": self._recommend_user,
             "similar_items": self._similar,
             "rank": self._rank,
+            "describe_user": self._describe_user,
+            "user": self._user,
             "erase_user": self._erase_user,
             "erasure": self._erasure,
             "events": self._take_events,
@@ -241,9 +256,21 @@ class HttpApp:
         body = RankBody.model_validate_json(await incoming.body(), strict=True)
         return _slate(await self._service.rank(body, incoming.request_id, incoming.budget_s))
 
+    async def _describe_user(self, incoming: "_Incoming") -> _Reply:
+        user_id = DescribedUser.model_validate({"user_id": incoming.tail}).user_id
+        body = UserBody.model_validate_json(await incoming.body(), strict=True)
+        return _model(200, UserAnswer.of(await self._known_profiles().keep(user_id, body)))
+
+    async def _user(self, incoming: "_Incoming") -> _Reply:
+        return _model(200, UserAnswer.of(await self._known_profiles().show(_user_id(incoming))))
+
+    def _known_profiles(self) -> Profiles:
+        if self._profiles is None:
+            raise problems.not_ready("this gateway has no store for profiles")
+        return self._profiles
+
     async def _erase_user(self, incoming: "_Incoming") -> _Reply:
-        user_id = RecommendationsBody.model_validate({"user_id": incoming.tail}).user_id
-        return _receipt(202, await self._known_erasures().erase(user_id))
+        return _receipt(202, await self._known_erasures().erase(_user_id(incoming)))
 
     async def _erasure(self, incoming: "_Incoming") -> _Reply:
         return _receipt(200, await self._known_erasures().receipt(incoming.tail))
@@ -317,6 +344,10 @@ class _Incoming:
             chunks.append(chunk)
             if not message.get("more_body", False):
                 return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _user_id(incoming: _Incoming) -> str:
+    return RecommendationsBody.model_validate({"user_id": incoming.tail}).user_id
 
 
 def _slate(answer: Answer) -> _Reply:

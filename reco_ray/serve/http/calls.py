@@ -16,6 +16,7 @@ from reco_ray.serve.http.contract import (
 )
 from reco_ray.serve.http.erasure_bodies import ErasureAnswer
 from reco_ray.serve.http.event_bodies import EventsAnswer, EventsBody
+from reco_ray.serve.http.user_bodies import UserAnswer, UserBody
 from reco_ray.store import Scope
 
 __all__ = ["CALLS", "Call"]
@@ -137,6 +138,29 @@ CALLS = (
         "What runs, and with which share of the users.",
         answer=ReleasesAnswer,
         scope=Scope.admin,
+    ),
+    Call(
+        "describe_user",
+        "PUT",
+        "/v1/users/{user_id}",
+        "Keep attributes and interests of a user, in place of those kept before. When the answer comes they are durable. "
+        "Slates made with other interests are gone, from the caches of other gateway replicas within a second or so.",
+        body=UserBody,
+        answer=UserAnswer,
+        path_field="user_id",
+        problems=("invalid-json", "too-large", "invalid-request", "being-erased", "not-ready"),
+        scope=Scope.events,
+        example={"attributes": {"plan": "family"}, "interests": {"categories": ["Comedy"], "items": ["1"]}},
+    ),
+    Call(
+        "user",
+        "GET",
+        "/v1/users/{user_id}",
+        "Attributes and interests kept of a user.",
+        answer=UserAnswer,
+        path_field="user_id",
+        problems=("invalid-request", "not-found", "not-ready"),
+        scope=Scope.events,
     ),
     Call(
         "erase_user",

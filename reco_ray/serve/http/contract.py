@@ -5,6 +5,7 @@ by the same models with text turned into numbers. Answers are written by `answer
 """
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -27,6 +28,7 @@ __all__ = [
     "ReleaseAnswer",
     "ReleasesAnswer",
     "SimilarItemsBody",
+    "once",
 ]
 
 MAX_BODY_BYTES = 2**20
@@ -45,11 +47,20 @@ def _years(filters: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
     return filters
 
 
-def _distinct(items: "tuple[OwnItem, ...]") -> "tuple[OwnItem, ...]":
+def once(values: Sequence[str]) -> Sequence[str]:
+    """Return values that must be distinct.
+
+    Raises: ValueError: one comes twice.
+    """
     places: dict[str, int] = {}
-    for place, item in enumerate(items):
-        if (first := places.setdefault(item.item_id, place)) != place:
-            raise ValueError(f"found {item.item_id!r} at {first} and at {place}, expected distinct ids; send each item once")
+    for place, value in enumerate(values):
+        if (first := places.setdefault(value, place)) != place:
+            raise ValueError(f"found {value!r} at {first} and at {place}, expected distinct ones; send each once")
+    return values
+
+
+def _distinct(items: "tuple[OwnItem, ...]") -> "tuple[OwnItem, ...]":
+    once([item.item_id for item in items])
     return items
 
 

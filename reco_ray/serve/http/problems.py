@@ -13,6 +13,7 @@ __all__ = [
     "KEY_KINDS",
     "KINDS",
     "HttpProblem",
+    "being_erased",
     "events_refused",
     "forbidden",
     "invalid",
@@ -27,6 +28,7 @@ __all__ = [
     "unexpected",
     "unknown_item",
     "unknown_receipt",
+    "unknown_user",
 ]
 
 # kind -> (status, title); the docs page lists them
@@ -38,6 +40,7 @@ KINDS: Mapping[str, tuple[int, str]] = {
     "not-found": (404, "There is no such resource"),
     "unknown-item": (404, "The item is not in the catalogue"),
     "method-not-allowed": (405, "The resource does not answer this method"),
+    "being-erased": (409, "The user is being erased"),
     "too-large": (413, "The body is too large"),
     "invalid-request": (422, "The request does not fit the contract"),
     "rate-limited": (429, "The API key is used faster than it may be"),
@@ -129,6 +132,18 @@ def unknown_item(item_id: str) -> HttpProblem:
 def unknown_receipt() -> HttpProblem:
     """No erasure has this id, or it ended long ago."""
     return HttpProblem("not-found", "found no receipt of this id; old ones are on record under root/reports/erasures only")
+
+
+def unknown_user() -> HttpProblem:
+    """No profile is kept of a user."""
+    return HttpProblem("not-found", "found nothing kept of this user, expected a profile; PUT one here first")
+
+
+def being_erased() -> HttpProblem:
+    """Nothing of a user may be kept while their erasure runs."""
+    return HttpProblem(
+        "being-erased", "found an erasure of this user at work, expected none; send no more of them until it is done"
+    )
 
 
 def not_ready(detail: str) -> HttpProblem:

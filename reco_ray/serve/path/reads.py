@@ -4,10 +4,12 @@ from collections.abc import Sequence
 
 from reco_ray.errors import SchemaError
 from reco_ray.serve.path.coalesce import Coalescer
-from reco_ray.store import FinishedSlate, OnlineStore, Precomputed, SlateStore
+from reco_ray.store import FinishedSlate, Interests, OnlineStore, Precomputed, SlateStore
 from reco_ray.types import UserRow
 
 __all__ = ["StoreReads"]
+
+_Read = tuple[UserRow | SchemaError, FinishedSlate | None, Interests]
 
 _PIPELINES = 2  # one at work, one on its way
 
@@ -17,19 +19,17 @@ class StoreReads:
 
     def __init__(self, store: OnlineStore, slates: SlateStore, rows: int = 64) -> None:
         self._store, self._slates = store, slates
-        self._reads: Coalescer[tuple[UserRow | SchemaError, FinishedSlate | None]] = Coalescer(
-            self._read, max_in_flight=_PIPELINES, max_rows=rows
-        )
+        self._reads: Coalescer[_Read] = Coalescer(self._read, max_in_flight=_PIPELINES, max_rows=rows)
 
-    async def user_and_slate(self, user_id: str, view: str, field: str) -> tuple[UserRow, FinishedSlate | None]:
+    async def user_and_slate(self, user_id: str, view: str, field: str) -> tuple[UserRow, FinishedSlate | None, Interests]:
         """As `store.SlateStore.users_and_slates`, for one.
 
         Raises: SchemaError: this user's row cannot be read.
         """
-        row, slate = await self._reads(user_id, view, field)
+        row, slate, interests = await self._reads(user_id, view, field)
         if isinstance(row, SchemaError):
             raise row
-        return row, slate
+        return row, slate, interests
 
     async def precomputed(self, user_id: str) -> Precomputed | None:
         """As `store.SlateStore.precomputed`."""
@@ -39,7 +39,5 @@ class StoreReads:
         """As `store.OnlineStore.alive`."""
         return await self._store.alive()
 
-    async def _read(
-        self, user_ids: Sequence[str], views: Sequence[str], fields: Sequence[str]
-    ) -> list[tuple[UserRow | SchemaError, FinishedSlate | None]]:
+    async def _read(self, user_ids: Sequence[str], views: Sequence[str], fields: Sequence[str]) -> list[_Read]:
         return await self._slates.users_and_slates(user_ids, views, fields)

@@ -26,7 +26,7 @@ from reco_ray.serve.http.contract import (
 from reco_ray.serve.path.fleet import Fleet, Route
 from reco_ray.serve.path.ladder import Ladder, PrecomputedSlates, rung_of
 from reco_ray.serve.path.pipeline import Deadline, Observer, Run, StageFailed, run_stages
-from reco_ray.store import FinishedSlate
+from reco_ray.store import NO_INTERESTS, FinishedSlate, Interests
 from reco_ray.types import EMPTY_USER, Request, UserRow
 
 __all__ = ["GatewayService", "Store"]
@@ -37,8 +37,8 @@ B = TypeVar("B", RecommendationsBody, RankBody)
 class Store(PrecomputedSlates, Protocol):
     """The part of the online store that a request needs."""
 
-    async def user_and_slate(self, user_id: str, view: str, field: str) -> tuple[UserRow, FinishedSlate | None]:
-        """Read a user's row and the slate that another replica made for the same request."""
+    async def user_and_slate(self, user_id: str, view: str, field: str) -> tuple[UserRow, FinishedSlate | None, Interests]:
+        """Read a user's row, the slate that another replica made for the same request, and the interests that count."""
 
     async def alive(self) -> bool:
         """Whether the store answers."""
@@ -123,16 +123,16 @@ class GatewayService:
         """
         body = self._seen_by(body)
         route, variant, run = self._start(body.user_id or request_id, budget_s)
-        user, _, marks = await self._user(body.user_id, route, "", run)
+        user, _, interests, marks = await self._user(body.user_id, route, "", run)
         marks += [*self._lateness(body.user_id, user, route), *self._refusal(body)]
         asked = Asked(body.user_id, body.surface, body.context, body.consent)
-        request = rank_request(body, request_id, user)
+        request = rank_request(body, request_id, user, interests, _now_us())
         if not self._admission.enter():
             found, marks, rung = caller_order(request), [*marks, "overloaded"], "caller_order"
         else:
             try:
                 outcome = await run_stages(route.stages, request, run)
-                asked.user_view, asked.user = route.user_view, user
+                asked.user_view, asked.user = route.user_view, request.user
                 found, marks = outcome.slate, [*marks, *outcome.degraded]
                 rung = rung_of([*marks, *found.degraded])
             except StageFailed as exc:
@@ -181,12 +181,12 @@ class GatewayService:
     async def _make(
         self, route: Route, variant: str, body: RecommendationsBody, request_id: str, key: SlateKey, run: Run, asked: Asked
     ) -> FinishedSlate:
-        user, stored, marks = await self._user(body.user_id, route, key.field, run)
+        user, stored, interests, marks = await self._user(body.user_id, route, key.field, run)
         if stored is not None and self._cache.fresh(key, stored.made):
             return stored
         if marks and (found := self._cache.fallback(key, marks)) is not None:
             return found  # an older slate of this user is better than a new one of nobody
-        request = recommend_request(body, request_id, user)
+        request = recommend_request(body, request_id, user, interests, _now_us())
         marks += [*self._lateness(body.user_id, user, route), *self._refusal(body)]
         return await self._live(route, variant, request, run, marks, key, stored, asked, explain=body.explain)
 
@@ -224,12 +224,16 @@ class GatewayService:
         rung = rung_of([*marks, *outcome.slate.degraded])
         return finish(outcome.slate, route.release, variant, rung, marks, time.time(), explain=explain)
 
-    async def _user(self, user_id: str, route: Route, field: str, run: Run) -> tuple[UserRow, FinishedSlate | None, list[str]]:
+    async def _user(
+        self, user_id: str, route: Route, field: str, run: Run
+    ) -> tuple[UserRow, FinishedSlate | None, Interests, list[str]]:
         try:
-            row, stored = await run.within("user", lambda: self._store.user_and_slate(user_id, route.user_view, field))
+            row, stored, interests = await run.within(
+                "user", lambda: self._store.user_and_slate(user_id, route.user_view, field)
+            )
         except StageFailed:
-            return EMPTY_USER, None, ["store_unavailable"] if user_id else []
-        return (row if user_id else EMPTY_USER), stored, []
+            return EMPTY_USER, None, NO_INTERESTS, ["store_unavailable"] if user_id else []
+        return (row if user_id else EMPTY_USER), stored, interests, []
 
     def _lateness(self, user_id: str, user: UserRow, route: Route) -> list[str]:
         known = user_id and user is not EMPTY_USER
@@ -240,3 +244,7 @@ class GatewayService:
         if not body.consent:
             return ["no_consent"]
         return ["profiling_off"] if self._unprofiled(body.surface, body.context) else []
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000

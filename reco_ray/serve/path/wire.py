@@ -5,6 +5,7 @@ the length of a JSON head, the head, and arrays as they lie in memory. Both ends
 """
 
 import struct
+from typing import Any
 
 import numpy as np
 import orjson
@@ -26,12 +27,18 @@ __all__ = [
 ]
 
 _NO_SCORES = np.empty(0, np.float32)
+_NO_MORE: list[Any] = [(), "", ()]  # own items, their query, interests
 _LENGTH = struct.Struct("<I")
 _SIZES = struct.Struct("<III")  # candidates, sources, length of the JSON list of missing sources
 
 
 def pack_request(request: Request) -> bytes:
-    """Pack a request with its user row; items of the caller's own follow the head only where there are any."""
+    """Pack a request with its user row; items of the caller's own, and interests, take room only where there are any."""
+    more: tuple[object, ...] = ()
+    if request.interests:
+        more = request.items, request.query, request.interests
+    elif request.items or request.query:
+        more = request.items, request.query
     head = orjson.dumps(
         (
             request.request_id,
@@ -44,7 +51,8 @@ def pack_request(request: Request) -> bytes:
             request.exclude,
             request.consent,
             request.similar_to,
-            *((request.items, request.query) if request.items or request.query else ()),
+            request.at_us,
+            *more,
         )
     )
     scores = pack_scores(request.item_scores) if request.items else b""
@@ -56,10 +64,10 @@ def unpack_request(block: bytes) -> Request:
     """Unpack what `pack_request` made; the arrays of the user row are not copied."""
     end = 4 + _LENGTH.unpack_from(block)[0]
     head = orjson.loads(block[4:end])
-    request_id, user_id, k, surface, context, session, filters, exclude, consent, similar_to, *own = head
-    items, query, scores = (), "", _NO_SCORES
-    if own:
-        items, query = own
+    request_id, user_id, k, surface, context, session, filters, exclude, consent, similar_to, at_us, *more = head
+    items, query, interests = more + _NO_MORE[len(more) :]
+    scores = _NO_SCORES
+    if items:
         scores = np.frombuffer(block, "<f4", len(items), end)
         end += 4 * len(items)
     return Request(
@@ -77,6 +85,8 @@ def unpack_request(block: bytes) -> Request:
         items=tuple(items),
         item_scores=scores,
         query=query,
+        at_us=at_us,
+        interests=tuple(interests),
     )
 
 
