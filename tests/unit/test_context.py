@@ -81,7 +81,7 @@ def test_the_same_instant_and_context_make_the_same_row_in_training_and_at_servi
     past = past_request(with_user(labels_of({"ts": at.isoformat(), "context": context}), stored))
     body = RecommendationsBody.model_validate({"user_id": "u", "context": context})
     at_us = (at - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
-    served = recommend_request(body, "r", user_row(stored), at_us)
+    served = recommend_request(body, "r", user_row(stored), at_us=at_us)
     assert past.at_us == at_us
     rows = [ROWS.row(request) for request in (past, served, wire.unpack_request(wire.pack_request(served)))]
     np.testing.assert_array_equal(rows[0], rows[1])
