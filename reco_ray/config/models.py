@@ -84,7 +84,8 @@ class RankConfig:
     """The ranker.
 
     The number of rounds is fixed: on a hundred validation users the best round is noise (8 to 297 over reruns, decision 0007).
-    ``validation_share`` of the users are held out to report how it does.
+    ``validation_share`` of the users are held out to report how it does. ``declared_sensitive`` names the sensitive columns
+    of the views that it may use; a release's manifest holds them.
     """
 
     kind: RankKind = RankKind.xgboost
@@ -96,6 +97,7 @@ class RankConfig:
     colsample: float = 0.6
     reg_lambda: float = 5.0
     validation_share: float = 0.1
+    declared_sensitive: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         between("rank.max_depth", self.max_depth, 1, 16)

@@ -19,7 +19,7 @@ import ray
 from reco_ray.config import FeaturesConfig, SplitConfig, SplitKind
 from reco_ray.features import pairs, snapshots, transform
 from reco_ray.features.items import ItemFacts
-from reco_ray.features.leakage import LABELLED, Leak, leaks, learnt
+from reco_ray.features.leakage import LABELLED, Leak, leaks, learnt, some_users
 from reco_ray.features.snapshots import LABEL_PARTS, Group
 from reco_ray.features.splits import Split, choose_split, crossing, cuts_of, minutes_of
 from reco_ray.features.sums import ITEM_SUMS, Sums, added_up, half_lives, merged
@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 _EVENTS_AT_ONCE = 1_000_000
 _LEAST_GROUPS = 8
+_EVENTS_CHECKED = 100_000  # twice for each snapshot: 0.8 GB for the receipts of a shop, whose item pairs are many
 _SURVEYED = ("user_id", "ts", "type", "value", "consent")
 
 _LEAKS = pa.schema(
@@ -172,7 +173,7 @@ def build_pairs(plan: BuildPlan) -> pl.DataFrame:
 
 
 def find_leaks(plan: BuildPlan) -> list[Leak]:
-    """Compute what models learn from a second time without the future, for the users of one group; see `leakage`.
+    """Compute what models learn from a second time without the future, for users of one group; see `leakage`.
 
     Returns: the columns that differ.
     """
@@ -302,7 +303,7 @@ def _pairs(group: Group, plan: BuildPlan, snapshot: str) -> Frames:
 def _leaks(batch: pa.Table, plan: BuildPlan) -> pa.Table:
     split = plan.split
     assert split is not None
-    raw = _raw(plan, split, int(batch.column("group")[0].as_py()), ("context",))
+    raw = some_users(_raw(plan, split, int(batch.column("group")[0].as_py()), ("context",)), _EVENTS_CHECKED)
     found: list[Leak] = []
     for snapshot in LABELLED:
         tables_of = learnt(snapshot, plan.items, plan.categories, plan.items_return, plan.config)

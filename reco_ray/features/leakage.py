@@ -25,7 +25,7 @@ from reco_ray.features.snapshots import Group
 from reco_ray.features.splits import Split
 from reco_ray.features.sums import US, added_up
 
-__all__ = ["LABELLED", "Leak", "Learnt", "before", "leaks", "learnt", "message"]
+__all__ = ["LABELLED", "Leak", "Learnt", "before", "leaks", "learnt", "message", "some_users"]
 
 LABELLED = {"fit": "rank", "eval": "test"}
 """Snapshot -> the part that labels it: models are trained on the one pair, and judged by the other."""
@@ -144,6 +144,15 @@ def learnt(
     return (*tables, Learnt("sequences", ("user_id",), snapshots.sequences, of_users)) if snapshot == "fit" else tables
 
 
+def some_users(raw: pl.DataFrame, events: int) -> pl.DataFrame:
+    """Keep all events of some users, the same ones each time: about so many events, and at least one user's.
+
+    A transform that leaks does it for whomever it is computed, so that a part of a group finds it at a bounded price.
+    """
+    users = raw.group_by("user_id").len("n").sort("user_id").filter(pl.col("n").cum_sum() - pl.col("n") < events)
+    return raw.join(users, on="user_id", how="semi", maintain_order="left")
+
+
 def before(raw: pl.DataFrame, split: Split, snapshot: str, config: FeaturesConfig) -> pl.DataFrame:
     """Keep the events before the cut that ends a snapshot; of a split per user, before each user's own.
 
@@ -193,7 +202,8 @@ def _undivided(split: Split) -> Split:
 
 def _later(events: pl.DataFrame, snapshot: str, items_return: bool) -> pl.DataFrame:
     """What is to be foretold: user_id, item_id, grade."""
-    labels = snapshots.labels(events, items_return).filter(part=LABELLED[snapshot])
+    without = events.with_columns(pl.lit(None).alias("context"))  # no part of what is to be foretold, and long
+    labels = snapshots.labels(without, items_return).filter(part=LABELLED[snapshot])
     return labels.select("user_id", pl.col("item_ids").alias("item_id"), pl.col("grades").alias("grade")).explode(
         "item_id", "grade"
     )

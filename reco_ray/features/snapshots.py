@@ -3,7 +3,7 @@
 All that a model learns from, or is judged by, passes through `held`; `leakage` checks what comes of it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -43,7 +43,7 @@ class Group:
     shown: pl.DataFrame
 
 
-def divided(raw: pl.DataFrame, split: Split, config: FeaturesConfig) -> Group:
+def divided(raw: pl.DataFrame, split: Split, config: FeaturesConfig, extra: Sequence[str] = ()) -> Group:
     """Prepare events and give each its part.
 
     Args:

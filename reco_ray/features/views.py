@@ -38,7 +38,7 @@ class Column:
     Attributes:
         default: stands in for an unknown entity, or value of a context.
         sensitive: whether it says something of a person that the law or good sense protects; training takes it only where
-            ``features.declared_sensitive`` names it.
+            ``rank.declared_sensitive`` names it.
         grows: whether it grows as time passes, whatever people do: that it has moved is no alarm.
     """
 

@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reco_ray.features import CONTEXT_COLUMNS, ITEM_COLUMNS, USER_COLUMNS, Catalogue, ContextRows, Vocabulary
+from reco_ray.features.views import USER_TASTE, Column
 from reco_ray.recall.merge import fuse
 from reco_ray.types import Candidates, Request
 
-__all__ = ["RankFeatures"]
+__all__ = ["RankFeatures", "view_columns"]
 
 _RECENT = 10
 _YEAR = [c.name for c in ITEM_COLUMNS].index("item_year")
@@ -21,6 +22,11 @@ _ITEM_VALUE = [c.name for c in ITEM_COLUMNS].index("item_value_mean")
 _USER_VALUE = [c.name for c in USER_COLUMNS].index("user_value_mean")
 _USER_YEAR = [c.name for c in USER_COLUMNS].index("user_year_mean")
 _DEFAULT_USER = np.array([c.default for c in USER_COLUMNS], np.float32)
+
+
+def view_columns() -> tuple[Column, ...]:
+    """The columns of the views that the matrix is made of, as they are or within others."""
+    return (*ITEM_COLUMNS, *USER_COLUMNS, *CONTEXT_COLUMNS, *USER_TASTE)
 
 
 class RankFeatures:

@@ -18,6 +18,7 @@ from reco_ray.config import ClusterConfig, RankConfig
 from reco_ray.errors import DataError
 from reco_ray.features import Vocabulary
 from reco_ray.hashing import hash64, unit_interval
+from reco_ray.rank.plausible import refuse_implausible
 from reco_ray.rank.stage import COLUMNS_FILE, MODEL_FILE, VOCABULARY_FILE
 
 __all__ = ["RankerResult", "train_ranker"]
@@ -49,8 +50,9 @@ def train_ranker(
         rows: of `flow.build_training_set`.
         columns: names of the features, in order. vocabulary: of the context view, that the rows were made with.
         storage: URI for Ray Train's own files.
-    Raises: DataError: no group holds a positive, so there is nothing to learn from.
+    Raises: DataError: no group holds a positive, so there is nothing to learn from; or a column knows the labels.
     """
+    refuse_implausible(rows, columns)
     useful = rows.filter((pl.col("label") > 0).any().over("user_id"))
     groups = useful["user_id"].n_unique() if useful.height else 0
     if groups < 2 * cluster.train_workers:

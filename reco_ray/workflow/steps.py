@@ -18,6 +18,8 @@ from reco_ray.errors import DataError
 from reco_ray.features import SNAPSHOTS, Catalogue, user_view_version, vocabulary_of
 from reco_ray.hashing import digest
 from reco_ray.lake import sources, storage, tables
+from reco_ray.rank.features import view_columns
+from reco_ray.rank.sensitive import check_declared
 from reco_ray.recall.two_tower import save_weights
 from reco_ray.release import assemble, open_release, release_uri, seal
 from reco_ray.release.bundle import MANIFEST
@@ -216,6 +218,7 @@ def _train_ranker(work: Work) -> Mapping[str, object]:
     from reco_ray.rank.trainer import train_ranker
 
     config, features = work.config, work.inputs["build_features"]
+    check_declared(view_columns(), config.rank.declared_sensitive)
     with _stages(work, "fit", with_ranker=False) as stages:
         labels = _rows(config, features, "labels", "rank")
         vocabulary = vocabulary_of(labels["context"])
@@ -262,6 +265,7 @@ def _publish_release(work: Work) -> Mapping[str, object]:
         "inputs": {name: output.content for name, output in work.inputs.items()},
         "features_key": features.key,
         "features": asdict(config.features),
+        "sensitive_columns": sorted(config.rank.declared_sensitive) if "train_ranker" in work.inputs else [],
         "metrics": {k: v for k, v in evaluated.facts.items() if isinstance(v, float)},
         "lake_versions": lake_versions(config),
         "commit": commit(),

@@ -118,7 +118,9 @@ def test_nothing_after_the_cut_feeds_the_snapshot_that_is_tested(outputs: dict[s
 
 def test_the_release_recommends_a_users_own_taste(outputs: dict[str, Output], config: PipelineConfig) -> None:
     release = str(outputs["publish_release"].facts["release"])
-    pipeline = Pipeline.load(open_release(config.root, release))
+    folder = open_release(config.root, release)
+    assert verify(folder).facts["sensitive_columns"] == [], "none is declared"
+    pipeline = Pipeline.load(folder)
     snapshot = f"{outputs['build_features'].key}-live"
     rows = tables.read(config.root, "features_users", where=pl.col("snapshot") == snapshot).sort("user_id")
     slates = pipeline.run([Request(request_id="r", user_id=r["user_id"], k=5, user=user_row(r)) for r in rows.to_dicts()])

@@ -35,7 +35,7 @@ from reco_ray.serve.caching.refresh import Refresher
 from reco_ray.serve.guard.admission import Admission
 from reco_ray.serve.http.answers import Answer
 from reco_ray.serve.http.asgi import HttpApp
-from reco_ray.serve.http.contract import RecommendationsBody
+from reco_ray.serve.http.contract import Context, RecommendationsBody
 from reco_ray.serve.path.fleet import Connected, Fleet
 from reco_ray.serve.path.service import GatewayService
 from reco_ray.serve.served import Served
@@ -141,6 +141,7 @@ class World:
         caches: bool = True,
         usual_s: float = 2.0,
         expose: Callable[[str, Answer], None] | None = None,
+        unprofiled: Callable[[str, Context], bool] = lambda _, __: False,
     ) -> None:
         self.stages, self.store, self.observed = Stages(), Store(), Observed()
         self.shift_s = 0.0
@@ -158,7 +159,15 @@ class World:
         self.admission = Admission(1.0, least=1, most=most)
         self.fleet = Fleet(poll, connect)
         self.service = GatewayService(
-            self.store, self.fleet, self.cache, self.observed, self.admission, topology="fused", replica="r0", usual_s=usual_s
+            self.store,
+            self.fleet,
+            self.cache,
+            self.observed,
+            self.admission,
+            topology="fused",
+            replica="r0",
+            usual_s=usual_s,
+            unprofiled=unprofiled,
         )
         self.app = HttpApp(self.service, deadline_ms=2000, max_deadline_ms=60_000, record=self.served.append, expose=expose)
 

@@ -17,7 +17,7 @@ from reco_ray.compose import compose_config
 from reco_ray.config import DateUnit, FeaturesConfig, SplitKind
 from reco_ray.errors import DataError
 from reco_ray.features import flow, snapshots, transform
-from reco_ray.features.leakage import LABELLED, Leak, Learnt, before, leaks, learnt, message
+from reco_ray.features.leakage import LABELLED, Leak, Learnt, before, leaks, learnt, message, some_users
 from reco_ray.features.snapshots import Group
 from reco_ray.features.splits import Split
 from reco_ray.features.views import ITEM_COLUMNS, SNAPSHOTS, USER_COLUMNS
@@ -188,6 +188,16 @@ def test_the_second_definition_of_the_cut_agrees_with_the_first(rows: list[Row],
         for early, first in ((transform.usable(kept, CONFIG), held.events), (transform.shown(kept), held.shown)):
             one, other = (each.select("user_id", "ts", "item_id", "type").sort(pl.all()) for each in (early, first))
             assert one.equals(other)
+
+
+@given(st.lists(ROW, min_size=1, max_size=60), st.integers(1, 60))
+def test_some_users_come_with_all_their_events(rows: list[Row], events: int) -> None:
+    every = frame(rows)
+    some = some_users(every, events)
+    assert some.height >= min(events, every.height)
+    assert some.equals(every.filter(pl.col("user_id").is_in(some["user_id"].to_list())))
+    largest = every["user_id"].value_counts()["count"].max()
+    assert some.height < events + int(largest)  # type: ignore[call-overload]
 
 
 def in_this_process(groups: Sequence[int], task: Callable[..., pa.Table], **given: Any) -> Iterator[pa.Table]:
