@@ -35,6 +35,7 @@ from reco_ray.events.bus import EVENTS
 from reco_ray.events.feed import writer_name
 from reco_ray.events.open import open_reader
 from reco_ray.lake import tables
+from reco_ray.release import features_of, verify
 from reco_ray.serve.render import GATEWAY
 from reco_ray.store import FeatureStore, OnlineStore
 from reco_ray.streaming.features import go_on_from
@@ -80,7 +81,8 @@ def _keep_features(given: Case) -> None:
             stack.callback(reader.close)
         positions = dict.fromkeys(partitions, -1)
         go_on_from(readers, synthetic.USER_VIEW, positions)
-        of = {"root": config.root, "release": RELEASE, "features": asdict(config.features), "partitions": len(partitions)}
+        settings = asdict(features_of(verify(given.folder)))  # as the release names them: what the comparison computes with
+        of = {"root": config.root, "release": RELEASE, "features": settings, "partitions": len(partitions)}
         FeatureStore(store, synthetic.USER_VIEW, config.store.ttl_days * 86_400).end_rebuild({}, positions, of)
 
 
