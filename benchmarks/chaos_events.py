@@ -46,6 +46,8 @@ HERE = Path(__file__).parent
 _KILLS = ("gateway", "sink", "store")
 _AT_WORK_S = 2.0  # a request that began before a kill and ended so soon after it without an answer was hurt by it
 _DRAIN_S = 120.0
+Run = tuple[str, dict[str, Any], dict[str, Any]]
+"""Its name, the load's ledger, and what was found right after it."""
 console = Console(width=None if sys.stdout.isatty() else 150)
 
 
@@ -65,8 +67,10 @@ def main(
         url = f"{deploy_release(given, dashboard)}/v1/events"
         _keep_features(given)
         start_sinks(given.config, given.store_url)
-        found = [_run(given, url, f"r{number:02d}", seconds, rate, repeat, chance) for number in range(runs)]
+        done = [_run(given, url, f"r{number:02d}", seconds, rate, repeat, chance) for number in range(runs)]
         features = _features(given)
+        # again at the end: a sink that was just starting may have said that nothing waits
+        found = [each | asdict(count(given.config.root, run, ledger)) for run, ledger, each in done]
         stop_sinks(given.config)
     _report(out, found, features, {"seconds": seconds, "rate": rate, "repeat": repeat, "seed": seed})
 
@@ -100,7 +104,7 @@ def _features(given: Case) -> dict[str, Any]:
     return asdict(check_feature_parity(config, given.store_url)[RELEASE])
 
 
-def _run(given: Case, url: str, run: str, seconds: float, rate: float, repeat: float, chance: random.Random) -> dict[str, Any]:
+def _run(given: Case, url: str, run: str, seconds: float, rate: float, repeat: float, chance: random.Random) -> Run:
     victims = chance.sample(_KILLS, len(_KILLS))
     moments = sorted(chance.uniform(0.15, 0.9) * seconds for _ in victims)
     left = orphans(given.config.root)
@@ -131,13 +135,14 @@ def _run(given: Case, url: str, run: str, seconds: float, rate: float, repeat: f
     result = _drained(given, run, ledger)
     in_batch = _hurt(kills, ledger, len(orphans(given.config.root) - left))
     console.print(f"{run}: {' '.join(victims)}; {asdict(result)}; in a batch: {dict(in_batch)}", highlight=False)
-    return {
+    facts = {
         **asdict(result),
         "kills": [victim for _, victim in kills],
         "mid_batch": dict(in_batch),
         "failures": Counter(kind for _, _, kind in ledger["failures"]),
         "statuses": ledger["statuses"],
     }
+    return run, ledger, facts
 
 
 def _kill(given: Case, victim: str, chance: random.Random) -> float:
