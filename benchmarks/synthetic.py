@@ -18,8 +18,8 @@ from reco_ray.config import FeaturesConfig, RecallConfig, RerankConfig, SourceNa
 from reco_ray.features import ITEM_COLUMNS, USER_COLUMNS, Catalogue
 from reco_ray.hashing import item_keys
 from reco_ray.rank.stage import COLUMNS_FILE, MODEL_FILE, VOCABULARY_FILE, rank_features
-from reco_ray.recall.tower import TwoTower
-from reco_ray.recall.two_tower import item_inputs, save_weights
+from reco_ray.recall.sources.two_tower import item_inputs, save_weights
+from reco_ray.recall.training.tower import TwoTower
 from reco_ray.release import assemble, release_uri, seal
 from reco_ray.types import UserRow
 

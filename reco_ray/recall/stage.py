@@ -10,11 +10,11 @@ import polars as pl
 
 from reco_ray.config import RecallConfig, SourceName
 from reco_ray.features import Catalogue
-from reco_ray.recall.covisit import CovisitSource
-from reco_ray.recall.lists import ListSource
 from reco_ray.recall.merge import line_up, merge
 from reco_ray.recall.query import Hits, Query, Source, make_query
-from reco_ray.recall.two_tower import TwoTowerSource
+from reco_ray.recall.sources.covisit import CovisitSource
+from reco_ray.recall.sources.lists import ListSource
+from reco_ray.recall.sources.two_tower import TwoTowerSource
 from reco_ray.types import Candidates, Request
 
 __all__ = ["Recall", "build", "load"]

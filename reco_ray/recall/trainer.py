@@ -21,9 +21,9 @@ from reco_ray.arrays import lookup
 from reco_ray.config import ClusterConfig, TwoTowerConfig
 from reco_ray.features import Catalogue
 from reco_ray.hashing import item_keys
-from reco_ray.recall.examples import Examples, cut_examples, gather_history
-from reco_ray.recall.tower import TwoTower, sampled_softmax_loss
-from reco_ray.recall.two_tower import item_inputs
+from reco_ray.recall.sources.two_tower import item_inputs
+from reco_ray.recall.training.examples import Examples, cut_examples, gather_history
+from reco_ray.recall.training.tower import TwoTower, sampled_softmax_loss
 
 __all__ = ["EmbeddingsResult", "train_embeddings"]
 

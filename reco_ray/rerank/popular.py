@@ -7,8 +7,8 @@ import orjson
 
 from reco_ray.config import RerankConfig, SourceName
 from reco_ray.features import Catalogue
-from reco_ray.recall.lists import ListSource
 from reco_ray.recall.query import Query
+from reco_ray.recall.sources.lists import ListSource
 
 __all__ = ["POPULAR", "write_popular"]
 

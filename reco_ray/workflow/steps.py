@@ -20,7 +20,7 @@ from reco_ray.hashing import digest
 from reco_ray.lake import sources, storage, tables
 from reco_ray.rank.features import view_columns
 from reco_ray.rank.sensitive import check_declared
-from reco_ray.recall.two_tower import save_weights
+from reco_ray.recall.sources.two_tower import save_weights
 from reco_ray.release import assemble, open_release, release_uri, seal
 from reco_ray.release.bundle import MANIFEST
 from reco_ray.schema import LABELS

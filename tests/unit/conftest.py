@@ -24,8 +24,8 @@ from reco_ray.features import Catalogue, pairs, transform
 from reco_ray.features.items import ItemFacts
 from reco_ray.features.sums import added_up, item_sums
 from reco_ray.lake import sources
-from reco_ray.recall.tower import TwoTower
-from reco_ray.recall.two_tower import item_inputs, save_weights
+from reco_ray.recall.sources.two_tower import item_inputs, save_weights
+from reco_ray.recall.training.tower import TwoTower
 from reco_ray.release import assemble
 from reco_ray.schema import EVENTS
 

@@ -13,8 +13,8 @@ from reco_ray.config import RerankConfig, SourceName
 from reco_ray.errors import ArtifactError
 from reco_ray.features import Catalogue
 from reco_ray.hashing import item_keys
-from reco_ray.recall.lists import ListSource
 from reco_ray.recall.query import make_query
+from reco_ray.recall.sources.lists import ListSource
 from reco_ray.release import read_part, release_uri, seal
 from reco_ray.rerank import POPULAR, write_popular
 from reco_ray.slate import PopularList

@@ -13,14 +13,14 @@ from reco_ray.config import SourceName, TwoTowerConfig
 from reco_ray.features import Catalogue, user_row
 from reco_ray.hashing import item_keys
 from reco_ray.recall import load
-from reco_ray.recall.examples import cut_examples, gather_history
-from reco_ray.recall.lists import ListSource
+from reco_ray.recall.index import VectorIndex
 from reco_ray.recall.merge import merge
 from reco_ray.recall.query import Query, make_query
-from reco_ray.recall.scann import VectorIndex
+from reco_ray.recall.sources.lists import ListSource
+from reco_ray.recall.sources.two_tower import embed_items, embed_users, item_inputs
 from reco_ray.recall.stage import Recall
-from reco_ray.recall.tower import TwoTower, sampled_softmax_loss
-from reco_ray.recall.two_tower import embed_items, embed_users, item_inputs
+from reco_ray.recall.training.examples import cut_examples, gather_history
+from reco_ray.recall.training.tower import TwoTower, sampled_softmax_loss
 from reco_ray.types import Request, UserRow
 
 NOTHING = np.empty(0, np.int64)

@@ -1,4 +1,4 @@
-"""The two-tower model in torch, for training; `two_tower` has the same forward pass in NumPy, for serving."""
+"""The two-tower model in torch, for training; `sources.two_tower` has the same forward pass in NumPy, for serving."""
 
 import torch
 from torch import Tensor, nn

@@ -1,7 +1,7 @@
 """The two-tower source: an item tower over id, categories and year; a user tower over the vectors of the history.
 
-`recall.trainer` fits the weights with torch (`tower.TwoTower`); here the same forward pass stands in NumPy, because a replica
-answers in a tenth of a millisecond with it and needs no torch. A test holds the two equal.
+`recall.trainer` fits the weights with torch (`training.tower.TwoTower`); here the same forward pass stands in NumPy, because
+a replica answers in a tenth of a millisecond with it and needs no torch. A test holds the two equal.
 """
 
 from pathlib import Path
@@ -13,8 +13,8 @@ from safetensors.numpy import load_file, save_file
 from reco_ray.arrays import lookup
 from reco_ray.errors import ArtifactError
 from reco_ray.features import Catalogue
+from reco_ray.recall.index import VectorIndex
 from reco_ray.recall.query import Hits, Query
-from reco_ray.recall.scann import VectorIndex
 
 __all__ = ["TwoTowerSource", "embed_items", "embed_users", "item_inputs", "load_weights", "save_weights"]
 

@@ -1,0 +1,5 @@
+"""Search for the nearest vectors: by ScaNN's tree in large catalogues, exact in small ones."""
+
+from reco_ray.recall.index.vectors import VectorIndex
+
+__all__ = ["VectorIndex"]
