@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from reco_ray.errors import ArtifactError
 from reco_ray.features import Catalogue, Vocabulary
 from reco_ray.rank.features import RankFeatures
+from reco_ray.recall.index import vectors_file
+from reco_ray.recall.sources.two_tower import INDEX
 from reco_ray.types import Candidates, Request
 
 __all__ = ["RecallOrder", "XGBoostRanker", "build", "load"]
@@ -98,8 +100,8 @@ def load(folder: Path) -> XGBoostRanker | RecallOrder:
 def rank_features(folder: Path, vocabulary: Vocabulary = _NO_VOCABULARY) -> RankFeatures:
     """Make the feature builder of a release's folder (its recall stage must be there)."""
     sources = list(json.loads((folder / "recall.json").read_text())["quotas"])
-    vectors_file = folder / "item_vectors.npy"
-    vectors = np.load(vectors_file, allow_pickle=False) if vectors_file.is_file() else None
+    stored = vectors_file(folder, INDEX)
+    vectors = np.load(stored, allow_pickle=False) if stored.is_file() else None
     return RankFeatures(Catalogue.load(folder), sources, vectors, vocabulary)
 
 

@@ -32,8 +32,8 @@ def test_a_changed_file_is_refused(root: Path) -> None:
 
 
 def test_a_missing_file_is_refused(root: Path) -> None:
-    (root / "releases/abc/item_vectors.npy").unlink()
-    with pytest.raises(ArtifactError, match=r"item_vectors.npy is missing"):
+    (root / "releases/abc/two_tower_vectors.npy").unlink()
+    with pytest.raises(ArtifactError, match=r"two_tower_vectors.npy is missing"):
         open_release(str(root), "abc")
 
 

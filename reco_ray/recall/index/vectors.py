@@ -11,9 +11,12 @@ from numpy.typing import NDArray
 
 from reco_ray.errors import NotReadyError
 
-__all__ = ["VectorIndex"]
+__all__ = ["VectorIndex", "vectors_file"]
 
-_FOLDER = "scann"
+
+def vectors_file(folder: Path, name: str) -> Path:
+    """Where the vectors of an index stand in a release's folder, as a NumPy file."""
+    return folder / f"{name}_vectors.npy"
 
 
 class VectorIndex:
@@ -45,22 +48,22 @@ class VectorIndex:
         )
         return cls(vectors, builder.score_ah(2, anisotropic_quantization_threshold=0.2).reorder(400).build())
 
-    def save(self, folder: Path) -> None:
-        """Write the vectors and the index into a release's folder."""
-        np.save(folder / "item_vectors.npy", self._vectors)
-        target = folder / _FOLDER
+    def save(self, folder: Path, name: str) -> None:
+        """Write the vectors and the index into a release's folder, where several indexes may stand under their names."""
+        np.save(vectors_file(folder, name), self._vectors)
+        target = folder / f"{name}_index"
         target.mkdir()
         # absolute here, relative inside: otherwise the index would not load from another place
         self._searcher.serialize(str(target.absolute()), relative_path=True)
 
     @classmethod
-    def load(cls, folder: Path) -> "VectorIndex":
+    def load(cls, folder: Path, name: str) -> "VectorIndex":
         """Read what `save` wrote.
 
         Raises: NotReadyError: this CPU cannot run ScaNN.
         """
-        vectors = np.load(folder / "item_vectors.npy", allow_pickle=False)
-        return cls(vectors, _scann().load_searcher(str((folder / _FOLDER).absolute())))
+        vectors = np.load(vectors_file(folder, name), allow_pickle=False)
+        return cls(vectors, _scann().load_searcher(str((folder / f"{name}_index").absolute())))
 
     @property
     def vectors(self) -> NDArray[np.float32]:

@@ -16,12 +16,13 @@ from reco_ray.features import Catalogue
 from reco_ray.recall.index import VectorIndex
 from reco_ray.recall.query import Hits, Query
 
-__all__ = ["TwoTowerSource", "embed_items", "embed_users", "item_inputs", "load_weights", "save_weights"]
+__all__ = ["INDEX", "TwoTowerSource", "embed_items", "embed_users", "item_inputs", "load_weights", "save_weights"]
 
 Weights = dict[str, NDArray[np.float32]]
 
-_FILE = "towers.safetensors"
-_KEYS = "tower_keys.npy"
+INDEX = "two_tower"
+_FILE = "two_tower.safetensors"
+_KEYS = "two_tower_keys.npy"
 
 
 def item_inputs(catalogue: Catalogue, trained_keys: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
@@ -113,12 +114,12 @@ class TwoTowerSource:
     def save(self, folder: Path) -> None:
         """Write weights, vectors and index into a release's folder."""
         save_weights(folder, self._weights, np.empty(0, np.uint64))
-        self._index.save(folder)
+        self._index.save(folder, INDEX)
 
     @classmethod
     def load(cls, folder: Path) -> "TwoTowerSource":
         """Read what `save` wrote."""
-        return cls(load_weights(folder)[0], VectorIndex.load(folder))
+        return cls(load_weights(folder)[0], VectorIndex.load(folder, INDEX))
 
     @property
     def vectors(self) -> NDArray[np.float32]:
