@@ -26,6 +26,7 @@ from reco_ray.config.models import (
     RankKind,
     RecallConfig,
     RerankConfig,
+    SequentialConfig,
     SourceName,
     TwoTowerConfig,
 )
@@ -55,6 +56,7 @@ __all__ = [
     "RankKind",
     "RecallConfig",
     "RerankConfig",
+    "SequentialConfig",
     "ServeConfig",
     "SkewConfig",
     "SourceConfig",

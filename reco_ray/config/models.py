@@ -13,6 +13,7 @@ __all__ = [
     "RankKind",
     "RecallConfig",
     "RerankConfig",
+    "SequentialConfig",
     "SourceName",
     "TwoTowerConfig",
 ]
@@ -22,6 +23,7 @@ class SourceName(Enum):
     """Recall sources. Those that a release has a quota for are the columns of `types.Candidates`, in this order."""
 
     two_tower = "two_tower"
+    sequential = "sequential"
     covisit = "covisit"
     popular = "popular"
     trending = "trending"
@@ -55,6 +57,42 @@ class TwoTowerConfig:
 
 
 @dataclass(kw_only=True)
+class SequentialConfig:
+    """The next-item model and its training.
+
+    Attributes:
+        kernel: how many of the newest items the causal convolution sees in their order.
+        item_dropout: share of the inputs that are hidden while training.
+        batch_targets: places to predict in one batch, padding counted. negatives: sampled items in one batch.
+    """
+
+    embedding_size: int = 64
+    hidden_size: int = 256
+    layers: int = 1
+    heads: int = 2
+    kernel: int = 3
+    dropout: float = 0.4
+    item_dropout: float = 0.1
+    temperature: float = 0.07
+    negatives: int = 2048
+    batch_targets: int = 1024
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.01
+    epochs: int = 60
+    patience: int = 5
+
+    def __post_init__(self) -> None:
+        between("recall.sequential.temperature", self.temperature, 1e-3, 10)
+        between("recall.sequential.dropout", self.dropout, 0, 0.9)
+        between("recall.sequential.item_dropout", self.item_dropout, 0, 0.9)
+        between("recall.sequential.layers", self.layers, 1, 16)
+        if self.embedding_size % self.heads:
+            raise ConfigError(
+                f"recall.sequential.heads: found {self.heads}, expected a divisor of embedding_size={self.embedding_size}"
+            )
+
+
+@dataclass(kw_only=True)
 class RecallConfig:
     """Sources and how many items each may bring; ``candidates`` caps their union.
 
@@ -71,6 +109,7 @@ class RecallConfig:
     )
     candidates: int = 300
     two_tower: TwoTowerConfig = field(default_factory=TwoTowerConfig)
+    sequential: SequentialConfig = field(default_factory=SequentialConfig)
     exact_below: int = 20_000
 
     def __post_init__(self) -> None:

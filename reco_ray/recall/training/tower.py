@@ -34,7 +34,7 @@ class TwoTower(nn.Module):
     def items(self, id_rows: Tensor, content: Tensor) -> Tensor:
         """Unit item vectors, shape (n, d). While training some ids are hidden, so that content learns to stand alone."""
         if self.training:
-            id_rows = torch.where(torch.rand(id_rows.shape) < 0.1, torch.zeros_like(id_rows), id_rows)
+            id_rows = torch.where(torch.rand(id_rows.shape, device=id_rows.device) < 0.1, torch.zeros_like(id_rows), id_rows)
         identity = self.item_id(id_rows)
         hidden = torch.relu(self.item_hidden(torch.cat([identity, content], dim=1)))
         return functional.normalize(identity + self.item_out(self.dropout(hidden)), dim=1)
@@ -65,4 +65,4 @@ def sampled_softmax_loss(users: Tensor, items: Tensor, target_rows: Tensor, log_
     logits = users @ items.T / temperature - log_q.unsqueeze(0)
     same = target_rows.unsqueeze(0) == target_rows.unsqueeze(1)
     same.fill_diagonal_(False)
-    return functional.cross_entropy(logits.masked_fill(same, -torch.inf), torch.arange(len(users)))
+    return functional.cross_entropy(logits.masked_fill(same, -torch.inf), torch.arange(len(users), device=users.device))
