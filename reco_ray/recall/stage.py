@@ -14,6 +14,7 @@ from reco_ray.recall.merge import line_up, merge
 from reco_ray.recall.query import Hits, Query, Source, make_query
 from reco_ray.recall.sources.covisit import CovisitSource
 from reco_ray.recall.sources.lists import ListSource
+from reco_ray.recall.sources.sequential import SequentialSource
 from reco_ray.recall.sources.two_tower import TwoTowerSource
 from reco_ray.types import Candidates, Request
 
@@ -76,20 +77,23 @@ class Recall:
 
 
 def build(
-    folder: Path, catalogue: Catalogue, pairs: pl.DataFrame, towers: Path | None, config: RecallConfig, seen_items_return: bool
+    folder: Path, catalogue: Catalogue, pairs: pl.DataFrame, models: Path | None, config: RecallConfig, seen_items_return: bool
 ) -> None:
     """Write the recall stage into a release's folder, where `load` finds it.
 
     Args:
         pairs: neighbours (a, b, score) of the snapshot.
-        towers: folder with trained towers; None when the two-tower source has no quota.
+        models: folder with the trained embedding models; None when no source that needs one has a quota.
     """
     catalogue.save(folder)
     quotas = {name.value: quota for name, quota in config.quotas.items() if quota > 0}
     if SourceName.covisit.value in quotas:
         CovisitSource.build(pairs, catalogue).save(folder)
-    if SourceName.two_tower.value in quotas and towers is not None:
-        TwoTowerSource.build(towers, catalogue, config.exact_below).save(folder)
+    if models is not None:
+        if SourceName.two_tower.value in quotas:
+            TwoTowerSource.build(models, catalogue, config.exact_below).save(folder)
+        if SourceName.sequential.value in quotas:
+            SequentialSource.build(models, catalogue, config.exact_below).save(folder)
     settings = {
         "quotas": {name.value: quotas[name.value] for name in SourceName if name.value in quotas},
         "candidates": config.candidates,
@@ -107,6 +111,8 @@ def load(folder: Path) -> Recall:
         match SourceName(name):
             case SourceName.two_tower:
                 sources[name] = TwoTowerSource.load(folder)
+            case SourceName.sequential:
+                sources[name] = SequentialSource.load(folder)
             case SourceName.covisit:
                 sources[name] = CovisitSource.load(folder, catalogue)
             case list_name:

@@ -18,7 +18,7 @@ def assemble(
     pairs: pl.DataFrame,
     recall_config: RecallConfig,
     rerank_config: RerankConfig,
-    towers: Path | None,
+    models: Path | None,
     ranker: Path | None,
 ) -> None:
     """Write all stages into an empty folder.
@@ -26,10 +26,10 @@ def assemble(
     Args:
         items: rows of `schema.ITEMS`.
         item_rows, pairs: of one snapshot; it decides what the stages know.
-        towers, ranker: folders of trained models; None where the release has none.
+        models, ranker: folders of the trained embedding models and the ranker; None where the release has none.
     """
     catalogue = Catalogue.build(items, item_rows)
-    recall.build(folder, catalogue, pairs, towers, recall_config, rerank_config.seen_items_return)
+    recall.build(folder, catalogue, pairs, models, recall_config, rerank_config.seen_items_return)
     rank.build(folder, ranker)
     rerank.build(folder, rerank_config)
     rerank.write_popular(folder, catalogue, rerank_config)

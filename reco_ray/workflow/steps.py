@@ -20,6 +20,7 @@ from reco_ray.hashing import digest
 from reco_ray.lake import sources, storage, tables
 from reco_ray.rank.features import view_columns
 from reco_ray.rank.sensitive import check_declared
+from reco_ray.recall.sources.sequential import save_model
 from reco_ray.recall.sources.two_tower import save_weights
 from reco_ray.release import assemble, open_release, release_uri, seal
 from reco_ray.release.bundle import MANIFEST
@@ -27,6 +28,7 @@ from reco_ray.schema import LABELS
 from reco_ray.workflow.erased import erased_users
 from reco_ray.workflow.graph import Output, Step, Work
 from reco_ray.workflow.report import write_report
+from reco_ray.workflow.tracking import Run as TrackedRun
 from reco_ray.workflow.tracking import commit, lake_versions, tracked_run
 
 __all__ = ["STEPS", "of_snapshot", "user_rows"]
@@ -161,7 +163,7 @@ def user_rows(config: PipelineConfig, features: Output, snapshot: str) -> pl.Dat
 
 def _assemble(work: Work, snapshot: str, folder: Path, with_ranker: bool = True) -> None:
     config, features = work.config, work.inputs["build_features"]
-    towers, ranker = work.inputs.get("train_embeddings"), work.inputs.get("train_ranker")
+    models, ranker = work.inputs.get("train_embeddings"), work.inputs.get("train_ranker")
     assemble(
         folder,
         tables.read(config.root, "items"),
@@ -169,7 +171,7 @@ def _assemble(work: Work, snapshot: str, folder: Path, with_ranker: bool = True)
         _rows(config, features, "features_pairs", snapshot),
         config.recall,
         config.rerank,
-        towers.folder() if towers else None,
+        models.folder() if models else None,
         ranker.folder() if ranker and with_ranker else None,
     )
 
@@ -189,28 +191,36 @@ def _stages(work: Work, snapshot: str, with_ranker: bool = True) -> Iterator[str
 
 
 def _train_embeddings(work: Work) -> Mapping[str, object]:
-    from reco_ray.recall.trainer import train_embeddings
+    from reco_ray.recall.trainer import Run, train_sequential, train_two_tower
 
     config, features = work.config, work.inputs["build_features"]
     catalogue = Catalogue.build(tables.read(config.root, "items"), _rows(config, features, "features_items", "fit"))
-    sequences = pl.read_parquet(features.folder() / "sequences.parquet")
-    tower = config.recall.two_tower
-    with tracked_run(config, "train_embeddings", work.key, vars(tower)) as run:
-        result = train_embeddings(
-            sequences,
-            catalogue,
-            tower,
-            config.features.history,
-            config.rerank.seen_items_return,
-            config.cluster,
-            config.seed,
-            f"train_embeddings-{work.key}",
-            storage.join(config.root, "train"),
-            lambda epoch: run.metrics({k: v for k, v in epoch.items() if k != "epoch"}, int(epoch["epoch"])),
-        )
-    save_weights(work.folder, result.weights, result.trained_keys)
-    best = max(result.epochs, key=lambda e: e["valid_recall50"])
-    return {"epochs": len(result.epochs), "best_epoch": int(best["epoch"]), "valid_recall50": best["valid_recall50"]}
+    facts: dict[str, object] = {}
+    for name, settings in _trained_sources(config).items():
+        with tracked_run(config, f"train_{name.value}", work.key, vars(settings)) as tracked:
+
+            def on_epoch(epoch: dict[str, float], tracked: TrackedRun = tracked) -> None:
+                tracked.metrics({k: v for k, v in epoch.items() if k != "epoch"}, int(epoch["epoch"]))
+
+            run = Run(
+                sequences=storage.join(features.uri, "sequences.parquet"),
+                keys=catalogue.keys,
+                history=config.features.history,
+                items_return=config.rerank.seen_items_return,
+                cluster=config.cluster,
+                seed=config.seed,
+                name=f"train_{name.value}-{work.key}",
+                storage=storage.join(config.root, "train"),
+                on_epoch=on_epoch,
+            )
+            if name is SourceName.two_tower:
+                fitted, keys = train_two_tower(run, catalogue, config.recall.two_tower)
+                save_weights(work.folder, fitted.weights, keys)
+            else:
+                fitted = train_sequential(run, config.recall.sequential)
+                save_model(work.folder, fitted.weights, catalogue.keys)
+        facts |= {f"{name.value}_epochs": len(fitted.epochs), **{f"{name.value}_{k}": v for k, v in fitted.best.items()}}
+    return facts
 
 
 def _train_ranker(work: Work) -> Mapping[str, object]:
@@ -294,8 +304,10 @@ def _recommend_batch(work: Work) -> Mapping[str, object]:
     return {"content": digest(release, repr(config.batch)), "release": release, "users": rows, "slates": target}
 
 
-def _uses_towers(config: PipelineConfig) -> bool:
-    return config.recall.quotas.get(SourceName.two_tower, 0) > 0
+def _trained_sources(config: PipelineConfig) -> dict[SourceName, object]:
+    """Settings of the models that a source with a quota needs."""
+    settings = {SourceName.two_tower: config.recall.two_tower, SourceName.sequential: config.recall.sequential}
+    return {name: of for name, of in settings.items() if config.recall.quotas.get(name, 0) > 0}
 
 
 STEPS = (
@@ -310,9 +322,9 @@ STEPS = (
     Step(
         "train_embeddings",
         ("build_features",),
-        lambda c: (c.recall.two_tower, c.features, c.rerank.seen_items_return, c.seed),
+        lambda c: (_trained_sources(c), c.features, c.rerank.seen_items_return, c.seed),
         _train_embeddings,
-        needed=_uses_towers,
+        needed=lambda c: bool(_trained_sources(c)),
     ),
     Step(
         "train_ranker",

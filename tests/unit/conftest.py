@@ -14,6 +14,7 @@ from reco_ray.config import (
     FeaturesConfig,
     RecallConfig,
     RerankConfig,
+    SequentialConfig,
     SourceConfig,
     SourceKind,
     SourceName,
@@ -24,7 +25,9 @@ from reco_ray.features import Catalogue, pairs, transform
 from reco_ray.features.items import ItemFacts
 from reco_ray.features.sums import added_up, item_sums
 from reco_ray.lake import sources
+from reco_ray.recall.sources.sequential import save_model
 from reco_ray.recall.sources.two_tower import item_inputs, save_weights
+from reco_ray.recall.training.sequence_model import SequenceModel
 from reco_ray.recall.training.tower import TwoTower
 from reco_ray.release import assemble
 from reco_ray.schema import EVENTS
@@ -113,14 +116,16 @@ def users(events: pl.DataFrame, items: pl.DataFrame, catalogue: Catalogue) -> pl
 def folder(
     events: pl.DataFrame, items: pl.DataFrame, catalogue: Catalogue, as_of: int, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """Stages of a release with all sources; its towers are not trained."""
+    """Stages of a release with all sources; its models are not trained."""
     import torch
 
-    towers, target = tmp_path_factory.mktemp("towers"), tmp_path_factory.mktemp("release")
+    models, target = tmp_path_factory.mktemp("models"), tmp_path_factory.mktemp("release")
     torch.manual_seed(0)
     id_rows, content = item_inputs(catalogue, catalogue.keys)
     model = TwoTower(TwoTowerConfig(embedding_size=16, hidden_size=16), int(id_rows.max()), content.shape[1], 50)
-    save_weights(towers, {name: tensor.numpy() for name, tensor in model.state_dict().items()}, catalogue.keys)
+    save_weights(models, {name: tensor.numpy() for name, tensor in model.state_dict().items()}, catalogue.keys)
+    nexts = SequenceModel(SequentialConfig(embedding_size=16, hidden_size=16), len(catalogue), 50)
+    save_model(models, {name: tensor.numpy() for name, tensor in nexts.state_dict().items()}, catalogue.keys)
     config = FeaturesConfig()
     assemble(
         target,
@@ -129,7 +134,7 @@ def folder(
         pairs.covisit_rows(pairs.covisit_partials(events, items["item_id"], config), items["item_id"], config),
         RecallConfig(quotas=dict.fromkeys(SourceName, 20), candidates=40),
         RerankConfig(),
-        towers,
+        models,
         None,
     )
     return target

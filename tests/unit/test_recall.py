@@ -1,5 +1,6 @@
 """Recall: one contract for every source, the laws of merging, and two forms of one model."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,8 @@ from reco_ray.recall.query import Query, make_query
 from reco_ray.recall.sources.lists import ListSource
 from reco_ray.recall.sources.two_tower import embed_items, embed_users, item_inputs
 from reco_ray.recall.stage import Recall
-from reco_ray.recall.training.examples import cut_examples, gather_history
+from reco_ray.recall.training.chunks import pack
+from reco_ray.recall.training.examples import gather_history, targets_of
 from reco_ray.recall.training.tower import TwoTower, sampled_softmax_loss
 from reco_ray.types import Request, UserRow
 
@@ -71,7 +73,7 @@ class TestSourceContract:
 
     def test_an_unknown_user_is_no_error(self, stage: Recall, name: str) -> None:
         (item_idx, _) = stage.sources[name].recall([self.query(stage, UserRow())], 10)[0]
-        assert item_idx.size == (0 if name in ("two_tower", "covisit") else 10)
+        assert item_idx.size == (10 if name in LISTS else 0)
 
 
 LISTS = ["popular", "trending", "fresh"]
@@ -174,7 +176,11 @@ def test_a_source_that_fails_is_named_and_passed_over(stage: Recall, row: UserRo
 
 def test_neighbours_of_an_item_are_of_its_taste(stage: Recall) -> None:
     (found,) = stage.recall([Request(request_id="r", similar_to="item-8")])
-    by_covisit = [stage.catalogue.item_ids[i] for i, r in zip(found.item_idx, found.source_ranks[:, 1], strict=True) if r >= 0]
+    by_covisit = [
+        stage.catalogue.item_ids[i]
+        for i, r in zip(found.item_idx, found.source_ranks[:, stage.names.index("covisit")], strict=True)
+        if r >= 0
+    ]
     assert by_covisit
     assert all(int(item[5:]) % 2 == 0 for item in by_covisit)
     assert "item-8" not in by_covisit
@@ -219,20 +225,30 @@ def test_equal_targets_in_a_batch_are_no_negatives_of_each_other() -> None:
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=6))
 def test_a_training_history_never_holds_its_target_or_another_user(lengths: list[int]) -> None:
     first = np.cumsum([0, *lengths])
-    sequences = [(np.arange(start, start + n), np.ones(n, np.float32)) for start, n in zip(first[:-1], lengths, strict=True)]
-    examples = cut_examples(sequences)
-    if not examples.train.size:
-        return
-    rows, _, mask = gather_history(examples, examples.train, 5)
-    owner = np.searchsorted(first, examples.train, side="right")
-    for place, position in enumerate(examples.train):
-        history = rows[place][mask[place]]
-        assert (history < position).all()
-        assert (np.searchsorted(first, history, side="right") == owner[place]).all()
-        assert history[0] == position - 1
-    for at, targets in examples.held_out:
-        assert (targets >= at).all()
-        assert not set(targets.tolist()) & set(examples.rows[examples.train].tolist())
+    ids = [f"item-{i}" for i in range(first[-1])]
+    names = [[ids[i] for i in range(start, end)] for start, end in pairwise(first)]
+    frame = pl.DataFrame(
+        {
+            "user_id": [f"user-{u}" for u in range(len(lengths))],
+            "item_ids": names,
+            "strengths": [[1.0] * n for n in lengths],
+        }
+    )
+    keys = np.sort(item_keys(ids))
+    order = np.argsort(keys.searchsorted(item_keys(ids)))  # place in the user's sequences, by catalogue row
+    chunk = pack(frame, keys, 1.0, 7)
+    targets = targets_of(chunk)
+    if targets.size:
+        rows, _, mask = gather_history(chunk, targets, 5)
+        for place, position in enumerate(targets):
+            history, target = order[rows[place][mask[place]]], order[chunk.rows[position]]
+            assert (history < target).all()
+            assert (np.searchsorted(first, history, side="right") == np.searchsorted(first, target, side="right")).all()
+            assert history[0] == target - 1
+    learnt = set(chunk.rows.tolist())
+    for held in chunk.held:
+        assert (order[held.targets] > order[held.rows].max()).all()
+        assert not set(held.targets.tolist()) & learnt
 
 
 def test_the_index_finds_what_exact_search_finds() -> None:

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from reco_ray.arrays import lookup
 from reco_ray.errors import ArtifactError
 from reco_ray.features import Catalogue
-from reco_ray.recall.index import VectorIndex
+from reco_ray.recall.index import VectorIndex, nearest
 from reco_ray.recall.query import Hits, Query
 
 __all__ = ["INDEX", "TwoTowerSource", "embed_items", "embed_users", "item_inputs", "load_weights", "save_weights"]
@@ -134,15 +134,9 @@ class TwoTowerSource:
             return [empty] * len(queries)
         vectors = self._index.vectors
         users = np.stack([self._point(queries[i], vectors) for i in known])
-        # what is hidden or filtered out is searched past: over-fetch, bounded
-        filtered = any(queries[i].allowed is not None for i in known)
-        extra = max(min(queries[i].hidden.size, 3 * k) for i in known)
-        rows, scores = self._index.search(users, vectors.shape[0] if filtered else k + extra)
         out = [empty] * len(queries)
-        for i, found, own in zip(known, rows, scores, strict=True):
-            mask = found >= 0
-            mask[mask] = queries[i].visible(found[mask])
-            out[i] = (found[mask][:k], own[mask][:k].astype(np.float32))
+        for i, hits in zip(known, nearest(self._index, users, [queries[i] for i in known], k), strict=True):
+            out[i] = hits
         return out
 
     def _point(self, query: Query, vectors: NDArray[np.float32]) -> NDArray[np.float32]:

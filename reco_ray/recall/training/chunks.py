@@ -13,7 +13,7 @@ from reco_ray.hashing import hash64_many, item_keys
 __all__ = ["NEXT", "POSITIVE", "Chunk", "Chunks", "Held", "pack", "validated_share"]
 
 NEXT = "next_id"
-"""Optional column of the sequences: the item that came after, to judge an epoch by; where it stands, nothing else is held out."""
+"""Optional column of the sequences: the item that came next, to judge an epoch by; nothing else is held out then."""
 
 POSITIVE = 0.5
 _HELD_OUT = 0.1
@@ -38,7 +38,8 @@ class Chunk:
     """Sequences to learn from, laid end to end, and the users that judge.
 
     Attributes:
-        rows: catalogue row of each event, shape (e,). strengths: shape (e,). offsets: where each sequence starts, shape (u + 1,).
+        rows: catalogue row of each event, shape (e,). strengths: shape (e,).
+        offsets: where each sequence starts, shape (u + 1,).
         held: of the users that judge; their targets are in no sequence here.
     """
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 __all__ = ["Schedule", "State", "Trainee", "fit_epochs"]
 
 State = dict[str, Any]
-"""What a checkpoint holds: ``model``, ``optimizer``, ``best_model`` (state dicts), ``best``, ``epochs`` (metrics of each)."""
+"""What a checkpoint holds: ``model``, ``optimizer``, ``best_model`` (state dicts), ``best`` and ``best_epoch`` by the
+judged metric, ``epochs`` (metrics of each)."""
 
 Batch = TypeVar("Batch")
 
@@ -57,7 +58,7 @@ def fit_epochs(trainee: Trainee[Batch], schedule: Schedule, state: State | None,
     model = trainee.model
     optimizer = torch.optim.AdamW(model.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
     if state is None:
-        state = {"epochs": [], "best_model": None, "best": -1.0}
+        state = {"epochs": [], "best_model": None, "best": -1.0, "best_epoch": 0}
     else:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
@@ -69,7 +70,7 @@ def fit_epochs(trainee: Trainee[Batch], schedule: Schedule, state: State | None,
         judged = _mean_over_workers(trainee.validate())
         value = judged.get(trainee.judged_by, float(epoch))
         if value > state["best"]:
-            state["best"] = value
+            state["best"], state["best_epoch"] = value, epoch
             state["best_model"] = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
         state["epochs"].append({"epoch": epoch, "loss": loss, trainee.judged_by: value, **judged})
         state |= {"model": model.state_dict(), "optimizer": optimizer.state_dict()}

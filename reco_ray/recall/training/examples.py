@@ -18,7 +18,11 @@ def targets_of(chunk: Chunk) -> NDArray[np.int64]:
 def gather_history(
     chunk: Chunk, positions: NDArray[np.int64], history: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.bool_]]:
-    """Events before each position (past the first of its sequence; its end too), newest first: rows, strengths and mask, shape (q, history); unused places are row 0."""
+    """Events before each position, newest first: rows, strengths and mask, shape (q, history); unused places are row 0.
+
+    Args:
+        positions: past the first of a sequence, up to its end.
+    """
     starts = chunk.offsets[np.searchsorted(chunk.offsets, positions - 1, side="right") - 1]
     at = positions[:, None] - 1 - np.arange(history)[None, :]
     mask = at >= starts[:, None]

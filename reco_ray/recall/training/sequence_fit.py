@@ -38,7 +38,14 @@ class SequenceTrainee:
     judged_by = "valid_ndcg10"
 
     def __init__(
-        self, chunks: Chunks, n_items: int, config: SequentialConfig, length: int, items_return: bool, seed: int, device: str = "cpu"
+        self,
+        chunks: Chunks,
+        n_items: int,
+        config: SequentialConfig,
+        length: int,
+        items_return: bool,
+        seed: int,
+        device: str = "cpu",
     ) -> None:
         self._chunks, self._n_items, self._config, self._length = chunks, n_items, config, length
         self._items_return, self._seed, self._device = items_return, seed, device

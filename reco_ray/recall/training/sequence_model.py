@@ -36,7 +36,7 @@ class SequenceModel(nn.Module):
             self.item.weight[0] = 0
 
     def forward(self, rows: Tensor) -> Tensor:
-        """Unit vectors of what comes after each place, shape (b, l, d); ``rows`` (b, l) oldest first, padded at the end with 0."""
+        """Unit vectors of what comes after each place, shape (b, l, d); ``rows`` (b, l) oldest first, then 0."""
         if self.training and self._item_dropout:
             rows = rows.masked_fill(torch.rand(rows.shape, device=rows.device) < self._item_dropout, 0)
         x = self.dropout(self.item(rows) * math.sqrt(self.item.embedding_dim))
@@ -73,13 +73,23 @@ class _Block(nn.Module):
         mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype).unsqueeze(0))
         mixed = self.attended(mixed.transpose(1, 2).reshape(b, n, d))
         past = functional.pad(h, (0, 0, self.kernel - 1, 0))
-        recent = sum(past[:, self.kernel - 1 - lag : self.kernel - 1 - lag + n] * self.recent[lag] for lag in range(self.kernel))
-        x = x + self.dropout(mixed + recent)
-        return x + self.dropout(self.narrow(self.dropout(functional.gelu(self.wide(self.between(x))))))
+        for back in range(self.kernel):
+            at = self.kernel - 1 - back
+            mixed = mixed + past[:, at : at + n] * self.recent[back]
+        x = x + self.dropout(mixed)
+        wide = functional.gelu(self.wide(self.between(x)), approximate="tanh")
+        out: Tensor = x + self.dropout(self.narrow(self.dropout(wide)))
+        return out
 
 
 def next_item_loss(
-    states: Tensor, targets: Tensor, negatives: Tensor, target_rows: Tensor, negative_rows: Tensor, log_q: Tensor, temperature: float
+    states: Tensor,
+    targets: Tensor,
+    negatives: Tensor,
+    target_rows: Tensor,
+    negative_rows: Tensor,
+    log_q: Tensor,
+    temperature: float,
 ) -> Tensor:
     """Softmax over the target and shared sampled negatives; logQ is taken off the negatives alone.
 

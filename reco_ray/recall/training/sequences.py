@@ -24,14 +24,17 @@ class Windows:
 
 
 def cut_windows(chunk: Chunk, length: int) -> Windows:
-    """Cut each sequence from its end into windows of at most ``length`` inputs; neighbours share one event, input here, target there."""
+    """Cut each sequence from its end into windows of at most ``length`` inputs.
+
+    Neighbours share one event, the first input of the later window and the last target of the earlier one.
+    """
     starts, lengths = [], []
     for first, end in zip(chunk.offsets[:-1], chunk.offsets[1:], strict=True):
         while end - first >= 2:
             start = max(first, end - length - 1)
             starts.append(start)
             lengths.append(end - start)
-            end = start + 1  # noqa: PLW2901
+            end = start + 1
     return Windows(np.array(starts, np.int64), np.array(lengths, np.int64))
 
 
@@ -86,4 +89,5 @@ class NegativeSampler:
 
     def draw(self, n: int, rng: np.random.Generator) -> NDArray[np.int64]:
         """Return ``n`` item rows."""
-        return np.minimum(np.searchsorted(self._cumulated, rng.random(n) * self._cumulated[-1]), self._cumulated.size - 1)
+        at = np.searchsorted(self._cumulated, rng.random(n) * self._cumulated[-1])
+        return np.asarray(np.minimum(at, self._cumulated.size - 1), np.int64)
