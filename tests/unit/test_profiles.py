@@ -278,7 +278,7 @@ def test_liked_items_are_a_history_and_do_not_come_back(pipeline: Pipeline) -> N
     assert slate.degraded == ()
     assert not {4, 8, 10} & set(numbers(slate))
     (found,) = pipeline.recall.recall([asked])
-    by_covisit = found.item_idx[found.source_ranks[:, 1] >= 0]
+    by_covisit = found.item_idx[found.source_ranks[:, pipeline.recall.names.index("covisit")] >= 0]
     assert {int(pipeline.recall.catalogue.item_ids[row][5:]) % 2 for row in by_covisit} == {0}  # type: ignore[attr-defined]
     (scores,) = pipeline.rank.score([asked], [found])
     assert scores.tolist() != found.scores.tolist(), "the ranker has its say"

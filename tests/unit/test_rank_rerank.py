@@ -59,7 +59,7 @@ def test_the_matrix_has_the_named_columns_and_marks_absent_sources(folder: Path,
     assert matrix.shape == (len(candidates), len(features.columns))
     assert matrix.dtype == np.float32
     score = matrix[:, features.columns.index("covisit_score")]
-    np.testing.assert_array_equal(np.isnan(score), candidates.source_ranks[:, 1] < 0)
+    np.testing.assert_array_equal(np.isnan(score), candidates.source_ranks[:, recall.names.index("covisit")] < 0)
 
 
 def test_a_ranker_of_other_columns_is_refused(folder: Path, ranker: XGBoostRanker, tmp_path: Path) -> None:
