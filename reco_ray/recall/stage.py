@@ -89,7 +89,7 @@ def build(
     if SourceName.covisit.value in quotas:
         CovisitSource.build(pairs, catalogue).save(folder)
     if SourceName.two_tower.value in quotas and towers is not None:
-        TwoTowerSource.build(towers, catalogue, config.exact_below).save(folder)
+        TwoTowerSource.build(towers, catalogue, config).save(folder)
     settings = {
         "quotas": {name.value: quotas[name.value] for name in SourceName if name.value in quotas},
         "candidates": config.candidates,

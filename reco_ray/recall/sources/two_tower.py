@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from reco_ray.arrays import lookup
+from reco_ray.config import RecallConfig
 from reco_ray.errors import ArtifactError
 from reco_ray.features import Catalogue
-from reco_ray.recall.index import VectorIndex
+from reco_ray.recall.index import VectorIndex, nearest
 from reco_ray.recall.query import Hits, Query
 
 __all__ = ["INDEX", "TwoTowerSource", "embed_items", "embed_users", "item_inputs", "load_weights", "save_weights"]
@@ -99,7 +100,7 @@ class TwoTowerSource:
         self._weights, self._index = weights, index
 
     @classmethod
-    def build(cls, towers: Path, catalogue: Catalogue, exact_below: int) -> "TwoTowerSource":
+    def build(cls, towers: Path, catalogue: Catalogue, config: RecallConfig) -> "TwoTowerSource":
         """Embed the catalogue with trained towers and index it."""
         weights, trained_keys = load_weights(towers)
         expected = weights["item_hidden.weight"].shape[1] - weights["item_id.weight"].shape[1]
@@ -109,7 +110,8 @@ class TwoTowerSource:
                 f"towers take {expected} content columns, the catalogue has {content.shape[1]}: its categories changed; "
                 "run train_embeddings again"
             )
-        return cls(weights, VectorIndex.build(embed_items(weights, id_rows, content), exact_below))
+        vectors = embed_items(weights, id_rows, content)
+        return cls(weights, VectorIndex.build(vectors, config.exact_below, config.recall_target))
 
     def save(self, folder: Path) -> None:
         """Write weights, vectors and index into a release's folder."""
@@ -128,21 +130,12 @@ class TwoTowerSource:
 
     def recall(self, queries: list[Query], k: int) -> list[Hits]:
         """Search once for all queries that have a history; contract of `query.Source`."""
-        empty: Hits = (np.empty(0, np.int64), np.empty(0, np.float32))
+        out: list[Hits] = [(np.empty(0, np.int64), np.empty(0, np.float32))] * len(queries)
         known = [i for i, query in enumerate(queries) if query.history.size]
-        if not known:
-            return [empty] * len(queries)
-        vectors = self._index.vectors
-        users = np.stack([self._point(queries[i], vectors) for i in known])
-        # what is hidden or filtered out is searched past: over-fetch, bounded
-        filtered = any(queries[i].allowed is not None for i in known)
-        extra = max(min(queries[i].hidden.size, 3 * k) for i in known)
-        rows, scores = self._index.search(users, vectors.shape[0] if filtered else k + extra)
-        out = [empty] * len(queries)
-        for i, found, own in zip(known, rows, scores, strict=True):
-            mask = found >= 0
-            mask[mask] = queries[i].visible(found[mask])
-            out[i] = (found[mask][:k], own[mask][:k].astype(np.float32))
+        if known:
+            points = np.stack([self._point(queries[i], self._index.vectors) for i in known])
+            for i, hits in zip(known, nearest(self._index, points, [queries[i] for i in known], k), strict=True):
+                out[i] = hits
         return out
 
     def _point(self, query: Query, vectors: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,0 +1,93 @@
+"""One ScaNN searcher with the rows that stand in it, which come and go."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reco_ray.recall.index.exact import best_in
+from reco_ray.recall.index.places import Places
+from reco_ray.recall.index.searcher import exact_searcher, leaves_for, tree_searcher
+from reco_ray.recall.index.shards import Answer
+from reco_ray.recall.index.tuning import Tuning, tune
+
+__all__ = ["LiveSearcher"]
+
+# A candidate brought by the tree costs what scoring so many allowed items exactly costs; the two ways meet where
+# (allowed items)^2 = this x k x items. Measured: benchmarks/recall.py --parts filters (docs/decisions/0018).
+_SCORED_PER_FETCHED = 4.0
+_MARGIN = 1.3  # more is fetched than the share of allowed items asks for, because chance brings less at times
+
+
+class LiveSearcher:
+    """Search by row over a changing set. Not safe for threads; `VectorIndex` takes care of that.
+
+    Args:
+        searcher: ScaNN's. rows: that stand in it, by place. tuning: how far it is searched.
+    """
+
+    def __init__(self, searcher: Any, rows: NDArray[np.int64], tuning: Tuning) -> None:
+        self.searcher, self.tuning = searcher, tuning
+        self.places = Places(rows)
+
+    @classmethod
+    def build(
+        cls, vectors: NDArray[np.float32], rows: NDArray[np.int64], exact: bool, target: float, seed: int, threads: int = 0
+    ) -> "LiveSearcher":
+        """Index vectors that stand for some rows, both of length n."""
+        if exact:
+            return cls(exact_searcher(vectors), rows, Tuning(len(vectors), 0, target, seed))
+        leaves = leaves_for(len(vectors))
+        searcher = tree_searcher(vectors, leaves, threads)
+        return cls(searcher, rows, tune(searcher, vectors, leaves, target, seed))
+
+    def put(self, rows: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
+        """Add rows, or replace the vectors of those that are there; rows are distinct."""
+        old = [self.places.find(row) for row in rows.tolist()]
+        expected = [self.places.append(row) if at is None else at for row, at in zip(rows.tolist(), old, strict=True)]
+        found = self.searcher.upsert(old, np.ascontiguousarray(vectors, np.float32), 1)
+        if list(found) != expected:
+            raise RuntimeError(f"scann put new vectors at {list(found)[:9]}, expected {expected[:9]}; build the index anew")
+
+    def remove(self, rows: NDArray[np.int64]) -> None:
+        """Take rows out; those that are not there are passed over."""
+        for row in rows.tolist():
+            if self.places.find(row) is not None:
+                self.searcher.delete([self.places.remove(row)])
+
+    def search(self, queries: NDArray[np.float32], k: int) -> Answer:
+        """The best of all rows, shapes (q, min(k, rows)); -1 and -inf where a tree brings fewer."""
+        k = min(k, len(self.places))
+        if k == 0:
+            return np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32)
+        if self.tuning.leaves:
+            leaves, rescored = self.tuning.reach(k)
+            places, scores = self.searcher.search_batched(queries, k, rescored, leaves)
+        else:
+            places, scores = self.searcher.search_batched(queries, k)
+        found = np.isfinite(scores)
+        rows = np.where(found, self.places.rows[np.where(found, places, 0)], -1)
+        return rows, np.where(found, scores, -np.inf).astype(np.float32)
+
+    def search_allowed(
+        self, query: NDArray[np.float32], k: int, allowed: NDArray[np.bool_], vectors: NDArray[np.float32]
+    ) -> Answer:
+        """The best of the rows of a mask, shapes (1, min(k, rows of the mask)).
+
+        Few are scored exactly. Of many, the tree brings more than asked for and those not allowed are dropped; when too few
+        are left, because the allowed ones are far from this query, they are scored exactly all the same.
+
+        Args:
+            query: shape (d,). allowed: by row; rows behind its end are not allowed. vectors: by row, shape (n, d).
+        """
+        size = min(allowed.size, self.places.live.size)
+        mask = allowed[:size] & self.places.live[:size]
+        n, m = len(self.places), int(np.count_nonzero(mask))
+        k = min(k, m)
+        if self.tuning.leaves and m * m > _SCORED_PER_FETCHED * k * n:
+            rows, scores = self.search(query[None], int(_MARGIN * k * n / m) + 1)
+            passed = (rows[0] >= 0) & (rows[0] < size)
+            passed[passed] = mask[rows[0][passed]]
+            if np.count_nonzero(passed) >= k:
+                return rows[:, passed][:, :k], scores[:, passed][:, :k]
+        return best_in(vectors[:size], mask, query[None], k)
