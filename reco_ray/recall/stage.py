@@ -2,7 +2,8 @@
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import polars as pl
 from reco_ray.config import RecallConfig, SourceName
 from reco_ray.features import Catalogue
 from reco_ray.recall.merge import line_up, merge
-from reco_ray.recall.query import Hits, Query, Source, make_query
+from reco_ray.recall.query import Hits, Query, Source, Watched, make_query
 from reco_ray.recall.sources.covisit import CovisitSource
 from reco_ray.recall.sources.lists import ListSource
 from reco_ray.recall.sources.two_tower import TwoTowerSource
@@ -68,6 +69,12 @@ class Recall:
             return merge(hits, self.catalogue.keys, self._candidates, missing)
         rows = self.catalogue.find(request.items)
         return line_up(rows[rows >= 0], hits, missing)
+
+    def watch(self, report: Callable[[str, str, float], None]) -> None:
+        """Contract of `slate.RecallStage`."""
+        for name, source in self.sources.items():
+            if isinstance(source, Watched):
+                source.watch(partial(report, name))
 
     def alone(self, name: str, requests: Sequence[Request], k: int) -> list[Hits]:
         """What one source would answer on its own, for evaluation."""

@@ -4,6 +4,8 @@ A release's item vectors come in, `nearest` answers queries with hits; the sourc
 """
 
 from reco_ray.recall.index.nearest import nearest
+from reco_ray.recall.index.probe import Probe, Report
+from reco_ray.recall.index.tuning import index_facts
 from reco_ray.recall.index.vectors import VectorIndex, vectors_file
 
-__all__ = ["VectorIndex", "nearest", "vectors_file"]
+__all__ = ["Probe", "Report", "VectorIndex", "index_facts", "nearest", "vectors_file"]

@@ -28,6 +28,7 @@ class LiveSearcher:
 
     def __init__(self, searcher: Any, rows: NDArray[np.int64], tuning: Tuning) -> None:
         self.searcher, self.tuning = searcher, tuning
+        self._native = searcher.searcher  # its wrapper would keep ids of its own, and pickle them
         self.places = Places(rows)
 
     @classmethod
@@ -45,7 +46,7 @@ class LiveSearcher:
         """Add rows, or replace the vectors of those that are there; rows are distinct."""
         old = [self.places.find(row) for row in rows.tolist()]
         expected = [self.places.append(row) if at is None else at for row, at in zip(rows.tolist(), old, strict=True)]
-        found = self.searcher.upsert(old, np.ascontiguousarray(vectors, np.float32), 1)
+        found = self._native.upsert(old, np.ascontiguousarray(vectors, np.float32), 1)
         if list(found) != expected:
             raise RuntimeError(f"scann put new vectors at {list(found)[:9]}, expected {expected[:9]}; build the index anew")
 
@@ -53,7 +54,7 @@ class LiveSearcher:
         """Take rows out; those that are not there are passed over."""
         for row in rows.tolist():
             if self.places.find(row) is not None:
-                self.searcher.delete([self.places.remove(row)])
+                self._native.delete([self.places.remove(row)])
 
     def search(self, queries: NDArray[np.float32], k: int) -> Answer:
         """The best of all rows, shapes (q, min(k, rows)); -1 and -inf where a tree brings fewer."""

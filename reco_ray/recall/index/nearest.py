@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from reco_ray.recall.index.probe import Probe
 from reco_ray.recall.index.vectors import VectorIndex
 from reco_ray.recall.query import Hits, Query
 
@@ -13,13 +14,16 @@ __all__ = ["nearest"]
 _EXTRA = 3  # at most so many times k is fetched beyond k to search past what is hidden
 
 
-def nearest(index: VectorIndex, points: NDArray[np.float32], queries: Sequence[Query], k: int) -> list[Hits]:
+def nearest(
+    index: VectorIndex, points: NDArray[np.float32], queries: Sequence[Query], k: int, probe: Probe | None = None
+) -> list[Hits]:
     """The best ``k`` items that each query may see.
 
     What is hidden is fetched too and dropped. A query that this leaves short is asked again over all that it may see.
 
     Args:
         points: unit length, one per query, shape (q, d).
+        probe: is offered every answer.
     """
     if not queries:
         return []
@@ -32,6 +36,8 @@ def nearest(index: VectorIndex, points: NDArray[np.float32], queries: Sequence[Q
             mask[query.hidden[query.hidden < mask.size]] = False
             again, own = index.search(points[i : i + 1], k, [mask])
             hits[i] = _visible(query, again[0], own[0], k)
+        if probe is not None:
+            probe.offer(points[i], query, k, hits[i][0])
     return hits
 
 

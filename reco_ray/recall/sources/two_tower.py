@@ -14,7 +14,7 @@ from reco_ray.arrays import lookup
 from reco_ray.config import RecallConfig
 from reco_ray.errors import ArtifactError
 from reco_ray.features import Catalogue
-from reco_ray.recall.index import VectorIndex, nearest
+from reco_ray.recall.index import Probe, Report, VectorIndex, nearest
 from reco_ray.recall.query import Hits, Query
 
 __all__ = ["INDEX", "TwoTowerSource", "embed_items", "embed_users", "item_inputs", "load_weights", "save_weights"]
@@ -98,6 +98,7 @@ class TwoTowerSource:
 
     def __init__(self, weights: Weights, index: VectorIndex) -> None:
         self._weights, self._index = weights, index
+        self._probe: Probe | None = None
 
     @classmethod
     def build(cls, towers: Path, catalogue: Catalogue, config: RecallConfig) -> "TwoTowerSource":
@@ -128,13 +129,17 @@ class TwoTowerSource:
         """Item vectors by item_idx, shape (n_items, d)."""
         return self._index.vectors
 
+    def watch(self, report: Report) -> None:
+        """Contract of `query.Watched`."""
+        self._probe = Probe(self._index, report)
+
     def recall(self, queries: list[Query], k: int) -> list[Hits]:
         """Search once for all queries that have a history; contract of `query.Source`."""
         out: list[Hits] = [(np.empty(0, np.int64), np.empty(0, np.float32))] * len(queries)
         known = [i for i, query in enumerate(queries) if query.history.size]
         if known:
             points = np.stack([self._point(queries[i], self._index.vectors) for i in known])
-            for i, hits in zip(known, nearest(self._index, points, [queries[i] for i in known], k), strict=True):
+            for i, hits in zip(known, nearest(self._index, points, [queries[i] for i in known], k, self._probe), strict=True):
                 out[i] = hits
         return out
 
