@@ -111,7 +111,7 @@ def tune(searcher: Any, vectors: NDArray[np.float32], leaves: int, target: float
         points = []
         for searched in _steps(leaves):
             points.append(_point(searcher, queries, exact[:, :k], searched, rescored))
-            if points[-1]["recall"] >= target + 0.9 * (1 - target):
+            if points[-1]["recall"] >= (1 + target) / 2:
                 break
         enough = next((p for p in points if p["recall"] >= target), points[-1])
         if enough["recall"] < target:
