@@ -3,9 +3,9 @@
 A release's item vectors come in, `nearest` answers queries with hits; the sources that embed items and users call it.
 """
 
+from reco_ray.recall.index.files import index_facts, vectors_file
 from reco_ray.recall.index.nearest import nearest
 from reco_ray.recall.index.probe import Probe, Report
-from reco_ray.recall.index.tuning import index_facts
-from reco_ray.recall.index.vectors import VectorIndex, vectors_file
+from reco_ray.recall.index.vectors import VectorIndex
 
 __all__ = ["Probe", "Report", "VectorIndex", "index_facts", "nearest", "vectors_file"]

@@ -1,5 +1,6 @@
 """One ScaNN searcher with the rows that stand in it, which come and go."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,10 @@ from reco_ray.recall.index.searcher import exact_searcher, leaves_for, tree_sear
 from reco_ray.recall.index.shards import Answer
 from reco_ray.recall.index.tuning import Tuning, tune
 
-__all__ = ["LiveSearcher"]
+__all__ = ["LiveSearcher", "Masks"]
+
+Masks = Sequence[NDArray[np.bool_] | None]
+"""Per query what may be found, by row, and None for everything."""
 
 # A candidate brought by the tree costs what scoring so many allowed items exactly costs; the two ways meet where
 # (allowed items)^2 = this x k x items. Measured: benchmarks/recall.py --parts filters (docs/decisions/0018).
@@ -69,6 +73,20 @@ class LiveSearcher:
         found = np.isfinite(scores)
         rows = np.where(found, self.places.rows[np.where(found, places, 0)], -1)
         return rows, np.where(found, scores, -np.inf).astype(np.float32)
+
+    def search_among(self, queries: NDArray[np.float32], k: int, allowed: Masks | None, vectors: NDArray[np.float32]) -> Answer:
+        """`search` for the queries without a mask, `search_allowed` for each of the others; shapes (q, <= k)."""
+        if allowed is None or all(mask is None for mask in allowed):
+            return self.search(queries, k)
+        rows = np.full((len(queries), k), -1, np.int64)
+        scores = np.full((len(queries), k), -np.inf, np.float32)
+        plain = [i for i, mask in enumerate(allowed) if mask is None]
+        parts = [(plain, self.search(queries[plain], k))] if plain else []
+        masked = [(i, mask) for i, mask in enumerate(allowed) if mask is not None]
+        parts += [([i], self.search_allowed(queries[i], k, mask, vectors)) for i, mask in masked]
+        for at, (found, own) in parts:
+            rows[at, : found.shape[1]], scores[at, : found.shape[1]] = found, own
+        return rows, scores
 
     def search_allowed(
         self, query: NDArray[np.float32], k: int, allowed: NDArray[np.bool_], vectors: NDArray[np.float32]

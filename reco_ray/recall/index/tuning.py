@@ -4,12 +4,10 @@ Two numbers decide: the leaves that are searched, and how many candidates per wa
 takes the smallest of each with which the recall of a sample of queries reaches the target, for two sizes of answers.
 """
 
-import json
 import logging
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +15,7 @@ from numpy.typing import NDArray
 
 from reco_ray.recall.index.exact import best_of
 
-__all__ = ["Reach", "Tuning", "index_facts", "recall_at", "sample_queries", "tune"]
+__all__ = ["Reach", "Tuning", "recall_at", "sample_queries", "tune"]
 
 log = logging.getLogger(__name__)
 
@@ -76,12 +74,6 @@ class Tuning:
         """Of what `to_json` made."""
         reaches = tuple(Reach(**each) for each in found["reaches"])
         return cls(**{**found, "reaches": reaches, "curve": tuple(found["curve"])})
-
-
-def index_facts(folder: Path) -> dict[str, Any]:
-    """What a release's manifest says of its indexes, by name: rows, leaves, target, and what each size of answer took."""
-    found = {path.name.removesuffix("_index.json"): json.loads(path.read_text()) for path in folder.glob("*_index.json")}
-    return {name: {k: v for k, v in said.items() if k != "curve"} for name, said in sorted(found.items())}
 
 
 def sample_queries(vectors: NDArray[np.float32], seed: int) -> NDArray[np.float32]:

@@ -1,36 +1,26 @@
 """Nearest vectors by inner product: the index of a release, and what changed in it since it was loaded."""
 
-import json
 import logging
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reco_ray.errors import ArtifactError
 from reco_ray.recall.index.exact import CHUNK, best_in
-from reco_ray.recall.index.live import LiveSearcher
+from reco_ray.recall.index.files import read_index, write_index
+from reco_ray.recall.index.live import LiveSearcher, Masks
 from reco_ray.recall.index.locks import SharedLock
 from reco_ray.recall.index.places import grown
-from reco_ray.recall.index.searcher import load_searcher
 from reco_ray.recall.index.shards import Answer, merge_shards
 from reco_ray.recall.index.tuning import Tuning
 
-__all__ = ["VectorIndex", "vectors_file"]
+__all__ = ["VectorIndex"]
 
 log = logging.getLogger(__name__)
 
 _REBUILT_AFTER = 0.2  # of the rows changed; recall after 10% is measured in docs/decisions/0018
 _CAUGHT_UP = 100  # changes: a few ms for which searches wait
-
-Masks = Sequence[NDArray[np.bool_] | None]
-
-
-def vectors_file(folder: Path, name: str) -> Path:
-    """Where the vectors of an index stand in a release's folder, as a NumPy file."""
-    return folder / f"{name}_vectors.npy"
 
 
 class VectorIndex:
@@ -68,25 +58,12 @@ class VectorIndex:
         """
         if self._changed or self._searcher.places.rows.size != self._n:
             raise RuntimeError(f"index {name} has changed since it was built, expected an unchanged one; build it anew")
-        np.save(vectors_file(folder, name), self._vectors)
-        _tuning_file(folder, name).write_text(json.dumps(self._searcher.tuning.to_json(), indent=1))
-        target = folder / f"{name}_index"
-        target.mkdir()
-        # absolute here, relative inside: otherwise the index would not load from another place
-        self._searcher.searcher.serialize(str(target.absolute()), relative_path=True)
+        write_index(folder, name, self.vectors, self._searcher)
 
     @classmethod
     def load(cls, folder: Path, name: str) -> "VectorIndex":
-        """Read what `save` wrote.
-
-        Raises:
-            ArtifactError: it is not there. NotReadyError: this CPU cannot run ScaNN.
-        """
-        if not _tuning_file(folder, name).is_file():
-            raise ArtifactError(f"{folder}: found no {_tuning_file(folder, name).name}, expected it; publish the release again")
-        vectors = np.load(vectors_file(folder, name), allow_pickle=False)
-        tuning = Tuning.from_json(json.loads(_tuning_file(folder, name).read_text()))
-        return cls(vectors, LiveSearcher(load_searcher(folder / f"{name}_index"), np.arange(len(vectors)), tuning))
+        """Read what `save` wrote; raises as `files.read_index`."""
+        return cls(*read_index(folder, name))
 
     @property
     def vectors(self) -> NDArray[np.float32]:
@@ -109,18 +86,7 @@ class VectorIndex:
             allowed: per query a mask by row of what may be found, or None for everything. A row behind a mask's end may not.
         """
         with self._lock.read():
-            if allowed is None or all(mask is None for mask in allowed):
-                return self._searcher.search(queries, k)
-            rows = np.full((len(queries), k), -1, np.int64)
-            scores = np.full((len(queries), k), -np.inf, np.float32)
-            plain = [i for i, mask in enumerate(allowed) if mask is None]
-            parts = [(plain, self._searcher.search(queries[plain], k))] if plain else []
-            for i, mask in enumerate(allowed):
-                if mask is not None:
-                    parts.append(([i], self._searcher.search_allowed(queries[i], k, mask, self._vectors)))
-        for at, (found, own) in parts:
-            rows[at, : found.shape[1]], scores[at, : found.shape[1]] = found, own
-        return rows, scores
+            return self._searcher.search_among(queries, k, allowed, self._vectors)
 
     def exact(self, query: NDArray[np.float32], k: int, allowed: NDArray[np.bool_] | None = None) -> NDArray[np.int64]:
         """What `search` would find for one query if it were exact, shape (<= k,); in steps, so that nothing waits long."""
@@ -216,7 +182,3 @@ def _apply(searcher: LiveSearcher, rows: NDArray[np.int64], vectors: NDArray[np.
         searcher.remove(rows)
     else:
         searcher.put(rows, vectors)
-
-
-def _tuning_file(folder: Path, name: str) -> Path:
-    return folder / f"{name}_index.json"
