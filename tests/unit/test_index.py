@@ -81,7 +81,7 @@ class TestTuning:
 
     def test_more_wanted_searches_more(self) -> None:
         tuning = Tuning(10_000, 100, 0.98, 0, (Reach(100, 10, 3, 0.98), Reach(500, 40, 2, 0.98)))
-        assert tuning.reach(10) == (10, 100)
+        assert tuning.reach(10) == (10, 300)
         assert tuning.reach(100) == (10, 300)
         assert tuning.reach(500) == (40, 1000)
         leaves = [tuning.reach(k)[0] for k in (100, 150, 300, 500, 900, 10_000)]

@@ -23,7 +23,6 @@ _SIZES = (100, 500)
 _RESCORED = (2, 3, 4, 6, 8, 12)
 _GROWTH = 1.25  # of leaves from one point of the curve to the next
 _HALF = 250  # queries of each kind
-_CHOSEN_AT_LEAST = 100  # rescoring so few costs nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +56,14 @@ class Tuning:
     def reach(self, k: int) -> tuple[int, int]:
         """Leaves to search and candidates to rescore for the best ``k``.
 
-        Between and beyond the measured sizes leaves follow the power law through them, and never hold less than 4 k items.
+        Between and beyond the measured sizes leaves follow the power law through them, and never hold less than 4 k items. Less
+        than the smallest measured size searches as far as that one: few of few rescored would miss more.
         """
         below = [r for r in self.reaches if r.k <= k] or [self.reaches[0]]
         first, last = self.reaches[0], self.reaches[-1]
         power = np.log(last.leaves / first.leaves) / np.log(last.k / first.k) if last.k > first.k else 1.0
         leaves = max(first.leaves * max(1.0, k / first.k) ** power, 4 * k * self.leaves / self.rows)
-        return min(int(np.ceil(leaves)), self.leaves), max(below[-1].rescored * k, _CHOSEN_AT_LEAST)
+        return min(int(np.ceil(leaves)), self.leaves), max(below[-1].rescored * k, first.rescored * first.k)
 
     def to_json(self) -> dict[str, Any]:
         """For the bundle."""
@@ -133,7 +133,7 @@ def _point(
 ) -> dict[str, float]:
     k = exact.shape[1]
     began = time.perf_counter()
-    rows, scores = searcher.search_batched(queries, k, max(rescored * k, _CHOSEN_AT_LEAST), leaves)
+    rows, scores = searcher.search_batched(queries, k, rescored * k, leaves)
     took = time.perf_counter() - began
     recalls = recall_at(np.where(np.isfinite(scores), rows.astype(np.int64), -1), exact)
     worse = min(recalls[:_HALF].mean(), recalls[_HALF:].mean())
