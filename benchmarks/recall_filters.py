@@ -62,7 +62,7 @@ def _compare(index: VectorIndex, queries: np.ndarray, masks: list[np.ndarray], k
 
 
 def _fit(rows: list[dict[str, Any]], items: int) -> dict[str, float]:
-    """Where the two ways cost the same by chance filters, by k: (allowed items)^2 / (k items), interpolated on log scales."""
+    """Where the two ways cost the same by chance filters, by k: allowed items per item fetched, interpolated on log scales."""
     found = {}
     for k in _SIZES:
         own = [row for row in rows if row["k"] == k and row["kind"] == "chance"]
@@ -71,5 +71,5 @@ def _fit(rows: list[dict[str, Any]], items: int) -> dict[str, float]:
         if ratio[0] > 0 > ratio[-1]:
             at = int(np.flatnonzero(ratio > 0)[-1])
             share = np.exp(np.interp(0, [ratio[at + 1], ratio[at]], [shares[at + 1], shares[at]]))
-            found[str(k)] = round(float(share**2 * items / k), 2)
+            found[str(k)] = round(float(share**2 * items / k / live._MARGIN), 2)
     return found

@@ -17,10 +17,11 @@ __all__ = ["LiveSearcher", "Masks"]
 Masks = Sequence[NDArray[np.bool_] | None]
 """Per query what may be found, by row, and None for everything."""
 
-# A candidate brought by the tree costs what scoring so many allowed items exactly costs; the two ways meet where
-# (allowed items)^2 = this x k x items. Measured: benchmarks/recall.py --parts filters (docs/decisions/0018).
-_SCORED_PER_FETCHED = 4.0
+# To bring one candidate by the tree costs what scoring so many allowed items exactly costs: 2.9 to 4.6 with 10^5 and 10^6 items
+# and k of 100 and 500, by `benchmarks/recall.py --parts filters` (docs/decisions/0018).
+_SCORED_PER_FETCHED = 3.5
 _MARGIN = 1.3  # more is fetched than the share of allowed items asks for, because chance brings less at times
+_MORE = 8  # times as much is fetched next when too few were allowed
 
 
 class LiveSearcher:
@@ -93,8 +94,8 @@ class LiveSearcher:
     ) -> Answer:
         """The best of the rows of a mask, shapes (1, min(k, rows of the mask)).
 
-        Few are scored exactly. Of many, the tree brings more than asked for and those not allowed are dropped; when too few
-        are left, because the allowed ones are far from this query, they are scored exactly all the same.
+        Few are scored exactly. Of many, the tree brings more than asked for and those not allowed are dropped. Too few are left
+        when the allowed ones are far from this query; then it brings more, until scoring all of them exactly costs less.
 
         Args:
             query: shape (d,). allowed: by row; rows behind its end are not allowed. vectors: by row, shape (n, d).
@@ -103,10 +104,12 @@ class LiveSearcher:
         mask = allowed[:size] & self.places.live[:size]
         n, m = len(self.places), int(np.count_nonzero(mask))
         k = min(k, m)
-        if self.tuning.leaves and m * m > _SCORED_PER_FETCHED * k * n:
-            rows, scores = self.search(query[None], int(_MARGIN * k * n / m) + 1)
+        wanted = int(_MARGIN * k * n / m) + 1 if m else n
+        while self.tuning.leaves and wanted < n and _SCORED_PER_FETCHED * wanted < m:
+            rows, scores = self.search(query[None], wanted)
             passed = (rows[0] >= 0) & (rows[0] < size)
             passed[passed] = mask[rows[0][passed]]
             if np.count_nonzero(passed) >= k:
                 return rows[:, passed][:, :k], scores[:, passed][:, :k]
+            wanted *= _MORE
         return best_in(vectors[:size], mask, query[None], k)
