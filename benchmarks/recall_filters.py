@@ -68,7 +68,7 @@ def _fit(rows: list[dict[str, Any]], items: int) -> dict[str, float]:
         own = [row for row in rows if row["k"] == k and row["kind"] == "chance"]
         ratio = np.log([row["fetch_ms"] / row["score_ms"] for row in own])
         shares = np.log([row["share"] for row in own])
-        if ratio[0] > 0 > ratio[-1]:
+        if (ratio > 0).any() and ratio[-1] < 0:
             at = int(np.flatnonzero(ratio > 0)[-1])
             share = np.exp(np.interp(0, [ratio[at + 1], ratio[at]], [shares[at + 1], shares[at]]))
             found[str(k)] = round(float(share**2 * items / k / live._MARGIN), 2)
