@@ -96,7 +96,8 @@ class SequentialConfig:
 class RecallConfig:
     """Sources and how many items each may bring; ``candidates`` caps their union.
 
-    A catalogue below ``exact_below`` items is searched by brute force, which is exact; above, by a quantized tree.
+    A catalogue below ``exact_below`` items is searched by brute force, which is exact; above, by a quantized tree, as far as
+    ``recall_target`` of what exact search finds needs.
     """
 
     quotas: dict[SourceName, int] = field(
@@ -111,11 +112,13 @@ class RecallConfig:
     two_tower: TwoTowerConfig = field(default_factory=TwoTowerConfig)
     sequential: SequentialConfig = field(default_factory=SequentialConfig)
     exact_below: int = 20_000
+    recall_target: float = 0.98
 
     def __post_init__(self) -> None:
         if not self.quotas:
             raise ConfigError(f"recall.quotas: found none, expected at least one of {[s.value for s in SourceName]}")
         between("recall.candidates", self.candidates, 1, 5_000)
+        between("recall.recall_target", self.recall_target, 0.5, 0.999)
 
 
 @dataclass(kw_only=True)

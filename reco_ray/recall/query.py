@@ -1,7 +1,8 @@
 """What sources see of a request: rows of the release's catalogue instead of ids."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from reco_ray.features import Catalogue
 from reco_ray.types import Request
 
-__all__ = ["Hits", "Query", "Source", "make_query"]
+__all__ = ["Hits", "Query", "Source", "Watched", "make_query"]
 
 Hits = tuple[NDArray[np.int64], NDArray[np.float32]]
 """item_idx (n,) best first and the source's own scores (n,)."""
@@ -50,6 +51,14 @@ class Source(Protocol):
 
     def recall(self, queries: list[Query], k: int) -> list[Hits]:
         """Return at most ``k`` visible items per query, distinct, best first; none when the source has nothing to say."""
+
+
+@runtime_checkable
+class Watched(Protocol):
+    """A source that searches approximately, and can have its recall against exact search measured."""
+
+    def watch(self, report: Callable[[str, float], None]) -> None:
+        """Measure from now on; ``report`` takes the bucket of `index.probe.selectivity` and a recall, from another thread."""
 
 
 def make_query(request: Request, catalogue: Catalogue, seen_items_return: bool, withdrawn: NDArray[np.int64]) -> Query:

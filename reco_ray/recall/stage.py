@@ -2,7 +2,8 @@
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import polars as pl
 from reco_ray.config import RecallConfig, SourceName
 from reco_ray.features import Catalogue
 from reco_ray.recall.merge import line_up, merge
-from reco_ray.recall.query import Hits, Query, Source, make_query
+from reco_ray.recall.query import Hits, Query, Source, Watched, make_query
 from reco_ray.recall.sources.covisit import CovisitSource
 from reco_ray.recall.sources.lists import ListSource
 from reco_ray.recall.sources.sequential import SequentialSource
@@ -70,6 +71,12 @@ class Recall:
         rows = self.catalogue.find(request.items)
         return line_up(rows[rows >= 0], hits, missing)
 
+    def watch(self, report: Callable[[str, str, float], None]) -> None:
+        """Contract of `slate.RecallStage`."""
+        for name, source in self.sources.items():
+            if isinstance(source, Watched):
+                source.watch(partial(report, name))
+
     def alone(self, name: str, requests: Sequence[Request], k: int) -> list[Hits]:
         """What one source would answer on its own, for evaluation."""
         queries: list[Query] = [make_query(r, self.catalogue, self._seen_items_return, self._withdrawn) for r in requests]
@@ -91,9 +98,9 @@ def build(
         CovisitSource.build(pairs, catalogue).save(folder)
     if models is not None:
         if SourceName.two_tower.value in quotas:
-            TwoTowerSource.build(models, catalogue, config.exact_below).save(folder)
+            TwoTowerSource.build(models, catalogue, config).save(folder)
         if SourceName.sequential.value in quotas:
-            SequentialSource.build(models, catalogue, config.exact_below).save(folder)
+            SequentialSource.build(models, catalogue, config).save(folder)
     settings = {
         "quotas": {name.value: quotas[name.value] for name in SourceName if name.value in quotas},
         "candidates": config.candidates,

@@ -20,6 +20,7 @@ from reco_ray.hashing import digest
 from reco_ray.lake import sources, storage, tables
 from reco_ray.rank.features import view_columns
 from reco_ray.rank.sensitive import check_declared
+from reco_ray.recall.index import index_facts
 from reco_ray.recall.sources.sequential import save_model
 from reco_ray.recall.sources.two_tower import save_weights
 from reco_ray.release import assemble, open_release, release_uri, seal
@@ -276,6 +277,7 @@ def _publish_release(work: Work) -> Mapping[str, object]:
         "features_key": features.key,
         "features": asdict(config.features),
         "sensitive_columns": sorted(config.rank.declared_sensitive) if "train_ranker" in work.inputs else [],
+        "indexes": index_facts(bundle),
         "metrics": {k: v for k, v in evaluated.facts.items() if isinstance(v, float)},
         "lake_versions": lake_versions(config),
         "commit": commit(),

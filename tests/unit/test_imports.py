@@ -60,7 +60,7 @@ OUTSIDE = {
     "omegaconf": ["reco_ray/compose.py", "reco_ray/cli/", "jobs/"],
     "pydantic": ["reco_ray/events/contract.py", "reco_ray/serve/"],
     "fastapi": ["reco_ray/events/contract.py", "reco_ray/serve/"],
-    "scann": ["reco_ray/recall/index/vectors.py"],
+    "scann": ["reco_ray/recall/index/searcher.py"],
     "xgboost": ["reco_ray/rank/"],
     "torch": ["reco_ray/recall/training/", "reco_ray/recall/trainer.py", "reco_ray/rank/"],
     "mlflow": ["reco_ray/release/registry.py", "reco_ray/workflow/tracking.py"],

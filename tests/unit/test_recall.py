@@ -1,5 +1,6 @@
 """Recall: one contract for every source, the laws of merging, and two forms of one model."""
 
+import queue
 from itertools import pairwise
 from pathlib import Path
 
@@ -261,6 +262,16 @@ def test_the_index_finds_what_exact_search_finds() -> None:
     shared = np.mean([len(set(a) & set(b)) / 20 for a, b in zip(exact.tolist(), rows.tolist(), strict=True)])
     assert shared > 0.7
     assert (np.diff(scores, axis=1) <= 1e-5).all()
+
+
+def test_the_recall_of_searches_is_reported_under_the_source(folder: Path, row: UserRow) -> None:
+    stage, reports = load(folder), queue.Queue[tuple[str, str, float]]()
+    stage.watch(lambda *said: reports.put(said))
+    for _ in range(2_000):  # one in a hundred is sampled
+        stage.recall([Request(request_id="r", user_id="user-4", user=row)])
+        if not reports.empty():
+            break
+    assert reports.get(timeout=30) == ("two_tower", "all", 1.0)
 
 
 def test_an_index_loads_from_another_place(tmp_path: Path) -> None:
