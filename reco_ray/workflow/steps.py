@@ -299,8 +299,9 @@ def _recommend_batch(work: Work) -> Mapping[str, object]:
 
 def _trained_sources(config: PipelineConfig) -> dict[SourceName, object]:
     """Settings of the models that a source with a quota needs."""
-    settings = {SourceName.two_tower: config.recall.two_tower, SourceName.sequential: config.recall.sequential}
-    return {name: of for name, of in settings.items() if config.recall.quotas.get(name, 0) > 0}
+    recall = config.recall
+    settings = {SourceName.two_tower: recall.two_tower, SourceName.sequential: recall.sequential, SourceName.mf: recall.mf}
+    return {name: of for name, of in settings.items() if recall.quotas.get(name, 0) > 0}
 
 
 STEPS = (
