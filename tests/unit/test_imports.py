@@ -62,6 +62,8 @@ OUTSIDE = {
     "fastapi": ["reco_ray/events/contract.py", "reco_ray/serve/"],
     "scann": ["reco_ray/recall/index/searcher.py"],
     "xgboost": ["reco_ray/rank/"],
+    "implicit": ["reco_ray/recall/training/"],
+    "sklearn": ["reco_ray/recall/training/"],
     "torch": ["reco_ray/recall/training/", "reco_ray/recall/trainer.py", "reco_ray/rank/"],
     "mlflow": ["reco_ray/release/registry.py", "reco_ray/workflow/tracking.py"],
     "confluent_kafka": ["reco_ray/events/kafka.py"],
