@@ -1,4 +1,4 @@
-"""The online store: what a request needs to know of its user, slates made before, which releases get traffic, who may call.
+"""The online store: what a request needs to know of its user, slates made before, releases and their traffic, keys, live items.
 
 User rows, precomputed slates and traffic records come in from jobs, finished answers and profiles from gateways, keys from the
 command line; the gateway reads them, one round trip per request. Valkey protocol only.
@@ -7,6 +7,7 @@ command line; the gateway reads them, one round trip per request. Valkey protoco
 from reco_ray.store.erasures import ErasureStore
 from reco_ray.store.features import LAKE_ITEMS, Change, FeatureStore, fresh_until, registered_views
 from reco_ray.store.fence import Fence, FenceEntry, FenceReader, FenceStore
+from reco_ray.store.items import NO_SLOT, Cursor, Item, ItemChanges, ItemStore, LiveItem
 from reco_ray.store.keys import KeyRecord, KeyStore, Scope, new_key, rotated
 from reco_ray.store.online import OnlineStore, Traffic
 from reco_ray.store.packing import (
@@ -29,7 +30,9 @@ from reco_ray.store.slates import Purges, SlateStore
 __all__ = [
     "LAKE_ITEMS",
     "NO_INTERESTS",
+    "NO_SLOT",
     "Change",
+    "Cursor",
     "ErasureStore",
     "FeatureStore",
     "Fence",
@@ -38,8 +41,12 @@ __all__ = [
     "FenceStore",
     "FinishedSlate",
     "Interests",
+    "Item",
+    "ItemChanges",
+    "ItemStore",
     "KeyRecord",
     "KeyStore",
+    "LiveItem",
     "OnlineStore",
     "Precomputed",
     "Profile",
