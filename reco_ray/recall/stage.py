@@ -70,7 +70,7 @@ class Recall:
 
     def _candidates_of(self, request: Request, hits: list[Hits], missing: tuple[str, ...]) -> Candidates:
         if not request.items:
-            return merge(hits, self.catalogue.keys, self._candidates, missing)
+            return merge(hits, [self._quotas[name] for name in self.sources], self.catalogue.keys, self._candidates, missing)
         rows = self.catalogue.find(request.items)
         return line_up(rows[rows >= 0], hits, missing)
 
@@ -112,9 +112,9 @@ def build(
         if SourceName.sequential.value in quotas:
             SequentialSource.build(models, catalogue, config).save(folder)
         if SourceName.mf.value in quotas:
-            MfSource.build(models, catalogue, config.exact_below).save(folder)
+            MfSource.build(models, catalogue, config).save(folder)
     if SourceName.content.value in quotas:
-        ContentSource.build(items, catalogue, config.content, config.exact_below).save(folder)
+        ContentSource.build(items, catalogue, config).save(folder)
     settings = {
         "quotas": {name.value: quotas[name.value] for name in SourceName if name.value in quotas},
         "candidates": config.candidates,

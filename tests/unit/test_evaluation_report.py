@@ -68,6 +68,8 @@ def test_json_survives_a_round_trip_and_has_the_checks(report: EvaluationReport)
         {"name": "recall_ndcg10", "value": pytest.approx(0.1), "unit": "ndcg"},
         {"name": "ranked_ndcg10", "value": pytest.approx(0.12), "unit": "ndcg"},
         {"name": "reranked_ndcg10", "value": pytest.approx(0.14), "unit": "ndcg"},
+        {"name": "best_source_recall500", "value": pytest.approx(500 / 600), "unit": "share"},
+        {"name": "union_recall500", "value": pytest.approx(500 / 600), "unit": "share"},
     ]
 
 

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 from conftest import FACTORS, packed
 
-from reco_ray.config import ContentConfig, MfConfig
+from reco_ray.config import ContentConfig, MfConfig, RecallConfig
 from reco_ray.errors import ArtifactError
 from reco_ray.features import Catalogue
 from reco_ray.hashing import item_keys
@@ -78,7 +78,7 @@ class TestMf:
     def test_items_without_events_are_never_returned(self, catalogue: Catalogue, tmp_path: Path) -> None:
         factors = np.random.default_rng(5).standard_normal((30, 6)).astype(np.float32)
         save_factors(tmp_path, factors, catalogue.keys[:30], 4.0, 2.0)
-        source = MfSource.build(tmp_path, catalogue, 1_000)
+        source = MfSource.build(tmp_path, catalogue, RecallConfig())
         (found, _) = source.recall([ask(np.array([3, 35]))], 40)[0]
         assert sorted(found.tolist()) == list(range(30))
         assert not source.recall([ask(np.array([35, 36]))], 40)[0][0].size
@@ -118,7 +118,7 @@ def films() -> tuple[ContentSource, list[str]]:
         def find(self, item_ids: list[str]) -> np.ndarray:
             return np.argsort(rows)[[ids.index(each) for each in item_ids]]
 
-    source = ContentSource.build(FILMS.sample(fraction=1, shuffle=True, seed=1), Films(), ContentConfig(), 1_000)  # type: ignore[arg-type]
+    source = ContentSource.build(FILMS.sample(fraction=1, shuffle=True, seed=1), Films(), RecallConfig())  # type: ignore[arg-type]
     return source, [ids[row] for row in rows]
 
 
