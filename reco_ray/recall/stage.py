@@ -18,6 +18,7 @@ from reco_ray.recall.sources.covisit import CovisitSource
 from reco_ray.recall.sources.fresh import FreshSource
 from reco_ray.recall.sources.lists import ListSource
 from reco_ray.recall.sources.mf import MfSource
+from reco_ray.recall.sources.segments import SEGMENTED, Segments
 from reco_ray.recall.sources.sequential import SequentialSource
 from reco_ray.recall.sources.two_tower import TwoTowerSource
 from reco_ray.types import Candidates, Request
@@ -90,6 +91,7 @@ def build(
     folder: Path,
     catalogue: Catalogue,
     items: pl.DataFrame,
+    users: pl.DataFrame,
     pairs: pl.DataFrame,
     models: Path | None,
     config: RecallConfig,
@@ -99,6 +101,7 @@ def build(
 
     Args:
         items: rows of `schema.ITEMS`, those of the catalogue.
+        users: columns seen and features of the user view of the snapshot, of all users or a sample.
         pairs: neighbours (a, b, score) of the snapshot.
         models: folder with the trained embedding models; None when no source that needs one has a quota.
     """
@@ -115,6 +118,8 @@ def build(
             MfSource.build(models, catalogue, config).save(folder)
     if SourceName.content.value in quotas:
         ContentSource.build(items, catalogue, config).save(folder)
+    if quotas.keys() & SEGMENTED.keys():
+        Segments.build(users, catalogue).save(folder)
     settings = {
         "quotas": {name.value: quotas[name.value] for name in SourceName if name.value in quotas},
         "candidates": config.candidates,
@@ -130,6 +135,7 @@ def load(folder: Path) -> Recall:
     settings = json.loads((folder / _FILE).read_text())
     catalogue = Catalogue.load(folder)
     sources: dict[str, Source] = {}
+    segments = Segments.load(folder) if settings["quotas"].keys() & SEGMENTED.keys() else None
     for name in settings["quotas"]:
         match SourceName(name):
             case SourceName.two_tower:
@@ -145,5 +151,5 @@ def load(folder: Path) -> Recall:
             case SourceName.fresh:
                 sources[name] = FreshSource.of(catalogue, settings["fresh_pool"])
             case list_name:
-                sources[name] = ListSource.of(list_name, catalogue)
+                sources[name] = ListSource.of(list_name, catalogue, segments)
     return Recall(catalogue, sources, settings["quotas"], settings["candidates"], settings["seen_items_return"])

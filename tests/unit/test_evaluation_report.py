@@ -74,7 +74,7 @@ def test_json_survives_a_round_trip_and_has_the_checks(report: EvaluationReport)
 
 
 def test_checks_are_named_by_k_and_leave_out_stages_that_did_not_run(report: EvaluationReport) -> None:
-    short = replace(report, k=20, stages=report.stages[:2])
+    short = replace(report, k=20, stages=report.stages[:2], candidate_recall={})
     assert short.to_json()["checks"] == [{"name": "popular_ndcg20", "value": pytest.approx(0.04), "unit": "ndcg"}]
 
 
