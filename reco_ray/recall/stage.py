@@ -18,6 +18,7 @@ from reco_ray.recall.sources.covisit import CovisitSource
 from reco_ray.recall.sources.fresh import FreshSource
 from reco_ray.recall.sources.lists import ListSource
 from reco_ray.recall.sources.mf import MfSource
+from reco_ray.recall.sources.segments import SEGMENTED, Segments
 from reco_ray.recall.sources.sequential import SequentialSource
 from reco_ray.recall.sources.two_tower import TwoTowerSource
 from reco_ray.types import Candidates, Request
@@ -70,7 +71,7 @@ class Recall:
 
     def _candidates_of(self, request: Request, hits: list[Hits], missing: tuple[str, ...]) -> Candidates:
         if not request.items:
-            return merge(hits, self.catalogue.keys, self._candidates, missing)
+            return merge(hits, [self._quotas[name] for name in self.sources], self.catalogue.keys, self._candidates, missing)
         rows = self.catalogue.find(request.items)
         return line_up(rows[rows >= 0], hits, missing)
 
@@ -90,6 +91,7 @@ def build(
     folder: Path,
     catalogue: Catalogue,
     items: pl.DataFrame,
+    users: pl.DataFrame,
     pairs: pl.DataFrame,
     models: Path | None,
     config: RecallConfig,
@@ -99,6 +101,7 @@ def build(
 
     Args:
         items: rows of `schema.ITEMS`, those of the catalogue.
+        users: columns seen and features of the user view of the snapshot, of all users or a sample.
         pairs: neighbours (a, b, score) of the snapshot.
         models: folder with the trained embedding models; None when no source that needs one has a quota.
     """
@@ -112,9 +115,11 @@ def build(
         if SourceName.sequential.value in quotas:
             SequentialSource.build(models, catalogue, config).save(folder)
         if SourceName.mf.value in quotas:
-            MfSource.build(models, catalogue, config.exact_below).save(folder)
+            MfSource.build(models, catalogue, config).save(folder)
     if SourceName.content.value in quotas:
-        ContentSource.build(items, catalogue, config.content, config.exact_below).save(folder)
+        ContentSource.build(items, catalogue, config).save(folder)
+    if quotas.keys() & SEGMENTED.keys():
+        Segments.build(users, catalogue).save(folder)
     settings = {
         "quotas": {name.value: quotas[name.value] for name in SourceName if name.value in quotas},
         "candidates": config.candidates,
@@ -130,6 +135,7 @@ def load(folder: Path) -> Recall:
     settings = json.loads((folder / _FILE).read_text())
     catalogue = Catalogue.load(folder)
     sources: dict[str, Source] = {}
+    segments = Segments.load(folder) if settings["quotas"].keys() & SEGMENTED.keys() else None
     for name in settings["quotas"]:
         match SourceName(name):
             case SourceName.two_tower:
@@ -145,5 +151,5 @@ def load(folder: Path) -> Recall:
             case SourceName.fresh:
                 sources[name] = FreshSource.of(catalogue, settings["fresh_pool"])
             case list_name:
-                sources[name] = ListSource.of(list_name, catalogue)
+                sources[name] = ListSource.of(list_name, catalogue, segments)
     return Recall(catalogue, sources, settings["quotas"], settings["candidates"], settings["seen_items_return"])
