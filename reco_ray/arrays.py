@@ -1,9 +1,15 @@
 """Operations on score arrays that more than one room needs."""
 
+from typing import TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["best_first", "gather_rows", "lookup"]
+__all__ = ["best_first", "gather_rows", "lookup", "with_room"]
+
+T = TypeVar("T", bound=np.generic)
+
+_SPARE = 1_024
 
 
 def best_first(scores: NDArray[np.float32], tie_keys: NDArray[np.uint64], k: int | None = None) -> NDArray[np.int64]:
@@ -47,3 +53,12 @@ def gather_rows(offsets: NDArray[np.int64], rows: NDArray[np.int64]) -> tuple[ND
     owner = np.repeat(np.arange(rows.size), lengths)
     within = np.arange(owner.size) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     return np.repeat(starts, lengths) + within, owner
+
+
+def with_room(array: NDArray[T], n: int) -> NDArray[T]:
+    """The array itself if it has ``n`` rows, else a copy with more than that, so that few copies are made; new rows are 0."""
+    if n <= array.shape[0]:
+        return array
+    larger = np.zeros((n + max(_SPARE, n // 8), *array.shape[1:]), array.dtype)
+    larger[: array.shape[0]] = array
+    return larger

@@ -7,11 +7,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from reco_ray.arrays import with_room
 from reco_ray.features.views import ITEM_COLUMNS
 
 __all__ = ["Growth", "LiveRows", "Room", "stranger"]
 
-_SPARE = 1_024
 _SHRUNK = ("item_positive_share", "item_value_mean", "item_ctr")  # not 0 for an item that nobody has met
 
 
@@ -58,13 +58,8 @@ class Room:
 
     def reach(self, n: int) -> None:
         """Have at least ``n`` rows; new ones are 0."""
-        if n <= self.keys.shape[0]:
-            return
         for each in fields(self):
-            array = getattr(self, each.name)
-            larger = np.zeros((n + max(_SPARE, n // 8), *array.shape[1:]), array.dtype)
-            larger[: array.shape[0]] = array
-            setattr(self, each.name, larger)
+            setattr(self, each.name, with_room(getattr(self, each.name), n))
 
 
 def stranger(features: NDArray[np.float32], events: NDArray[np.int64]) -> NDArray[np.float32]:

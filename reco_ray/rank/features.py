@@ -3,14 +3,18 @@
 Training and serving call this very code, so that a feature cannot mean two things.
 """
 
+import threading
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from reco_ray.arrays import with_room
 from reco_ray.features import CONTEXT_COLUMNS, ITEM_COLUMNS, USER_COLUMNS, Catalogue, ContextRows, Vocabulary
 from reco_ray.features.views import USER_TASTE, Column
 from reco_ray.recall.merge import fuse
+from reco_ray.recall.sources.two_tower import Weights, embed_new
+from reco_ray.store import LiveItem
 from reco_ray.types import Candidates, Request
 
 __all__ = ["RankFeatures", "view_columns"]
@@ -36,20 +40,25 @@ class RankFeatures:
         quotas: of the recall sources by name, in the order of the candidates' columns.
         vectors: item vectors by item_idx, shape (n_items, d); None in a release without towers.
         vocabulary: of the context view, as the ranker was trained with it.
+        towers: of ``vectors``, for items that come while it is loaded.
 
     Attributes:
-        catalogue: as given.
+        catalogue: as given, with what came since.
     """
 
     def __init__(
-        self, catalogue: Catalogue, quotas: Mapping[str, int], vectors: NDArray[np.float32] | None, vocabulary: Vocabulary
+        self,
+        catalogue: Catalogue,
+        quotas: Mapping[str, int],
+        vectors: NDArray[np.float32] | None,
+        vocabulary: Vocabulary,
+        towers: Weights | None = None,
     ) -> None:
         self.catalogue, self._vectors, self.n_sources = catalogue, vectors, len(quotas)
         self._quotas = list(quotas.values())
         self._context = ContextRows(vocabulary)
-        self._items = catalogue.features
-        per_item = np.maximum(catalogue.in_category.sum(axis=1, keepdims=True), 1)
-        self._share = catalogue.in_category / per_item
+        self._items, self._towers = catalogue.features, towers
+        self._lock = threading.Lock()  # between those who change the items, each from a thread of its own
         self.columns: list[str] = [
             "recall_score",
             "recall_place",
@@ -67,10 +76,28 @@ class RankFeatures:
         ]
 
     def refresh_items(self, features: NDArray[np.float32]) -> None:
-        """Take the item view's columns as they are now, by item_idx, in place of those of the release; from any thread."""
-        if features.shape != self.catalogue.features.shape:
-            raise ValueError(f"item features have shape {features.shape}, expected {self.catalogue.features.shape}")
-        self._items = features
+        """Take the item view's columns as they are now, of the first items or all, in place of those of the release.
+
+        From any thread.
+        """
+        with self._lock:
+            now = self.catalogue.features
+            if features.shape[0] > now.shape[0] or features.shape[1:] != now.shape[1:]:
+                raise ValueError(f"item features have shape {features.shape}, expected at most {now.shape}")
+            self._items = np.concatenate([features, now[features.shape[0] :]])
+
+    def follow(self, changes: Sequence[LiveItem]) -> None:
+        """Take items that came and went, from any thread."""
+        with self._lock:
+            catalogue, growth = self.catalogue.with_items(changes)
+            if self._vectors is not None and self._towers is not None:
+                new = growth.put[growth.put >= catalogue.released]
+                vectors = with_room(self._vectors, len(catalogue))
+                vectors[new] = embed_new(self._towers, catalogue, new)
+                self._vectors = vectors
+            if len(catalogue) > self._items.shape[0]:
+                self._items = np.concatenate([self._items, catalogue.features[self._items.shape[0] :]])
+            self.catalogue = catalogue  # last: who asks by it finds the rest
 
     def matrix(self, request: Request, candidates: Candidates) -> NDArray[np.float32]:
         """Return the features of each candidate, float32, shape (n, len(columns)).
@@ -115,7 +142,8 @@ class RankFeatures:
         if not known:
             return np.zeros((item_idx.size, 2), np.float32)
         taste = user[len(USER_COLUMNS) :].reshape(2, c)
-        return np.asarray(self._share[item_idx] @ taste.T, np.float32)
+        of = self.catalogue.in_category[item_idx]
+        return np.asarray(of / np.maximum(of.sum(axis=1, keepdims=True), 1) @ taste.T, np.float32)
 
     def _mean_popularity(self, history: NDArray[np.int64]) -> float:
         return float(self._items[history, _EVENTS].mean()) if history.size else 0.0

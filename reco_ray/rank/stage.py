@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ from reco_ray.errors import ArtifactError
 from reco_ray.features import Catalogue, Vocabulary
 from reco_ray.rank.features import RankFeatures
 from reco_ray.recall.index import vectors_file
-from reco_ray.recall.sources.two_tower import INDEX
+from reco_ray.recall.sources.two_tower import INDEX, load_weights
+from reco_ray.store import LiveItem
 from reco_ray.types import Candidates, Request
 
 __all__ = ["RecallOrder", "XGBoostRanker", "build", "load"]
@@ -42,22 +44,32 @@ class XGBoostRanker:
     def __init__(self, model: xgboost.Booster, features: RankFeatures) -> None:
         model.set_param({"nthread": 1})  # replicas are the parallelism; threads of many replicas would fight
         self._model, self.features, self.n_sources = model, features, features.n_sources
+        self.unknown = 0
 
     def score(self, requests: Sequence[Request], candidates: Sequence[Candidates]) -> list[NDArray[np.float32]]:
         """Score all candidates of the batch in one call.
 
         Neighbours of an item, and lists for users without a history, keep recall's order: the model was trained on neither.
+        An item that is not known here yet gets the least score.
         """
+        n = len(self.features.catalogue)
         personal = [i for i, request in enumerate(requests) if _has_history(request) and len(candidates[i])]
         scores = [c.scores for c in candidates]
         if not personal:
             return scores
-        matrices = [self.features.matrix(requests[i], candidates[i]) for i in personal]
+        matrices = [self.features.matrix(requests[i], _within(candidates[i], n)) for i in personal]
         flat = self._model.inplace_predict(np.concatenate(matrices), validate_features=False)
         ends = np.cumsum([m.shape[0] for m in matrices])[:-1]
         for i, part in zip(personal, np.split(flat.astype(np.float32), ends), strict=True):
             scores[i] = part
+            if (unknown := candidates[i].item_idx >= n).any():
+                part[unknown] = part[~unknown].min(initial=0)
+                self.unknown += int(np.count_nonzero(unknown))
         return scores
+
+    def follow(self, changes: Sequence[LiveItem]) -> None:
+        """Contract of `slate.LiveStage`."""
+        self.features.follow(changes)
 
     def importances(self, top: int = 15) -> list[tuple[str, float]]:
         """Total gain by column, largest first, as shares of the whole."""
@@ -67,6 +79,12 @@ class XGBoostRanker:
             (self.features.columns[int(k[1:])] if k not in self.features.columns else k, g / whole) for k, g in gains.items()
         ]
         return sorted(named, key=lambda pair: -pair[1])[:top]
+
+
+def _within(candidates: Candidates, n: int) -> Candidates:
+    """The candidates with other items in place of those whose rows, ``n`` and up, are not known here yet."""
+    known = candidates.item_idx < n
+    return candidates if known.all() else replace(candidates, item_idx=np.where(known, candidates.item_idx, 0).astype(np.int32))
 
 
 def _has_history(request: Request) -> bool:
@@ -101,8 +119,10 @@ def rank_features(folder: Path, vocabulary: Vocabulary = _NO_VOCABULARY) -> Rank
     """Make the feature builder of a release's folder (its recall stage must be there)."""
     quotas = json.loads((folder / "recall.json").read_text())["quotas"]
     stored = vectors_file(folder, INDEX)
-    vectors = np.load(stored, allow_pickle=False) if stored.is_file() else None
-    return RankFeatures(Catalogue.load(folder), quotas, vectors, vocabulary)
+    if not stored.is_file():
+        return RankFeatures(Catalogue.load(folder), quotas, None, vocabulary)
+    vectors = np.load(stored, allow_pickle=False)
+    return RankFeatures(Catalogue.load(folder), quotas, vectors, vocabulary, load_weights(folder)[0])
 
 
 def _vocabulary(folder: Path) -> Vocabulary:

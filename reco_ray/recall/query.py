@@ -7,11 +7,11 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from reco_ray.features import USER_COLUMNS, Catalogue
+from reco_ray.features import USER_COLUMNS, Catalogue, Growth
 from reco_ray.hashing import hash64
 from reco_ray.types import Request
 
-__all__ = ["Hits", "Query", "Source", "Watched", "make_query"]
+__all__ = ["Hits", "Live", "Query", "Source", "Watched", "make_query"]
 
 Hits = tuple[NDArray[np.int64], NDArray[np.float32]]
 """item_idx (n,) best first and the source's own scores (n,)."""
@@ -67,6 +67,17 @@ class Watched(Protocol):
 
     def watch(self, report: Callable[[str, float], None]) -> None:
         """Measure from now on; ``report`` takes the bucket of `index.probe.selectivity` and a recall, from another thread."""
+
+
+@runtime_checkable
+class Live(Protocol):
+    """A source that takes items while it is loaded. Rows behind those that it was loaded with are of items that came since."""
+
+    def put(self, catalogue: Catalogue, growth: Growth) -> None:
+        """Bring the rows ``growth.put`` from now on; they are others than ``growth.removed``."""
+
+    def remove(self, rows: NDArray[np.int64]) -> None:
+        """Do not spend a place on these rows any more; the queries hide them."""
 
 
 def make_query(request: Request, catalogue: Catalogue, seen_items_return: bool, withdrawn: NDArray[np.int64]) -> Query:

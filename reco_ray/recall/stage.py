@@ -2,6 +2,7 @@
 
 import json
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ import polars as pl
 from reco_ray.config import EncoderName, RecallConfig, SourceName
 from reco_ray.features import Catalogue
 from reco_ray.recall.merge import line_up, merge
-from reco_ray.recall.query import Hits, Query, Source, Watched, make_query
+from reco_ray.recall.query import Hits, Live, Query, Source, Watched, make_query
 from reco_ray.recall.sources.content import ContentSource
 from reco_ray.recall.sources.covisit import CovisitSource
 from reco_ray.recall.sources.fresh import FreshSource
@@ -21,6 +22,7 @@ from reco_ray.recall.sources.mf import MfSource
 from reco_ray.recall.sources.segments import SEGMENTED, Segments
 from reco_ray.recall.sources.sequential import SequentialSource
 from reco_ray.recall.sources.two_tower import TwoTowerSource
+from reco_ray.store import LiveItem
 from reco_ray.types import Candidates, Request
 
 __all__ = ["Recall", "build", "load"]
@@ -44,6 +46,8 @@ class Recall:
         self.catalogue, self.sources, self._quotas = catalogue, sources, quotas
         self._candidates, self._seen_items_return = candidates, seen_items_return
         self._withdrawn = np.flatnonzero(~catalogue.available)
+        self._lock = threading.Lock()  # between requests, and changes from another thread
+        self.unknown = 0
 
     @property
     def names(self) -> list[str]:
@@ -57,6 +61,23 @@ class Recall:
         included. The sources are asked as for any request of this user, so that their evidence means to the ranker what it
         meant in training; of an item that they would not have returned they say nothing.
         """
+        with self._lock:
+            return self._recall(requests)
+
+    def follow(self, changes: Sequence[LiveItem]) -> None:
+        """Contract of `slate.LiveStage`. A source that fails at it goes on with what it has."""
+        with self._lock:
+            self.catalogue, growth = self.catalogue.with_items(changes)
+            self._withdrawn = np.flatnonzero(~self.catalogue.available)
+            for name, source in self.sources.items():
+                if isinstance(source, Live):
+                    try:
+                        source.remove(growth.removed)
+                        source.put(self.catalogue, growth)
+                    except Exception:
+                        log.exception("source %s did not take %d changes of items", name, len(changes))
+
+    def _recall(self, requests: Sequence[Request]) -> list[Candidates]:
         queries = [make_query(r, self.catalogue, self._seen_items_return, self._withdrawn) for r in requests]
         hits: list[list[Hits]] = []
         missing = []

@@ -6,6 +6,7 @@ them, and items that the release does not know follow the others in the caller's
 """
 
 import json
+import threading
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from reco_ray.config import RerankConfig
 from reco_ray.features import Catalogue
 from reco_ray.recall.query import Query, make_query
 from reco_ray.rerank.diversity import mmr
+from reco_ray.store import LiveItem
 from reco_ray.types import Candidates, Request, Slate
 
 __all__ = ["Rerank", "build", "load"]
@@ -33,44 +35,57 @@ class Rerank:
     """
 
     def __init__(self, catalogue: Catalogue, config: RerankConfig, sources: Sequence[str]) -> None:
-        self._catalogue, self._config, self._sources = catalogue, config, list(sources)
-        norms = np.linalg.norm(catalogue.in_category, axis=1, keepdims=True)
-        self._unit = (catalogue.in_category / np.maximum(norms, 1e-9)).astype(np.float32)
-        blocked = catalogue.find(config.blocked)
-        self._hidden = np.unique(np.concatenate([blocked[blocked >= 0], np.flatnonzero(~catalogue.available)]))
-        boost = np.zeros(len(catalogue.categories), np.float32)
+        self._config, self._sources = config, list(sources)
+        self._boosts = np.zeros(len(catalogue.categories), np.float32)
         for category, amount in config.boosts.items():
             if category in catalogue.categories:
-                boost[catalogue.categories.index(category)] = amount
-        self._boost = (catalogue.in_category @ boost).astype(np.float32)
+                self._boosts[catalogue.categories.index(category)] = amount
+        self._lock = threading.Lock()  # between requests, and changes from another thread
+        self.unknown = 0
+        self._take(catalogue)
+
+    def _take(self, catalogue: Catalogue) -> None:
+        self._catalogue = catalogue
+        blocked = catalogue.find(self._config.blocked)
+        self._hidden = np.unique(np.concatenate([blocked[blocked >= 0], np.flatnonzero(~catalogue.available)]))
+
+    def follow(self, changes: Sequence[LiveItem]) -> None:
+        """Contract of `slate.LiveStage`."""
+        with self._lock:
+            self._take(self._catalogue.with_items(changes)[0])
 
     def arrange(
         self, requests: Sequence[Request], candidates: Sequence[Candidates], scores: Sequence[NDArray[np.float32]]
     ) -> list[Slate]:
         """Contract of `slate.RerankStage`; what is less than full is named in ``degraded``."""
-        return [self._one(r, c, s) for r, c, s in zip(requests, candidates, scores, strict=True)]
+        with self._lock:
+            return [self._one(r, c, s) for r, c, s in zip(requests, candidates, scores, strict=True)]
 
     def _one(self, request: Request, candidates: Candidates, scores: NDArray[np.float32]) -> Slate:
         seen_items_return = self._config.seen_items_return or bool(request.items)
         query = make_query(request, self._catalogue, seen_items_return, self._hidden)
+        catalogue = self._catalogue
         rows = candidates.item_idx.astype(np.int64)
-        kept = np.flatnonzero(query.visible(rows))
+        known = np.flatnonzero(rows < len(catalogue))
+        self.unknown += rows.size - known.size
+        kept = known[query.visible(rows[known])]
         rows, scores = rows[kept], scores[kept]
-        standard = _standardise(scores) + self._boost[rows]
+        boost = catalogue.in_category[rows] @ self._boosts
+        standard = np.asarray(_standardise(scores) + boost, np.float32)
         if request.items:
             chosen = best_first(standard, np.arange(rows.size, dtype=np.uint64), request.k)
         else:
-            pool = best_first(standard, self._catalogue.keys[rows], max(request.k, self._config.diversity_pool))
-            near = self._unit[rows[pool]]
+            pool = best_first(standard, catalogue.keys[rows], max(request.k, self._config.diversity_pool))
+            near = _unit(catalogue.in_category[rows[pool]])
             chosen = pool[mmr(standard[pool], near, request.k, self._config.diversity, self._config.category_cap)]
         item_idx = rows[chosen]
         bits = candidates.sources[kept][chosen]
-        boosted = self._boost[item_idx] != 0
+        boosted = boost[chosen] != 0
         unknown = self._unknown(request)
         slate = Slate(
             request_id=request.request_id,
-            item_ids=tuple(self._catalogue.item_ids[i] for i in item_idx),
-            titles=tuple(self._catalogue.titles[i] for i in item_idx),
+            item_ids=tuple(catalogue.item_ids[i] for i in item_idx),
+            titles=tuple(catalogue.titles[i] for i in item_idx),
             scores=scores[chosen],
             propensities=np.ones(item_idx.size, np.float32),
             reasons=tuple(self._reasons(int(b), bool(x)) for b, x in zip(bits, boosted, strict=True)),
@@ -112,6 +127,11 @@ def _append(slate: Slate, unknown: tuple[str, ...]) -> Slate:
         propensities=np.concatenate([slate.propensities, np.ones(n, np.float32)]),
         reasons=slate.reasons + (("unknown_item",),) * n,
     )
+
+
+def _unit(in_category: NDArray[np.float32]) -> NDArray[np.float32]:
+    norms = np.linalg.norm(in_category, axis=1, keepdims=True)
+    return np.asarray(in_category / np.maximum(norms, 1e-9), np.float32)
 
 
 def _standardise(scores: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -5,6 +5,16 @@ Stages are loaded from a release's folder; nothing here knows of Ray or HTTP. `p
 
 from reco_ray.slate.pipeline import Pipeline
 from reco_ray.slate.popular import PopularList
-from reco_ray.slate.stages import RankStage, RecallStage, RerankStage, load_rank, load_recall, load_rerank
+from reco_ray.slate.stages import LiveStage, RankStage, RecallStage, RerankStage, load_rank, load_recall, load_rerank
 
-__all__ = ["Pipeline", "PopularList", "RankStage", "RecallStage", "RerankStage", "load_rank", "load_recall", "load_rerank"]
+__all__ = [
+    "LiveStage",
+    "Pipeline",
+    "PopularList",
+    "RankStage",
+    "RecallStage",
+    "RerankStage",
+    "load_rank",
+    "load_recall",
+    "load_rerank",
+]

@@ -6,14 +6,15 @@ All of them take and return lists of the same length, so that a batch of one and
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from reco_ray.store import LiveItem
 from reco_ray.types import Candidates, Request, Slate
 
-__all__ = ["RankStage", "RecallStage", "RerankStage", "load_rank", "load_recall", "load_rerank"]
+__all__ = ["LiveStage", "RankStage", "RecallStage", "RerankStage", "load_rank", "load_recall", "load_rerank"]
 
 
 class RecallStage(Protocol):
@@ -61,6 +62,20 @@ class RerankStage(Protocol):
         scores: Sequence[NDArray[np.float32]],
     ) -> list[Slate]:
         """Return a slate per request, at most ``k`` items each."""
+
+
+@runtime_checkable
+class LiveStage(Protocol):
+    """A stage that takes items which come and go while it is loaded.
+
+    Attributes:
+        unknown: candidates so far that were passed over, because this stage did not know their items yet.
+    """
+
+    unknown: int
+
+    def follow(self, changes: Sequence[LiveItem]) -> None:
+        """Take changes, in their order, at most one of each item; from a thread of its own, while requests go on."""
 
 
 def load_recall(folder: Path) -> RecallStage:

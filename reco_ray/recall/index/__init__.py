@@ -4,8 +4,8 @@ A release's item vectors come in, `nearest` answers queries with hits; the sourc
 """
 
 from reco_ray.recall.index.files import index_facts, vectors_file
-from reco_ray.recall.index.nearest import nearest
+from reco_ray.recall.index.nearest import nearest, put_back
 from reco_ray.recall.index.probe import Probe, Report
 from reco_ray.recall.index.vectors import VectorIndex
 
-__all__ = ["Probe", "Report", "VectorIndex", "index_facts", "nearest", "vectors_file"]
+__all__ = ["Probe", "Report", "VectorIndex", "index_facts", "nearest", "put_back", "vectors_file"]

@@ -9,7 +9,7 @@ from reco_ray.recall.index.probe import Probe
 from reco_ray.recall.index.vectors import VectorIndex
 from reco_ray.recall.query import Hits, Query
 
-__all__ = ["nearest"]
+__all__ = ["nearest", "put_back"]
 
 _EXTRA = 3  # at most so many times k is fetched beyond k to search past what is hidden
 
@@ -39,6 +39,12 @@ def nearest(
         if probe is not None:
             probe.offer(points[i], query, k, hits[i][0])
     return hits
+
+
+def put_back(index: VectorIndex, rows: NDArray[np.int64]) -> None:
+    """Let rows that were removed be found again, with the vectors that they had; rows behind the last are passed over."""
+    rows = rows[rows < len(index.vectors)]
+    index.put(rows, index.vectors[rows])
 
 
 def _visible(query: Query, rows: NDArray[np.int64], scores: NDArray[np.float32], k: int) -> Hits:

@@ -13,8 +13,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from reco_ray.config import ContentConfig, EncoderName, RecallConfig
-from reco_ray.features import Catalogue
-from reco_ray.recall.index import Probe, Report, VectorIndex, nearest
+from reco_ray.features import Catalogue, Growth
+from reco_ray.recall.index import Probe, Report, VectorIndex, nearest, put_back
 from reco_ray.recall.query import Hits, Query
 from reco_ray.recall.sources.lsa import LsaEncoder
 
@@ -56,7 +56,7 @@ class ContentSource:
     """
 
     def __init__(self, encoder: TextEncoder, index: VectorIndex) -> None:
-        self._encoder, self._index = encoder, index
+        self._encoder, self._index, self._released = encoder, index, len(index.vectors)
         self._probe: Probe | None = None
 
     @classmethod
@@ -85,6 +85,16 @@ class ContentSource:
     def watch(self, report: Report) -> None:
         """Contract of `query.Watched`."""
         self._probe = Probe(self._index, report)
+
+    def put(self, catalogue: Catalogue, growth: Growth) -> None:
+        """Contract of `query.Live`."""
+        new = growth.put >= self._released
+        put_back(self._index, growth.put[~new])
+        self._index.put(growth.put[new], self.encode(growth.described.filter(new)))
+
+    def remove(self, rows: NDArray[np.int64]) -> None:
+        """Contract of `query.Live`."""
+        self._index.remove(rows)
 
     def recall(self, queries: list[Query], k: int) -> list[Hits]:
         """Search once for all queries whose history has texts; contract of `query.Source`."""

@@ -61,14 +61,14 @@ class CovisitSource:
         return [self._neighbourhood(query, k) for query in queries]
 
     def _neighbourhood(self, query: Query, k: int) -> Hits:
-        steps_back = np.arange(query.history.size)[::-1]
-        weight = query.weights * _DECAY**steps_back
-        entries, owner = gather_rows(self._offsets, query.history)
+        weight = query.weights * _DECAY ** np.arange(query.history.size)[::-1]
+        known = query.history < self._offsets.size - 1  # of items that came since it knows nothing
+        entries, owner = gather_rows(self._offsets, query.history[known])
         if not entries.size:
             return np.empty(0, np.int64), np.empty(0, np.float32)
         found, inverse = np.unique(self._neighbours[entries], return_inverse=True)
         rows = found.astype(np.int64)
-        sums: NDArray[np.float32] = np.bincount(inverse, self._scores[entries] * weight[owner]).astype(np.float32)
+        sums: NDArray[np.float32] = np.bincount(inverse, self._scores[entries] * weight[known][owner]).astype(np.float32)
         mask = query.visible(rows)
         rows, sums = rows[mask], sums[mask]
         top = best_first(sums, self._tie_keys[rows], k)

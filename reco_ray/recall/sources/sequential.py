@@ -13,8 +13,8 @@ from safetensors.numpy import load_file, save_file
 from reco_ray.arrays import lookup
 from reco_ray.config import RecallConfig
 from reco_ray.errors import ArtifactError
-from reco_ray.features import Catalogue
-from reco_ray.recall.index import Probe, Report, VectorIndex, nearest
+from reco_ray.features import Catalogue, Growth
+from reco_ray.recall.index import Probe, Report, VectorIndex, nearest, put_back
 from reco_ray.recall.query import Hits, Query
 
 __all__ = ["INDEX", "SequentialSource", "load_model", "next_vector", "save_model"]
@@ -144,6 +144,14 @@ class SequentialSource:
     def watch(self, report: Report) -> None:
         """Contract of `query.Watched`."""
         self._probe = Probe(self._index, report)
+
+    def put(self, catalogue: Catalogue, growth: Growth) -> None:
+        """Contract of `query.Live`; new items have nothing that it goes by."""
+        put_back(self._index, growth.put)
+
+    def remove(self, rows: NDArray[np.int64]) -> None:
+        """Contract of `query.Live`."""
+        self._index.remove(rows)
 
     def recall(self, queries: list[Query], k: int) -> list[Hits]:
         """Search once for all personal queries of whose history the model knows some; contract of `query.Source`."""

@@ -13,11 +13,11 @@ from safetensors.numpy import load_file, save_file
 from reco_ray.arrays import lookup
 from reco_ray.config import RecallConfig
 from reco_ray.errors import ArtifactError
-from reco_ray.features import Catalogue
-from reco_ray.recall.index import Probe, Report, VectorIndex, nearest
+from reco_ray.features import Catalogue, Growth
+from reco_ray.recall.index import Probe, Report, VectorIndex, nearest, put_back
 from reco_ray.recall.query import Hits, Query
 
-__all__ = ["INDEX", "TwoTowerSource", "embed_items", "embed_users", "item_inputs", "load_weights", "save_weights"]
+__all__ = ["INDEX", "TwoTowerSource", "embed_items", "embed_new", "embed_users", "item_inputs", "load_weights", "save_weights"]
 
 Weights = dict[str, NDArray[np.float32]]
 
@@ -33,10 +33,13 @@ def item_inputs(catalogue: Catalogue, trained_keys: NDArray[np.uint64]) -> tuple
         trained_keys: keys of the items with a row in the id table, ascending.
     Returns: id row, 0 for an item the model was not trained on, shape (n,); content: categories and year, shape (n, C + 2).
     """
-    id_rows = lookup(trained_keys, catalogue.keys) + 1
-    decade = catalogue.column("item_year")[:, None]
-    has_year = (catalogue.years > 0).astype(np.float32)[:, None]
-    return id_rows, np.concatenate([catalogue.in_category, decade, has_year], axis=1).astype(np.float32)
+    return lookup(trained_keys, catalogue.keys) + 1, _content(catalogue, np.arange(len(catalogue)))
+
+
+def _content(catalogue: Catalogue, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    decade = catalogue.column("item_year")[rows, None]
+    has_year = (catalogue.years[rows, None] > 0).astype(np.float32)
+    return np.concatenate([catalogue.in_category[rows], decade, has_year], axis=1).astype(np.float32)
 
 
 def embed_items(weights: Weights, id_rows: NDArray[np.int64], content: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -45,6 +48,11 @@ def embed_items(weights: Weights, id_rows: NDArray[np.int64], content: NDArray[n
     hidden = np.maximum(x @ weights["item_hidden.weight"].T + weights["item_hidden.bias"], 0)
     out = weights["item_id.weight"][id_rows] + hidden @ weights["item_out.weight"].T + weights["item_out.bias"]
     return _unit(out)
+
+
+def embed_new(weights: Weights, catalogue: Catalogue, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Item tower for rows that the model was not trained on: by their content alone. Unit vectors, shape (m, d)."""
+    return embed_items(weights, np.zeros(rows.size, np.int64), _content(catalogue, rows))
 
 
 def embed_users(
@@ -97,7 +105,7 @@ class TwoTowerSource:
     """
 
     def __init__(self, weights: Weights, index: VectorIndex) -> None:
-        self._weights, self._index = weights, index
+        self._weights, self._index, self._released = weights, index, len(index.vectors)
         self._probe: Probe | None = None
 
     @classmethod
@@ -133,17 +141,31 @@ class TwoTowerSource:
         """Contract of `query.Watched`."""
         self._probe = Probe(self._index, report)
 
+    def put(self, catalogue: Catalogue, growth: Growth) -> None:
+        """Contract of `query.Live`."""
+        put_back(self._index, growth.put[growth.put < self._released])
+        new = growth.put[growth.put >= self._released]
+        self._index.put(new, embed_new(self._weights, catalogue, new))
+
+    def remove(self, rows: NDArray[np.int64]) -> None:
+        """Contract of `query.Live`."""
+        self._index.remove(rows)
+
     def recall(self, queries: list[Query], k: int) -> list[Hits]:
         """Search once for all queries that have a history; contract of `query.Source`."""
         out: list[Hits] = [(np.empty(0, np.int64), np.empty(0, np.float32))] * len(queries)
-        known = [i for i, query in enumerate(queries) if query.history.size]
-        if known:
-            points = np.stack([self._point(queries[i], self._index.vectors) for i in known])
-            for i, hits in zip(known, nearest(self._index, points, [queries[i] for i in known], k, self._probe), strict=True):
+        n = len(self._index.vectors)
+        known = [i for i, query in enumerate(queries) if (query.history < n).any()]
+        points = {i: point for i in known if (point := self._point(queries[i], self._index.vectors)).any()}
+        if points:
+            asked = [queries[i] for i in points]
+            found = nearest(self._index, np.stack(list(points.values())), asked, k, self._probe)
+            for i, hits in zip(points, found, strict=True):
                 out[i] = hits
         return out
 
     def _point(self, query: Query, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         if query.similar_to is not None:
             return np.asarray(vectors[query.similar_to])
-        return _embed_user(self._weights, vectors[query.history], query.weights)
+        known = query.history < len(vectors)
+        return _embed_user(self._weights, vectors[query.history[known]], query.weights[known])
