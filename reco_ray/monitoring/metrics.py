@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
-__all__ = ["EventMetrics", "FeatureMetrics", "GatewayMetrics", "RecallMetrics", "SinkMetrics"]
+__all__ = ["EventMetrics", "FeatureMetrics", "GatewayMetrics", "ItemMetrics", "RecallMetrics", "SinkMetrics"]
 
 _LATENCY_MS = [0.5, 1, 1.5, 2, 3, 4, 5, 7, 10, 14, 20, 28, 40, 56, 80, 110, 150, 250, 500, 1000]
 _RECALL = [0.5, 0.7, 0.8, 0.9, 0.95, 0.96, 0.97, 0.98, 0.99, 0.995, 0.999]
+_LAG_S = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1, 1.5, 2, 3, 4, 5, 7, 10, 30, 60]
 _ROWS = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32]
 _SINK_ROWS = [1, 10, 100, 1_000, 5_000, 10_000, 20_000, 50_000, 100_000, 1_000_000]
 _COMMIT_MS = [5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 60_000]
@@ -164,6 +165,38 @@ class RecallMetrics:
             for source, n in counts.items():
                 if n:
                     counter.inc(n, {"release": self._release, "source": source})
+
+
+class ItemMetrics:
+    """What a replica that follows the live items counts.
+
+    Args:
+        stage, release: labels of all; a gateway has no release.
+    """
+
+    def __init__(self, stage: str, release: str = "") -> None:
+        self._tags = {"stage": stage, "release": release}
+        names = tuple(self._tags)
+        self._lag_s = Histogram(
+            "reco_items_lag_seconds",
+            description="Seconds from a change of a live item in the online store to its being in force in a replica.",
+            boundaries=_LAG_S,
+            tag_keys=names,
+        )
+        self._unknown = Counter(
+            "reco_items_unknown_total",
+            description="Candidates that a stage passed over, because it did not know their items yet.",
+            tag_keys=names,
+        )
+
+    def taken(self, lags_s: Sequence[float]) -> None:
+        """Changes are in force."""
+        for lag_s in lags_s:
+            self._lag_s.observe(max(0.0, lag_s), self._tags)
+
+    def unknown(self, candidates: int) -> None:
+        """So many more candidates were passed over."""
+        self._unknown.inc(candidates, self._tags)
 
 
 class SinkMetrics:

@@ -29,8 +29,8 @@ def build_gateway(args: GatewayArgs) -> Application:
 
 def build_release(args: ReleaseArgs) -> Application:
     """Build the application of one release: three deployments, no route of its own."""
-    where, options = (args.root, args.release_id, args.loader), release_options(args)
-    recall, ranker = _bind(Recall, options, *where), _bind(Ranker, options, *where, args.store_url, args.namespace)
+    where, options = (args.root, args.release_id, args.loader, args.store_url, args.namespace), release_options(args)
+    recall, ranker = _bind(Recall, options, *where), _bind(Ranker, options, *where)
     return _bind(Reranker, options, *where, [recall, ranker])
 
 

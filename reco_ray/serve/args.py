@@ -94,7 +94,8 @@ class ReleaseArgs(Args):
     """Arguments of a release's application.
 
     Attributes:
-        store_url: of the online store, from which the ranker keeps its items' features fresh; empty: they stay as published.
+        store_url: of the online store, from which the stages learn which items came and went, and the ranker its items'
+            features; empty: all stays as published.
     """
 
     root: str

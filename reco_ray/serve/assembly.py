@@ -19,6 +19,7 @@ from reco_ray.serve.caching.cache_key import SlateKey
 from reco_ray.serve.caching.finished import precomputed_of
 from reco_ray.serve.caching.purging import PurgeFollower
 from reco_ray.serve.caching.refresh import Refresher
+from reco_ray.serve.caching.withdrawn import Withdrawn
 from reco_ray.serve.caching.writeback import Writeback
 from reco_ray.serve.events.backpressure import LagMetrics, LagWatch
 from reco_ray.serve.events.intake import EventIntake, EventMetrics
@@ -30,6 +31,8 @@ from reco_ray.serve.http.asgi import HttpApp
 from reco_ray.serve.path.exposures import ExposureMetrics, Exposures
 from reco_ray.serve.path.fleet import Connected, Fleet
 from reco_ray.serve.path.freshness import Freshness, FreshnessMetrics
+from reco_ray.serve.path.item_calls import ItemCalls
+from reco_ray.serve.path.items import ItemFollower, ItemMetrics
 from reco_ray.serve.path.pipeline import LoggingObserver, Observer
 from reco_ray.serve.path.profiles import ProfileCalls
 from reco_ray.serve.path.reads import StoreReads
@@ -39,7 +42,16 @@ from reco_ray.serve.path.watch import Replicas, ReplicaWatch
 from reco_ray.serve.privacy.erasures import ErasureCalls
 from reco_ray.serve.privacy.following import FenceFollower
 from reco_ray.serve.served import Recorder, ServedMetrics
-from reco_ray.store import ErasureStore, FenceStore, FinishedSlate, OnlineStore, ProfileStore, SlateStore, fresh_until
+from reco_ray.store import (
+    ErasureStore,
+    FenceStore,
+    FinishedSlate,
+    ItemStore,
+    OnlineStore,
+    ProfileStore,
+    SlateStore,
+    fresh_until,
+)
 
 __all__ = ["CountsEvents", "GatewayParts", "Metrics"]
 
@@ -84,13 +96,16 @@ class GatewayParts:
         replica: str,
         folder: Path,
         event_metrics: CountsEvents,
+        item_metrics: ItemMetrics,
     ) -> None:
         self._metrics = metrics
         self._store = store = OnlineStore(args.store_url, args.namespace, timeout_s=args.store_timeout_ms / 1e3)
         cache_life_s = args.cache.ttl_s * (1 + args.cache.jitter) + args.cache.stale_s
         slates = SlateStore(store, life_s=cache_life_s, precomputed_s=args.precomputed_ttl_days * 86_400)
         self._writeback, self._refresher = Writeback(slates.write), Refresher(args.cache.refresh_precomputed_s)
-        self._cache = SlateCache(args.cache, self._kept)
+        withdrawn = Withdrawn()
+        self._cache = SlateCache(args.cache, self._kept, withdrawn=withdrawn)
+        follower = ItemFollower(ItemStore(store).since, withdrawn.follow, item_metrics)
         self._shares = args.cache.ttl_s > 0
         self._counted = asdict(self._cache.stats)
         self._admission = Admission(args.deadline_ms / 1e3 * _TOLERATED_WAIT, most=args.most_at_work)
@@ -121,11 +136,14 @@ class GatewayParts:
             hides=self._fence.hides,
             unprofiled=partial(unprofiled, args.unprofiled),
             late=self._freshness.late,
+            withdrawn=withdrawn,
+            items_known=lambda: follower.complete,
         )
         # a pool of its own, with time: what applications write must not take the connections, nor miss the deadline, of
         # recommendations
         self._patient_store = patient = OnlineStore(args.store_url, args.namespace, timeout_s=_PATIENT_TIMEOUT_S)
         profiles = ProfileStore(patient, SlateStore(patient))
+        self._items = ItemCalls(ItemStore(patient), follower)
         self._bus = open_producer(args.events, args.namespace, args.store_url)
         self._lags = LagWatch(self._bus, args.events.max_lag, event_metrics)
         intake = EventIntake(
@@ -148,6 +166,7 @@ class GatewayParts:
             record=Recorder(metrics, self._log, traces),
             gate=self._gate,
             erasures=ErasureCalls(ErasureStore(store), self._fence),
+            items=self._items,
             profiles=ProfileCalls(profiles, self._fence.hides, self._purges.purge_user),
             behind=lambda: self._pulse.behind_s() > tolerated_s,
             events=intake,
@@ -160,9 +179,11 @@ class GatewayParts:
         if self._gate is not None:
             await self._gate.refresh()
         await self._fence.refresh()
+        await self._items.refresh()
         await self._fleet.load_now(_FIRST_LOAD_TIMEOUT_S)
         runs = {
             "fence": self._fence.run(),
+            "items": self._items.run(),
             "traffic": self._fleet.run(),
             "purges": self._purges.run(),
             "replicas": self._watch.run(),

@@ -19,7 +19,7 @@ from ray.serve.context import _get_global_client
 from ray.serve.handle import DeploymentHandle
 
 from reco_ray.errors import ArtifactError
-from reco_ray.monitoring.metrics import EventMetrics, GatewayMetrics, RecallMetrics
+from reco_ray.monitoring.metrics import EventMetrics, GatewayMetrics, ItemMetrics, RecallMetrics
 from reco_ray.release import read_part
 from reco_ray.rerank import POPULAR
 from reco_ray.serve.args import GatewayArgs
@@ -27,6 +27,7 @@ from reco_ray.serve.assembly import Connect, GatewayParts
 from reco_ray.serve.http.asgi import HttpApp
 from reco_ray.serve.path import wire
 from reco_ray.serve.path.fleet import Connected
+from reco_ray.serve.path.items import keep_items_live
 from reco_ray.serve.path.live import keep_items_fresh
 from reco_ray.serve.path.load import LoadWindow, Queue
 from reco_ray.serve.path.loading import Loader, find_loader, warm_rank, warm_recall, warm_rerank
@@ -61,10 +62,15 @@ class _Scaled:
 
 @serve.deployment(name="Recall")
 class Recall(_Scaled):
-    """Finds candidates for batches of packed requests."""
+    """Finds candidates for batches of packed requests.
 
-    def __init__(self, root: str, release_id: str, loader: str) -> None:
+    Args:
+        store_url, namespace: of the online store, whose live items each stage follows; see `args.ReleaseArgs`.
+    """
+
+    def __init__(self, root: str, release_id: str, loader: str, store_url: str, namespace: str) -> None:
         self._stage = _load(root, release_id, loader).recall()
+        self._live = keep_items_live([self._stage], store_url, namespace, ItemMetrics("recall", release_id))
         self._metrics = RecallMetrics(release_id)
         warm_recall(self._stage)
         self._stage.watch(self._metrics.searched)
@@ -87,11 +93,12 @@ class Ranker(_Scaled):
     """Scores candidates.
 
     Args:
-        store_url, namespace: of the online store, from which the items' features are kept fresh; see `args.ReleaseArgs`.
+        store_url, namespace: as for `Recall`; the items' features are kept fresh from there too.
     """
 
     def __init__(self, root: str, release_id: str, loader: str, store_url: str, namespace: str) -> None:
         self._stage = _load(root, release_id, loader).rank()
+        self._live = keep_items_live([self._stage], store_url, namespace, ItemMetrics("rank", release_id))
         warm_rank(self._stage)
         self._fresh = keep_items_fresh(self._stage, root, release_id, store_url, namespace)
         super().__init__()
@@ -112,11 +119,15 @@ class Reranker(_Scaled):
     """Arranges slates.
 
     Args:
+        store_url, namespace: as for `Recall`.
         stages: the other deployments of the release, held so that they belong to its application.
     """
 
-    def __init__(self, root: str, release_id: str, loader: str, stages: list[DeploymentHandle]) -> None:
+    def __init__(
+        self, root: str, release_id: str, loader: str, store_url: str, namespace: str, stages: list[DeploymentHandle]
+    ) -> None:
         self._stage = _load(root, release_id, loader).rerank()
+        self._live = keep_items_live([self._stage], store_url, namespace, ItemMetrics("rerank", release_id))
         warm_rerank(self._stage)
         super().__init__()
 
@@ -145,7 +156,14 @@ class Gateway:
         connect = _connect_fused if args.topology == "fused" else _connect_staged
         replica = serve.get_replica_context().replica_id.unique_id
         self._parts = GatewayParts(
-            args, GatewayMetrics(), lambda left: connect(args, left), _count_replicas, replica, folder, EventMetrics()
+            args,
+            GatewayMetrics(),
+            lambda left: connect(args, left),
+            _count_replicas,
+            replica,
+            folder,
+            EventMetrics(),
+            ItemMetrics("gateway"),
         )
         if args.auth == "off":
             log.warning("API keys are off: whoever reaches the HTTP port may call; keep it on the loopback interface")
@@ -224,12 +242,19 @@ def _connect_fused(args: GatewayArgs, left: Left) -> Connect:
     def load(release_id: str) -> InProcess:
         loader = _load(args.root, release_id, args.loader)
         pipeline = Pipeline(loader.recall(), loader.rank(), loader.rerank())
+        stages = [pipeline.recall, pipeline.rank, pipeline.rerank]
+        live = keep_items_live(stages, args.store_url, args.namespace, ItemMetrics("all", release_id))
         warm_recall(pipeline.recall)
         pipeline.recall.watch(RecallMetrics(release_id).searched)
         warm_rank(pipeline.rank)
         warm_rerank(pipeline.rerank)
         fresh = keep_items_fresh(pipeline.rank, args.root, release_id, args.store_url, args.namespace)
-        return InProcess(pipeline, rows=args.batch_rows, left=left, closed=fresh.set)
+
+        def closed() -> None:
+            fresh.set()
+            live.set()
+
+        return InProcess(pipeline, rows=args.batch_rows, left=left, closed=closed)
 
     async def connect(release_id: str) -> Connected:
         stages = await asyncio.to_thread(load, release_id)

@@ -1,6 +1,7 @@
 """Slates made before anybody asked: per user a short list that answers when the stages cannot."""
 
 import struct
+from collections.abc import Container
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,16 +41,19 @@ class Precomputed:
         if len(set(sizes)) != 1:
             raise ValueError(f"item_ids, titles, scores, reasons have lengths {sizes}, expected equal ones")
 
-    def pick(self, request: Request, seen_items_return: bool = False) -> Slate | None:
+    def pick(self, request: Request, seen_items_return: bool = False, withdrawn: Container[str] = ()) -> Slate | None:
         """Make a slate of what may still be shown; ``short_slate`` marks one of fewer than k.
 
         Leaves out what the request excludes, its session and, unless they return, the items seen since the list was made.
         None when the request filters or asks for neighbours, which the list knows nothing of, or when nothing is left.
+
+        Args:
+            withdrawn: ids that nobody may be shown any more.
         """
         if request.filters or request.similar_to:
             return None
         hidden = set(request.exclude) if seen_items_return else {*request.exclude, *request.session}
-        rows = [row for row, item_id in enumerate(self.item_ids) if item_id not in hidden]
+        rows = [row for row, item_id in enumerate(self.item_ids) if item_id not in hidden and item_id not in withdrawn]
         if request.user.seen.size and not seen_items_return:
             unseen = lookup(request.user.seen, item_keys([self.item_ids[row] for row in rows])) < 0
             rows = [row for row, keep in zip(rows, unseen.tolist(), strict=True) if keep]

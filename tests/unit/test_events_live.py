@@ -17,6 +17,7 @@ import pytest
 import redis
 from event_fakes import EventCounts
 from event_server import EventServer
+from item_fakes import ItemCounts
 from test_ladder import Metrics, Stages, popular_list
 from typer.testing import CliRunner, Result
 
@@ -153,7 +154,7 @@ class Replica:
         args = GatewayArgs(
             root="", store_url=url, namespace=namespace, store_timeout_ms=2000, deadline_ms=10_000, events=events
         )
-        self.parts = GatewayParts(args, Metrics(), lambda left: connect, dict, "r0", folder, self.counts)
+        self.parts = GatewayParts(args, Metrics(), lambda left: connect, dict, "r0", folder, self.counts, ItemCounts())
         transport = httpx.ASGITransport(self.parts.http)
         self.client = httpx.AsyncClient(transport=transport, base_url="http://reco")
 

@@ -17,6 +17,7 @@ import pytest
 from event_fakes import EventCounts
 from hypothesis import given
 from hypothesis import strategies as st
+from item_fakes import ItemCounts
 
 from reco_ray.cluster import embedded_store
 from reco_ray.compose import compose_config
@@ -723,7 +724,7 @@ class Replica:
             return self.stages, popular_list()
 
         args = GatewayArgs(root="", store_url=url, namespace=namespace, store_timeout_ms=2000, deadline_ms=10_000)
-        self.parts = GatewayParts(args, self.metrics, lambda left: connect, dict, name, folder, EventCounts())
+        self.parts = GatewayParts(args, self.metrics, lambda left: connect, dict, name, folder, EventCounts(), ItemCounts())
 
     async def get(self, **body: Any) -> dict[str, Any]:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(self.parts.http), base_url="http://reco") as client:

@@ -17,6 +17,7 @@ import xgboost
 from event_fakes import EventCounts
 from hypothesis import given
 from hypothesis import strategies as st
+from item_fakes import ItemCounts
 from test_ladder import Metrics
 
 from reco_ray.cluster import embedded_store
@@ -330,7 +331,7 @@ class Replica:
             return InProcess(Pipeline.load(release)), PopularList.load(release, release_id)
 
         args = GatewayArgs(root="", store_url=url, namespace=namespace, store_timeout_ms=2000, deadline_ms=10_000)
-        self.parts = GatewayParts(args, Metrics(), lambda left: connect, dict, name, folder, EventCounts())
+        self.parts = GatewayParts(args, Metrics(), lambda left: connect, dict, name, folder, EventCounts(), ItemCounts())
         self.calls = httpx.AsyncClient(timeout=30)
 
     @asynccontextmanager

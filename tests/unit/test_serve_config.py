@@ -99,9 +99,10 @@ def test_a_release_is_three_deployments_with_the_reranker_as_root() -> None:
         }
     )
     root = build_release(args)._bound_deployment
-    recall, ranker = (bound._bound_deployment for bound in root.init_args[3])
+    recall, ranker = (bound._bound_deployment for bound in root.init_args[5])
     assert [each.name for each in (recall, ranker, root)] == ["Recall", "Ranker", "Reranker"]
-    assert root.init_args[:3] == recall.init_args == ("/r", "rel", "reco_ray.serve.path.loading:ReleaseLoader")
+    assert root.init_args[:5] == recall.init_args == ranker.init_args
+    assert recall.init_args == ("/r", "rel", "reco_ray.serve.path.loading:ReleaseLoader", "", "reco")
     scaling = recall._deployment_config.autoscaling_config
     assert (scaling.min_replicas, scaling.max_replicas, scaling.initial_replicas) == (2, 5, None)
     assert scaling.policy.get_policy()(**scaling.policy.policy_kwargs)  # as the controller makes it

@@ -21,6 +21,7 @@ from reco_ray.config import CacheConfig
 from reco_ray.errors import NotReadyError
 from reco_ray.serve.caching.cache_key import SlateKey
 from reco_ray.serve.caching.finished import fit, mark
+from reco_ray.serve.caching.withdrawn import Withdrawn
 from reco_ray.store import FinishedSlate
 
 __all__ = ["KEPT_MARKS", "CacheStats", "Found", "SlateCache"]
@@ -84,6 +85,7 @@ class SlateCache:
     """Finished answers of one process; used from one event loop, so it needs no locks.
 
     Args:
+        withdrawn: what no answer may hold; one that does counts as none, and stands in only without it.
         kept: told of each answer that was made and kept; level 2 is written from there, behind the answer. It must not raise.
         clock: unix time in seconds.
     """
@@ -93,8 +95,10 @@ class SlateCache:
         config: CacheConfig,
         kept: Callable[[SlateKey, FinishedSlate], None] | None = None,
         clock: Callable[[], float] = time.time,
+        withdrawn: Withdrawn | None = None,
     ) -> None:
         self._config, self._kept, self._clock = config, kept, clock
+        self._withdrawn = Withdrawn() if withdrawn is None else withdrawn
         self._records: OrderedDict[Name, _Record] = OrderedDict()
         self._by_user: dict[str, dict[Name, None]] = {}
         self._flights: dict[Name, _Flight] = {}
@@ -129,6 +133,9 @@ class SlateCache:
         """
         record = self._records.get(key.name)
         now = self._clock()
+        if record is not None and self._withdrawn.in_slate(record.slate):
+            self._drop(key.name)
+            record = None
         if record is not None and now < record.stale_until:
             self._records.move_to_end(key.name)
             if now < record.fresh_until:
@@ -190,7 +197,8 @@ class SlateCache:
             record = self._records[name]
             if now >= record.end or record.scope != key.scope or record.k < key.k or (key.explain and not record.explain):
                 continue
-            slate = record.slate if name == key.name else fit(record.slate, key, hidden)
+            whole = self._withdrawn.out_of(record.slate)
+            slate = whole if name == key.name else fit(whole, key, hidden)
             if slate is not None and "short_slate" not in slate.degraded:
                 best = slate
                 break

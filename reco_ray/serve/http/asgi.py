@@ -33,12 +33,13 @@ from reco_ray.serve.http.contract import (
     SimilarItemsBody,
 )
 from reco_ray.serve.http.event_bodies import parse_events, published_schema
+from reco_ray.serve.http.item_bodies import DeletedItemAnswer, ItemAnswer, ItemBody, NamedItem
 from reco_ray.serve.http.problems import HttpProblem
 from reco_ray.serve.http.user_bodies import DescribedUser, UserAnswer, UserBody
 from reco_ray.serve.served import Served
-from reco_ray.store import Profile
+from reco_ray.store import Item, LiveItem, Profile
 
-__all__ = ["Erasures", "Events", "HttpApp", "Profiles", "Service"]
+__all__ = ["Erasures", "Events", "HttpApp", "Items", "Profiles", "Service"]
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +92,19 @@ class Profiles(Protocol):
         """What is kept of a user."""
 
 
+class Items(Protocol):
+    """What the calls about items need; `item_calls.ItemCalls` in production."""
+
+    async def put(self, item_id: str, body: ItemBody) -> LiveItem:
+        """Replace what is kept of an item."""
+
+    async def show(self, item_id: str) -> tuple[LiveItem, Item]:
+        """What is kept of an item."""
+
+    async def delete(self, item_id: str) -> int:
+        """Delete an item; returns the version."""
+
+
 class Events(Protocol):
     """What ``POST /v1/events`` needs; `intake.EventIntake` in production."""
 
@@ -117,7 +131,7 @@ class HttpApp:
         max_deadline_ms: what that header may ask for at most.
         record: told of each answered request.
         gate: asked before each call that has a scope; None lets everybody pass.
-        erasures, profiles: note and show erasures, and what is said of users; None where there is no store for them.
+        erasures, profiles, items: note and show erasures, and what is said of users and items; None where there is no store.
         behind: whether the event loop has fallen so far behind that calls with a scope are refused unread.
         events: takes events; None where there is no bus.
         expose: told of each decision once it is answered.
@@ -133,12 +147,14 @@ class HttpApp:
         gate: Gate | None = None,
         erasures: Erasures | None = None,
         profiles: Profiles | None = None,
+        items: Items | None = None,
         behind: Callable[[], bool] = lambda: False,
         events: Events | None = None,
         expose: Callable[[str, Answer], None] | None = None,
     ) -> None:
         self._service, self._record, self._gate, self._behind = service, record, gate, behind
         self._erasures, self._profiles, self._events, self._expose = erasures, profiles, events, expose
+        self._items = items
         self._deadline_ms, self._max_deadline_ms = deadline_ms, max_deadline_ms
         self._exact = {(call.method, call.path): call for call in CALLS if "{" not in call.path}
         self._prefixed = [call for call in CALLS if "{" in call.path]
@@ -147,6 +163,9 @@ class HttpApp:
             "recommend_user": self._recommend_user,
             "similar_items": self._similar,
             "rank": self._rank,
+            "put_item": self._put_item,
+            "item": self._item,
+            "delete_item": self._delete_item,
             "describe_user": self._describe_user,
             "user": self._user,
             "erase_user": self._erase_user,
@@ -256,6 +275,23 @@ class HttpApp:
         body = RankBody.model_validate_json(await incoming.body(), strict=True)
         return _slate(await self._service.rank(body, incoming.request_id, incoming.budget_s))
 
+    async def _put_item(self, incoming: "_Incoming") -> _Reply:
+        item_id = _item_id(incoming)
+        body = ItemBody.model_validate_json(await incoming.body(), strict=True)
+        return _model(200, ItemAnswer.of(await self._known_items().put(item_id, body), body.item()))
+
+    async def _item(self, incoming: "_Incoming") -> _Reply:
+        return _model(200, ItemAnswer.of(*await self._known_items().show(_item_id(incoming))))
+
+    async def _delete_item(self, incoming: "_Incoming") -> _Reply:
+        item_id = _item_id(incoming)
+        return _model(200, DeletedItemAnswer(item_id=item_id, version=await self._known_items().delete(item_id)))
+
+    def _known_items(self) -> Items:
+        if self._items is None:
+            raise problems.not_ready("this gateway has no store for items")
+        return self._items
+
     async def _describe_user(self, incoming: "_Incoming") -> _Reply:
         user_id = DescribedUser.model_validate({"user_id": incoming.tail}).user_id
         body = UserBody.model_validate_json(await incoming.body(), strict=True)
@@ -348,6 +384,10 @@ class _Incoming:
 
 def _user_id(incoming: _Incoming) -> str:
     return RecommendationsBody.model_validate({"user_id": incoming.tail}).user_id
+
+
+def _item_id(incoming: _Incoming) -> str:
+    return NamedItem.model_validate({"item_id": incoming.tail}).item_id
 
 
 def _slate(answer: Answer) -> _Reply:

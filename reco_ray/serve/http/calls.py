@@ -16,6 +16,7 @@ from reco_ray.serve.http.contract import (
 )
 from reco_ray.serve.http.erasure_bodies import ErasureAnswer
 from reco_ray.serve.http.event_bodies import EventsAnswer, EventsBody
+from reco_ray.serve.http.item_bodies import DeletedItemAnswer, ItemAnswer, ItemBody
 from reco_ray.serve.http.user_bodies import UserAnswer, UserBody
 from reco_ray.store import Scope
 
@@ -138,6 +139,41 @@ CALLS = (
         "What runs, and with which share of the users.",
         answer=ReleasesAnswer,
         scope=Scope.admin,
+    ),
+    Call(
+        "put_item",
+        "PUT",
+        "/v1/items/{item_id}",
+        "Keep an item, in place of what was kept of it before. When the answer comes it is durable; within a second or so each "
+        "replica brings a new item by what is said of it. Of one that its release knows, title and availability change then, "
+        "the rest with the next release. The same again changes nothing.",
+        body=ItemBody,
+        answer=ItemAnswer,
+        path_field="item_id",
+        problems=("invalid-json", "too-large", "invalid-request", "not-found", "not-ready"),
+        scope=Scope.events,
+        example={"title": "Alien", "categories": ["Horror", "Sci-Fi"], "year": 1979, "text": "In space.", "available": True},
+    ),
+    Call(
+        "item",
+        "GET",
+        "/v1/items/{item_id}",
+        "What was put of an item, until a week after every release in use knows it.",
+        answer=ItemAnswer,
+        path_field="item_id",
+        problems=("invalid-request", "not-found", "not-ready"),
+        scope=Scope.events,
+    ),
+    Call(
+        "delete_item",
+        "DELETE",
+        "/v1/items/{item_id}",
+        "Show an item no more, in whatever answer, kept ones included: from now on in the replica that answers, in all others "
+        "within a second or so. It comes back when it is put again.",
+        answer=DeletedItemAnswer,
+        path_field="item_id",
+        problems=("invalid-request", "not-ready"),
+        scope=Scope.events,
     ),
     Call(
         "describe_user",

@@ -107,7 +107,7 @@ def page(base: str, *, keys: bool) -> bytes:
 
 
 def _section(call: Call, base: str, keys: bool) -> str:
-    path = call.path.replace("{user_id}", "42?k=5" if call.query_fields else "42")
+    path = call.path.replace("{user_id}", "42?k=5" if call.query_fields else "42").replace("{item_id}", "1")
     method = f" -X {call.method}" if call.method not in ("GET", "POST") else ""
     data = f" \\\n  -d {shlex.quote(json.dumps(call.example))}" if call.body is not None else ""
     key = ' \\\n  -H "Authorization: Bearer $RECO_KEY"' if keys and call.scope is not None else ""

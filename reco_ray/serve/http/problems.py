@@ -17,6 +17,7 @@ __all__ = [
     "events_refused",
     "forbidden",
     "invalid",
+    "item_not_kept",
     "method_not_allowed",
     "not_found",
     "not_ready",
@@ -127,6 +128,12 @@ def method_not_allowed(method: str, allowed: str) -> HttpProblem:
 def unknown_item(item_id: str) -> HttpProblem:
     """Similar items of an item that the release does not know."""
     return HttpProblem("unknown-item", f"found no item {item_id!r} in the release that answered; send an id of its catalogue")
+
+
+def item_not_kept(item_id: str) -> HttpProblem:
+    """An item was never put, was deleted, or is known to all releases for a week."""
+    detail = f"found nothing kept of item {item_id!r}, expected one that was put since the releases were built; PUT it first"
+    return HttpProblem("not-found", detail)
 
 
 def unknown_receipt() -> HttpProblem:

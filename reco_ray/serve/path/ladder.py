@@ -10,11 +10,12 @@ from typing import Protocol
 from reco_ray.serve.caching.cache import SlateCache
 from reco_ray.serve.caching.cache_key import SlateKey
 from reco_ray.serve.caching.finished import mark
+from reco_ray.serve.caching.withdrawn import Withdrawn
 from reco_ray.serve.http.answers import finish
 from reco_ray.serve.path.fleet import Route
 from reco_ray.serve.path.pipeline import Run, StageFailed
 from reco_ray.store import FinishedSlate, Precomputed
-from reco_ray.types import Request
+from reco_ray.types import Request, Slate
 
 __all__ = ["Ladder", "PrecomputedSlates", "rung_of"]
 
@@ -27,10 +28,10 @@ class PrecomputedSlates(Protocol):
 
 
 class Ladder:
-    """Finds a slate where none can be made."""
+    """Finds a slate where none can be made, without what was withdrawn."""
 
-    def __init__(self, cache: SlateCache, store: PrecomputedSlates) -> None:
-        self._cache, self._store = cache, store
+    def __init__(self, cache: SlateCache, store: PrecomputedSlates, withdrawn: Withdrawn) -> None:
+        self._cache, self._store, self._withdrawn = cache, store, withdrawn
 
     async def descend(
         self,
@@ -56,7 +57,7 @@ class Ladder:
                 precomputed = await run.within("precomputed", lambda: self._store.precomputed(request.user_id))
             except StageFailed:
                 precomputed = None
-            if precomputed is not None and (slate := precomputed.pick(request)) is not None:
+            if precomputed is not None and (slate := self._pick(precomputed, request)) is not None:
                 made, draw_id = precomputed.made, precomputed.draw_id
                 return finish(slate, precomputed.release, variant, "precomputed", marks, made, draw_id=draw_id)
         return self.popular(route, request, variant, marks)
@@ -65,7 +66,9 @@ class Ladder:
         """Find a slate that was made before, here or by another replica; arguments as `descend`."""
         if key is not None and (found := self._cache.fallback(key, marks)) is not None:
             return found
-        return mark(stored, marks, "cached") if stored is not None and self._cache.usable(stored.made) else None
+        if stored is None or not self._cache.usable(stored.made):
+            return None
+        return mark(self._withdrawn.out_of(stored), marks, "cached")
 
     def at_once(
         self, route: Route, request: Request, variant: str, marks: Sequence[str], key: SlateKey | None
@@ -73,10 +76,12 @@ class Ladder:
         """Find the best that needs no waiting."""
         return self.kept(key, None, marks) or self.popular(route, request, variant, marks)
 
-    @staticmethod
-    def popular(route: Route, request: Request, variant: str, marks: Sequence[str]) -> FinishedSlate | None:
+    def _pick(self, precomputed: Precomputed, request: Request) -> Slate | None:
+        return precomputed.pick(request, withdrawn=self._withdrawn)
+
+    def popular(self, route: Route, request: Request, variant: str, marks: Sequence[str]) -> FinishedSlate | None:
         """The release's popular items past what the request filters, excludes and has seen."""
-        slate = route.popular.pick(request) if route.popular is not None else None
+        slate = route.popular.pick(request, self._withdrawn) if route.popular is not None else None
         if slate is None or not slate.item_ids:
             return None
         return finish(slate, route.release, variant, "popular", marks, time.time())

@@ -10,6 +10,7 @@ from typing import Protocol, TypeVar
 from reco_ray.errors import NotReadyError
 from reco_ray.serve.caching.cache import SlateCache
 from reco_ray.serve.caching.cache_key import SlateKey, cache_key
+from reco_ray.serve.caching.withdrawn import Withdrawn
 from reco_ray.serve.guard.admission import Admission
 from reco_ray.serve.guard.breaker import Breaker
 from reco_ray.serve.http import problems
@@ -54,6 +55,8 @@ class GatewayService:
             is not shared with others, nor held against the stages.
         hides: whether a user's requests are those of nobody just now.
         unprofiled: whether requests of a surface and a context are those of nobody.
+        withdrawn: items that no answer may hold, whatever it comes from.
+        items_known: whether those are known; until then this replica is not ready.
         late: whether the features of a view lack a user's events of the last seconds.
     """
 
@@ -71,11 +74,14 @@ class GatewayService:
         hides: Callable[[str], bool] = lambda _: False,
         unprofiled: Callable[[str, Context], bool] = lambda _, __: False,
         late: Callable[[str, str], bool] = lambda _, __: False,
+        withdrawn: Withdrawn | None = None,
+        items_known: Callable[[], bool] = lambda: True,
     ) -> None:
         self._store, self._fleet, self._cache, self._observer, self._admission = store, fleet, cache, observer, admission
         self._topology, self._replica, self._usual_s = topology, replica, usual_s
         self._hides, self._unprofiled, self._late = hides, unprofiled, late
-        self._ladder = Ladder(cache, store)
+        self._withdrawn, self._items_known = Withdrawn() if withdrawn is None else withdrawn, items_known
+        self._ladder = Ladder(cache, store, self._withdrawn)
         self._store_breaker = Breaker()
 
     async def recommend(self, body: RecommendationsBody, request_id: str, budget_s: float) -> Answer:
@@ -101,7 +107,8 @@ class GatewayService:
                 raise problems.stage_failed("the answer", "late") from exc
             asked = Asked(body.user_id, body.surface, body.context, body.consent)  # the other one is still being written to
             return Answer(request_id, slate, variant, asked=asked)
-        return Answer(request_id, found.slate, variant, run.taken() if found.how == "made" else {}, found.how, asked)
+        slate = self._withdrawn.out_of(found.slate)  # the stages may not have heard yet
+        return Answer(request_id, slate, variant, run.taken() if found.how == "made" else {}, found.how, asked)
 
     async def similar(self, body: SimilarItemsBody, request_id: str, budget_s: float) -> Answer:
         """Answer ``/v1/similar-items``.
@@ -114,7 +121,7 @@ class GatewayService:
         slate = await self._live(route, variant, request, run, [], None, None, asked, explain=False)
         if "unknown_item" in slate.degraded:
             raise problems.unknown_item(body.item_id)
-        return Answer(request_id, slate, variant, run.taken(), asked=asked)
+        return Answer(request_id, self._withdrawn.out_of(slate), variant, run.taken(), asked=asked)
 
     async def rank(self, body: RankBody, request_id: str, budget_s: float) -> Answer:
         """Answer ``/v1/rank``; where recall or rerank gives nothing, in the caller's own order.
@@ -140,7 +147,7 @@ class GatewayService:
             finally:
                 self._admission.leave()
         slate = finish(found, route.release, variant, rung, marks, time.time(), explain=body.explain)
-        return Answer(request_id, slate, variant, run.taken(), asked=asked)
+        return Answer(request_id, self._withdrawn.out_of(slate), variant, run.taken(), asked=asked)
 
     def releases(self) -> ReleasesAnswer:
         """What runs, and with which share."""
@@ -159,7 +166,9 @@ class GatewayService:
             missing.append("a release with traffic")
         if not alive:
             missing.append("online store")
-        return ReadinessAnswer(ready=alive and bool(loaded), replica=self._replica, releases=loaded, missing=missing)
+        if not (known := self._items_known()):
+            missing.append("live items")
+        return ReadinessAnswer(ready=alive and bool(loaded) and known, replica=self._replica, releases=loaded, missing=missing)
 
     def _seen_by(self, body: B) -> B:
         """The request as we may know it: one of nobody where the user may not be known, or is hidden."""
@@ -182,7 +191,7 @@ class GatewayService:
         self, route: Route, variant: str, body: RecommendationsBody, request_id: str, key: SlateKey, run: Run, asked: Asked
     ) -> FinishedSlate:
         user, stored, interests, marks = await self._user(body.user_id, route, key.field, run)
-        if stored is not None and self._cache.fresh(key, stored.made):
+        if stored is not None and self._cache.fresh(key, stored.made) and not self._withdrawn.in_slate(stored):
             return stored
         if marks and (found := self._cache.fallback(key, marks)) is not None:
             return found  # an older slate of this user is better than a new one of nobody
