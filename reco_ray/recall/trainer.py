@@ -1,6 +1,7 @@
 """Fit the embedding models with Ray Train: each worker streams its share; every epoch is a checkpoint to go on from."""
 
 import io
+import resource
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -17,15 +18,19 @@ from numpy.typing import NDArray
 from ray.train import Checkpoint, CheckpointConfig, DataConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
 
-from reco_ray.config import ClusterConfig, SequentialConfig, TwoTowerConfig
+from reco_ray.config import ClusterConfig, RecallConfig, SequentialConfig, SourceName, TwoTowerConfig
 from reco_ray.features import Catalogue
-from reco_ray.recall.sources.two_tower import item_inputs
+from reco_ray.recall.sources.sequential import save_model
+from reco_ray.recall.sources.two_tower import item_inputs, save_weights
 from reco_ray.recall.training.chunks import Chunk, Chunks, pack, validated_share
 from reco_ray.recall.training.epochs import Schedule, State, fit_epochs
 from reco_ray.recall.training.sequence_fit import SequenceTrainee
 from reco_ray.recall.training.tower_fit import TowerTrainee
 
-__all__ = ["Fitted", "Run", "train_sequential", "train_two_tower"]
+__all__ = ["TRAINED", "Fitted", "Run", "train_source"]
+
+TRAINED = (SourceName.two_tower, SourceName.sequential)
+"""Sources with a model to train, in the order in which they are."""
 
 _USERS_AT_ONCE = 65_536
 _STATE = "state.pt"
@@ -57,26 +62,30 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """The weights of the best epoch by name, which epoch that was, and the metrics of all."""
+    """The weights of the best epoch by name, the metrics of that epoch and of all, and a worker's peak memory in MB."""
 
     weights: dict[str, NDArray[np.float32]]
     best: dict[str, float]
     epochs: list[dict[str, float]]
+    memory_mb: float
 
 
-def train_two_tower(run: Run, catalogue: Catalogue, config: TwoTowerConfig) -> tuple[Fitted, NDArray[np.uint64]]:
-    """Train both towers.
+def train_source(name: SourceName, run: Run, catalogue: Catalogue, config: RecallConfig, folder: Path) -> Fitted:
+    """Train the model of one of `TRAINED` and write it into a folder, from which `recall.build` takes it."""
+    if name is SourceName.two_tower:
+        fitted, keys = _train_two_tower(run, catalogue, config.two_tower)
+        save_weights(folder, fitted.weights, keys)
+    else:
+        fitted = _fit(run, _sequential, asdict(config.sequential), {})
+        save_model(folder, fitted.weights, catalogue.keys)
+    return fitted
 
-    Returns: what was fitted, and the keys of the rows of the id table: the items with events.
-    """
+
+def _train_two_tower(run: Run, catalogue: Catalogue, config: TwoTowerConfig) -> tuple[Fitted, NDArray[np.uint64]]:
+    """Returns: what was fitted, and the keys of the rows of the id table: the items with events."""
     trained_keys = catalogue.keys[catalogue.events > 0]
     inputs = dict(zip(("id_rows", "content"), item_inputs(catalogue, trained_keys), strict=True))
     return _fit(run, _two_tower, asdict(config), {name: ray.put(array) for name, array in inputs.items()}), trained_keys
-
-
-def train_sequential(run: Run, config: SequentialConfig) -> Fitted:
-    """Train the next-item model; its item table has a row for each item of the catalogue, and row 0 for all others."""
-    return _fit(run, _sequential, asdict(config), {})
 
 
 def _two_tower(settings: dict[str, Any], chunks: Chunks, device: str) -> tuple[TowerTrainee, Schedule]:
@@ -136,7 +145,7 @@ def _fit(run: Run, make: Callable[..., Any], model: dict[str, Any], refs: dict[s
     for epoch in state["epochs"]:
         run.on_epoch(epoch)
     weights = {name: tensor.float().numpy() for name, tensor in state["best_model"].items()}
-    return Fitted(weights, state["epochs"][state["best_epoch"]], state["epochs"])
+    return Fitted(weights, state["epochs"][state["best_epoch"]], state["epochs"], result.metrics["peak_memory_mb"])
 
 
 def _loop(make: Callable[..., Any], settings: dict[str, Any]) -> None:
@@ -183,4 +192,5 @@ def _report(state: State) -> None:
             said = ", ".join(f"{name} {value:.4f}" for name, value in last.items() if name != "epoch")
             # Ray Train keeps workers' logs in files; their stderr reaches the one who watches
             sys.stderr.write(f"epoch {last['epoch']}: {said}\n")
-        ray.train.report(last, checkpoint=checkpoint)
+        memory_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+        ray.train.report({**last, "peak_memory_mb": memory_mb}, checkpoint=checkpoint)

@@ -20,8 +20,6 @@ from reco_ray.hashing import digest
 from reco_ray.lake import sources, storage, tables
 from reco_ray.rank.features import view_columns
 from reco_ray.rank.sensitive import check_declared
-from reco_ray.recall.sources.sequential import save_model
-from reco_ray.recall.sources.two_tower import save_weights
 from reco_ray.release import assemble, open_release, release_uri, seal
 from reco_ray.release.bundle import MANIFEST
 from reco_ray.schema import LABELS
@@ -191,7 +189,7 @@ def _stages(work: Work, snapshot: str, with_ranker: bool = True) -> Iterator[str
 
 
 def _train_embeddings(work: Work) -> Mapping[str, object]:
-    from reco_ray.recall.trainer import Run, train_sequential, train_two_tower
+    from reco_ray.recall.trainer import Run, train_source
 
     config, features = work.config, work.inputs["build_features"]
     catalogue = Catalogue.build(tables.read(config.root, "items"), _rows(config, features, "features_items", "fit"))
@@ -213,12 +211,7 @@ def _train_embeddings(work: Work) -> Mapping[str, object]:
                 storage=storage.join(config.root, "train"),
                 on_epoch=on_epoch,
             )
-            if name is SourceName.two_tower:
-                fitted, keys = train_two_tower(run, catalogue, config.recall.two_tower)
-                save_weights(work.folder, fitted.weights, keys)
-            else:
-                fitted = train_sequential(run, config.recall.sequential)
-                save_model(work.folder, fitted.weights, catalogue.keys)
+            fitted = train_source(name, run, catalogue, config.recall, work.folder)
         facts |= {f"{name.value}_epochs": len(fitted.epochs), **{f"{name.value}_{k}": v for k, v in fitted.best.items()}}
     return facts
 

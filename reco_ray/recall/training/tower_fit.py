@@ -52,7 +52,7 @@ class TowerTrainee:
         self._items_return, self._seed, self._device = items_return, seed, device
         torch.manual_seed(seed)
         self.model = TwoTower(config, int(id_rows.max()), content.shape[1], history).to(device)
-        self._id_rows, self._content = torch.from_numpy(id_rows).to(device), torch.from_numpy(content).to(device)
+        self._id_rows, self._content = torch.tensor(id_rows, device=device), torch.tensor(content, device=device)
         counts, self._held = np.zeros(id_rows.size), list[Held]()
         for chunk in chunks():
             counts += np.bincount(chunk.rows[targets_of(chunk)], minlength=id_rows.size)
