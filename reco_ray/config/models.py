@@ -8,7 +8,10 @@ from reco_ray.errors import ConfigError
 
 __all__ = [
     "BatchConfig",
+    "ContentConfig",
+    "EncoderName",
     "EvaluationConfig",
+    "MfConfig",
     "RankConfig",
     "RankKind",
     "RecallConfig",
@@ -24,10 +27,18 @@ class SourceName(Enum):
 
     two_tower = "two_tower"
     sequential = "sequential"
+    mf = "mf"
     covisit = "covisit"
+    content = "content"
     popular = "popular"
     trending = "trending"
     fresh = "fresh"
+
+
+class EncoderName(Enum):
+    """Text encoders of the source ``content``; ``lsa`` is fitted to the catalogue itself."""
+
+    lsa = "lsa"
 
 
 class RankKind(Enum):
@@ -93,10 +104,42 @@ class SequentialConfig:
 
 
 @dataclass(kw_only=True)
+class MfConfig:
+    """The matrix factorisation: an event of strength r counts 1 + ``alpha`` r, which ``regularization`` is measured against."""
+
+    factors: int = 64
+    regularization: float = 100.0
+    alpha: float = 40.0
+    iterations: int = 15
+
+    def __post_init__(self) -> None:
+        between("recall.mf.factors", self.factors, 1, 1_024)
+        between("recall.mf.regularization", self.regularization, 1e-6, 1e6)
+        between("recall.mf.alpha", self.alpha, 1e-3, 1e6)
+        between("recall.mf.iterations", self.iterations, 1, 1_000)
+
+
+@dataclass(kw_only=True)
+class ContentConfig:
+    """The text encoder: size of its vectors, and how many words count at most."""
+
+    encoder: EncoderName = EncoderName.lsa
+    dimensions: int = 128
+    vocabulary: int = 50_000
+
+    def __post_init__(self) -> None:
+        between("recall.content.dimensions", self.dimensions, 1, 4_096)
+        between("recall.content.vocabulary", self.vocabulary, 1, 10_000_000)
+
+
+@dataclass(kw_only=True)
 class RecallConfig:
     """Sources and how many items each may bring; ``candidates`` caps their union.
 
-    A catalogue below ``exact_below`` items is searched by brute force, which is exact; above, by a quantized tree.
+    The source ``fresh`` draws from the ``fresh_pool`` newest items.
+
+    A catalogue below ``exact_below`` items is searched by brute force, which is exact; above, by a quantized tree, as far as
+    ``recall_target`` of what exact search finds needs.
     """
 
     quotas: dict[SourceName, int] = field(
@@ -110,12 +153,18 @@ class RecallConfig:
     candidates: int = 300
     two_tower: TwoTowerConfig = field(default_factory=TwoTowerConfig)
     sequential: SequentialConfig = field(default_factory=SequentialConfig)
+    mf: MfConfig = field(default_factory=MfConfig)
+    content: ContentConfig = field(default_factory=ContentConfig)
+    fresh_pool: int = 200
     exact_below: int = 20_000
+    recall_target: float = 0.98
 
     def __post_init__(self) -> None:
         if not self.quotas:
             raise ConfigError(f"recall.quotas: found none, expected at least one of {[s.value for s in SourceName]}")
         between("recall.candidates", self.candidates, 1, 5_000)
+        between("recall.recall_target", self.recall_target, 0.5, 0.999)
+        between("recall.fresh_pool", self.fresh_pool, 1, 100_000)
 
 
 @dataclass(kw_only=True)

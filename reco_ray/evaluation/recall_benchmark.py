@@ -5,6 +5,7 @@ Comes in: a `Dataset` divided by a protocol. Goes out: a report as a dictionary,
 
 import logging
 import resource
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -41,13 +42,14 @@ def compare(data: Dataset, division: Division, config: BenchmarkConfig, folder: 
         folder: for what is trained and built; a training that was interrupted goes on.
     Returns: see `docs/recall.md`.
     """
-    catalogue = catalogue_of(data.items, division.train)
+    items = data.items.with_columns(year=pl.lit(0, pl.Int32), available=pl.lit(True))
+    catalogue = catalogue_of(items, division.train)
     chance = {f"recall@{k}": min(1.0, k / len(catalogue)) for k in RECALL_AT}
     models: dict[str, dict[str, Any]] = {}
     for name in config.models:
         log.info("%s: fitting on %d users, %d items", name.value, division.train.height, len(catalogue))
         started = time.perf_counter()
-        source, facts = _fit(name, catalogue, division, config, folder)
+        source, facts = _fit(name, items, catalogue, division, config, folder)
         fitted = time.perf_counter()
         models[name.value] = measure(source, catalogue, division.cases, config.items_return) | facts
         models[name.value]["fit_seconds"] = round(fitted - started, 1)
@@ -74,18 +76,21 @@ def compare(data: Dataset, division: Division, config: BenchmarkConfig, folder: 
 
 
 def catalogue_of(items: pl.DataFrame, train: pl.DataFrame) -> Catalogue:
-    """Make a catalogue as a release has one; popularity is the number of events in training, as a sequence has no clock."""
+    """Make a catalogue as a release has one; popularity is the number of events in training, as a sequence has no clock.
+
+    Args:
+        items: columns item_id, title, categories, year, available.
+    """
     counts = train["item_ids"].explode().value_counts().rename({"item_ids": "item_id", "count": "n"})
     rows = items.select("item_id").join(counts, on="item_id", how="left").with_columns(pl.col("n").fill_null(0).cast(pl.Int64))
     known = {"item_events", "item_decayed", "item_trending"}
     columns = [(pl.col("n") + 1).log().cast(pl.Float32).alias(c.name) for c in ITEM_COLUMNS if c.name in known]
     empty = [pl.lit(c.default, pl.Float32).alias(c.name) for c in ITEM_COLUMNS if c.name not in known]
-    facts = items.with_columns(year=pl.lit(0, pl.Int32), available=pl.lit(True))
-    return Catalogue.build(facts, rows.with_columns(*columns, *empty, n_positive="n"))
+    return Catalogue.build(items, rows.with_columns(*columns, *empty, n_positive="n"))
 
 
 def _fit(
-    name: SourceName, catalogue: Catalogue, division: Division, config: BenchmarkConfig, folder: Path
+    name: SourceName, items: pl.DataFrame, catalogue: Catalogue, division: Division, config: BenchmarkConfig, folder: Path
 ) -> tuple[Source, dict[str, Any]]:
     from reco_ray.recall.trainer import TRAINED, Run, train_source
 
@@ -117,9 +122,10 @@ def _fit(
         else pl.DataFrame(schema={"a": pl.String, "b": pl.String, "score": pl.Float32})
     )
     stage = folder / f"stage-{name.value}"
-    stage.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(stage, ignore_errors=True)
+    stage.mkdir(parents=True)
     alone = type(config.recall)(**{**vars(config.recall), "quotas": {name: RECALL_AT[-1]}})
-    recall.build(stage, catalogue, pairs, models, alone, config.items_return)
+    recall.build(stage, catalogue, items, pairs, models, alone, config.items_return)
     return recall.load(stage).sources[name.value], facts
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from pyarrow import fs
 
@@ -20,6 +21,7 @@ __all__ = [
     "join",
     "listing",
     "make_durable",
+    "parquet_batches",
     "parquet_columns",
     "publish",
     "read_bytes",
@@ -96,6 +98,12 @@ def read_parquet(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
     system, path = _open(uri)
     with system.open_input_file(path) as file:
         return pq.ParquetFile(file).read(None if columns is None else list(columns))
+
+
+def parquet_batches(uri: str, size: int) -> Iterator[pa.RecordBatch]:
+    """Read a Parquet file, or the files of a folder, ``size`` rows at most at a time, in their order."""
+    system, path = _open(uri)
+    yield from ds.dataset(path, filesystem=system, format="parquet").to_batches(batch_size=size)
 
 
 def parquet_columns(uri: str) -> list[str]:

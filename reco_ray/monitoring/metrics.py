@@ -7,6 +7,7 @@ from ray.util.metrics import Counter, Gauge, Histogram
 __all__ = ["EventMetrics", "FeatureMetrics", "GatewayMetrics", "RecallMetrics", "SinkMetrics"]
 
 _LATENCY_MS = [0.5, 1, 1.5, 2, 3, 4, 5, 7, 10, 14, 20, 28, 40, 56, 80, 110, 150, 250, 500, 1000]
+_RECALL = [0.5, 0.7, 0.8, 0.9, 0.95, 0.96, 0.97, 0.98, 0.99, 0.995, 0.999]
 _ROWS = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32]
 _SINK_ROWS = [1, 10, 100, 1_000, 5_000, 10_000, 20_000, 50_000, 100_000, 1_000_000]
 _COMMIT_MS = [5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 60_000]
@@ -130,7 +131,9 @@ class GatewayMetrics:
 
 
 class RecallMetrics:
-    """What a recall replica counts, once per batch.
+    """What a replica with a recall stage counts.
+
+    Labels: selectivity (of a request's filters: all, >10%, 1-10%, <1%).
 
     Args:
         release: label of all.
@@ -143,7 +146,17 @@ class RecallMetrics:
         self._missing = Counter(
             "reco_recall_source_failures_total", description="Requests without a source.", tag_keys=("release", "source")
         )
+        self._index_ratio = Histogram(
+            "reco_recall_index_ratio",
+            description="Share of an exact search's answer that a sampled search by vectors found.",
+            boundaries=_RECALL,
+            tag_keys=("release", "source", "selectivity"),
+        )
         self._release = release
+
+    def searched(self, source: str, selectivity: str, recall: float) -> None:
+        """A sampled search was made again exactly."""
+        self._index_ratio.observe(recall, {"release": self._release, "source": source, "selectivity": selectivity})
 
     def found(self, by_source: Mapping[str, int], missing: Mapping[str, int]) -> None:
         """A batch was answered with so many candidates of each source, and so many requests without one."""

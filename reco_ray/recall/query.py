@@ -1,18 +1,22 @@
 """What sources see of a request: rows of the release's catalogue instead of ids."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reco_ray.features import Catalogue
+from reco_ray.hashing import hash64
 from reco_ray.types import Request
 
-__all__ = ["Hits", "Query", "Source", "make_query"]
+__all__ = ["Hits", "Query", "Source", "Watched", "make_query"]
 
 Hits = tuple[NDArray[np.int64], NDArray[np.float32]]
 """item_idx (n,) best first and the source's own scores (n,)."""
+
+_HOUR_US = 3_600_000_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,6 +29,7 @@ class Query:
         similar_to: row of the item whose neighbours are wanted, -1 when it is unknown; None for a personal request.
         allowed: mask of the items that pass the request's filters, shape (n_items,); None without filters.
         liked: columns of `Catalogue.in_category` of the categories that a user without a history says to like, distinct.
+        turn: changes from user to user and from hour to hour, for sources that show now this, now that.
     """
 
     history: NDArray[np.int64]
@@ -33,6 +38,7 @@ class Query:
     similar_to: int | None = None
     allowed: NDArray[np.bool_] | None = None
     liked: tuple[int, ...] = ()
+    turn: int = 0
 
     def visible(self, item_idx: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Mask of the rows that may come back, shape (n,)."""
@@ -50,6 +56,14 @@ class Source(Protocol):
 
     def recall(self, queries: list[Query], k: int) -> list[Hits]:
         """Return at most ``k`` visible items per query, distinct, best first; none when the source has nothing to say."""
+
+
+@runtime_checkable
+class Watched(Protocol):
+    """A source that searches approximately, and can have its recall against exact search measured."""
+
+    def watch(self, report: Callable[[str, float], None]) -> None:
+        """Measure from now on; ``report`` takes the bucket of `index.probe.selectivity` and a recall, from another thread."""
 
 
 def make_query(request: Request, catalogue: Catalogue, seen_items_return: bool, withdrawn: NDArray[np.int64]) -> Query:
@@ -72,7 +86,8 @@ def make_query(request: Request, catalogue: Catalogue, seen_items_return: bool, 
     if not seen_items_return:
         parts += [catalogue.find_keys(user.seen), session]
     liked = tuple([catalogue.categories.index(name) for name in request.interests if name in catalogue.categories])
-    return Query(history[known], weights[known], _rows(*parts), None, allowed(request, catalogue), liked)
+    turn = hash64(f"{request.user_id or request.request_id}/{request.at_us // _HOUR_US}", "turn")
+    return Query(history[known], weights[known], _rows(*parts), None, allowed(request, catalogue), liked, turn)
 
 
 def allowed(request: Request, catalogue: Catalogue) -> NDArray[np.bool_] | None:

@@ -2,18 +2,22 @@
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
-from reco_ray.config import RecallConfig, SourceName
+from reco_ray.config import EncoderName, RecallConfig, SourceName
 from reco_ray.features import Catalogue
 from reco_ray.recall.merge import line_up, merge
-from reco_ray.recall.query import Hits, Query, Source, make_query
+from reco_ray.recall.query import Hits, Query, Source, Watched, make_query
+from reco_ray.recall.sources.content import ContentSource
 from reco_ray.recall.sources.covisit import CovisitSource
+from reco_ray.recall.sources.fresh import FreshSource
 from reco_ray.recall.sources.lists import ListSource
+from reco_ray.recall.sources.mf import MfSource
 from reco_ray.recall.sources.sequential import SequentialSource
 from reco_ray.recall.sources.two_tower import TwoTowerSource
 from reco_ray.types import Candidates, Request
@@ -70,6 +74,12 @@ class Recall:
         rows = self.catalogue.find(request.items)
         return line_up(rows[rows >= 0], hits, missing)
 
+    def watch(self, report: Callable[[str, str, float], None]) -> None:
+        """Contract of `slate.RecallStage`."""
+        for name, source in self.sources.items():
+            if isinstance(source, Watched):
+                source.watch(partial(report, name))
+
     def alone(self, name: str, requests: Sequence[Request], k: int) -> list[Hits]:
         """What one source would answer on its own, for evaluation."""
         queries: list[Query] = [make_query(r, self.catalogue, self._seen_items_return, self._withdrawn) for r in requests]
@@ -77,11 +87,18 @@ class Recall:
 
 
 def build(
-    folder: Path, catalogue: Catalogue, pairs: pl.DataFrame, models: Path | None, config: RecallConfig, seen_items_return: bool
+    folder: Path,
+    catalogue: Catalogue,
+    items: pl.DataFrame,
+    pairs: pl.DataFrame,
+    models: Path | None,
+    config: RecallConfig,
+    seen_items_return: bool,
 ) -> None:
     """Write the recall stage into a release's folder, where `load` finds it.
 
     Args:
+        items: rows of `schema.ITEMS`, those of the catalogue.
         pairs: neighbours (a, b, score) of the snapshot.
         models: folder with the trained embedding models; None when no source that needs one has a quota.
     """
@@ -91,12 +108,18 @@ def build(
         CovisitSource.build(pairs, catalogue).save(folder)
     if models is not None:
         if SourceName.two_tower.value in quotas:
-            TwoTowerSource.build(models, catalogue, config.exact_below).save(folder)
+            TwoTowerSource.build(models, catalogue, config).save(folder)
         if SourceName.sequential.value in quotas:
-            SequentialSource.build(models, catalogue, config.exact_below).save(folder)
+            SequentialSource.build(models, catalogue, config).save(folder)
+        if SourceName.mf.value in quotas:
+            MfSource.build(models, catalogue, config.exact_below).save(folder)
+    if SourceName.content.value in quotas:
+        ContentSource.build(items, catalogue, config.content, config.exact_below).save(folder)
     settings = {
         "quotas": {name.value: quotas[name.value] for name in SourceName if name.value in quotas},
         "candidates": config.candidates,
+        "fresh_pool": config.fresh_pool,
+        "encoder": config.content.encoder.value,
         "seen_items_return": seen_items_return,
     }
     (folder / _FILE).write_text(json.dumps(settings, indent=1))
@@ -113,8 +136,14 @@ def load(folder: Path) -> Recall:
                 sources[name] = TwoTowerSource.load(folder)
             case SourceName.sequential:
                 sources[name] = SequentialSource.load(folder)
+            case SourceName.mf:
+                sources[name] = MfSource.load(folder)
             case SourceName.covisit:
                 sources[name] = CovisitSource.load(folder, catalogue)
+            case SourceName.content:
+                sources[name] = ContentSource.load(folder, EncoderName(settings["encoder"]))
+            case SourceName.fresh:
+                sources[name] = FreshSource.of(catalogue, settings["fresh_pool"])
             case list_name:
                 sources[name] = ListSource.of(list_name, catalogue)
     return Recall(catalogue, sources, settings["quotas"], settings["candidates"], settings["seen_items_return"])

@@ -18,18 +18,21 @@ from numpy.typing import NDArray
 from ray.train import Checkpoint, CheckpointConfig, DataConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
 
-from reco_ray.config import ClusterConfig, RecallConfig, SequentialConfig, SourceName, TwoTowerConfig
+from reco_ray.config import ClusterConfig, MfConfig, RecallConfig, SequentialConfig, SourceName, TwoTowerConfig
 from reco_ray.features import Catalogue
+from reco_ray.lake import storage
+from reco_ray.recall.sources.mf import save_factors
 from reco_ray.recall.sources.sequential import save_model
 from reco_ray.recall.sources.two_tower import item_inputs, save_weights
 from reco_ray.recall.training.chunks import Chunk, Chunks, pack, validated_share
 from reco_ray.recall.training.epochs import Schedule, State, fit_epochs
+from reco_ray.recall.training.factors import fit_factors
 from reco_ray.recall.training.sequence_fit import SequenceTrainee
 from reco_ray.recall.training.tower_fit import TowerTrainee
 
 __all__ = ["TRAINED", "Fitted", "Run", "train_source"]
 
-TRAINED = (SourceName.two_tower, SourceName.sequential)
+TRAINED = (SourceName.two_tower, SourceName.sequential, SourceName.mf)
 """Sources with a model to train, in the order in which they are."""
 
 _USERS_AT_ONCE = 65_536
@@ -75,6 +78,9 @@ def train_source(name: SourceName, run: Run, catalogue: Catalogue, config: Recal
     if name is SourceName.two_tower:
         fitted, keys = _train_two_tower(run, catalogue, config.two_tower)
         save_weights(folder, fitted.weights, keys)
+    elif name is SourceName.mf:
+        fitted = _train_factors(run, config.mf)
+        save_factors(folder, fitted.weights["items"], run.keys, config.mf.alpha, config.mf.regularization)
     else:
         fitted = _fit(run, _sequential, asdict(config.sequential), {})
         save_model(folder, fitted.weights, catalogue.keys)
@@ -86,6 +92,23 @@ def _train_two_tower(run: Run, catalogue: Catalogue, config: TwoTowerConfig) -> 
     trained_keys = catalogue.keys[catalogue.events > 0]
     inputs = dict(zip(("id_rows", "content"), item_inputs(catalogue, trained_keys), strict=True))
     return _fit(run, _two_tower, asdict(config), {name: ray.put(array) for name, array in inputs.items()}), trained_keys
+
+
+def _train_factors(run: Run, config: MfConfig) -> Fitted:
+    """In one task on one node: a whole pass over the users is needed for each solution of the items, and takes seconds."""
+    cluster = run.cluster
+    task = ray.remote(_factors).options(num_cpus=cluster.train_cpus_per_worker, label_selector=cluster.train_label_selector)
+    fitted: Fitted = ray.get(task.remote(run.sequences, run.keys, config, run.seed))
+    for iteration in fitted.epochs:
+        run.on_epoch(iteration)
+    return fitted
+
+
+def _factors(sequences: str, keys: NDArray[np.uint64], config: MfConfig, seed: int) -> Fitted:
+    batches = storage.parquet_batches(sequences, _USERS_AT_ONCE)
+    items, iterations = fit_factors((pack(pl.DataFrame(b), keys, 0, seed) for b in batches), keys.size, config, seed)
+    memory_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    return Fitted({"items": items}, iterations[-1], iterations, memory_mb)
 
 
 def _two_tower(settings: dict[str, Any], chunks: Chunks, device: str) -> tuple[TowerTrainee, Schedule]:

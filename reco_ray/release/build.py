@@ -29,7 +29,7 @@ def assemble(
         models, ranker: folders of the trained embedding models and the ranker; None where the release has none.
     """
     catalogue = Catalogue.build(items, item_rows)
-    recall.build(folder, catalogue, pairs, models, recall_config, rerank_config.seen_items_return)
+    recall.build(folder, catalogue, items, pairs, models, recall_config, rerank_config.seen_items_return)
     rank.build(folder, ranker)
     rerank.build(folder, rerank_config)
     rerank.write_popular(folder, catalogue, rerank_config)

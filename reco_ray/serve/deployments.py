@@ -67,6 +67,7 @@ class Recall(_Scaled):
         self._stage = _load(root, release_id, loader).recall()
         self._metrics = RecallMetrics(release_id)
         warm_recall(self._stage)
+        self._stage.watch(self._metrics.searched)
         super().__init__()
 
     async def recall(self, requests: Blocks, queue: Queue | None = None) -> Blocks:
@@ -224,6 +225,7 @@ def _connect_fused(args: GatewayArgs, left: Left) -> Connect:
         loader = _load(args.root, release_id, args.loader)
         pipeline = Pipeline(loader.recall(), loader.rank(), loader.rerank())
         warm_recall(pipeline.recall)
+        pipeline.recall.watch(RecallMetrics(release_id).searched)
         warm_rank(pipeline.rank)
         warm_rerank(pipeline.rerank)
         fresh = keep_items_fresh(pipeline.rank, args.root, release_id, args.store_url, args.namespace)

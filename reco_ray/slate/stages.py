@@ -4,7 +4,7 @@ A stage cannot do another's work: recall cannot see the ranker's scores, a ranke
 All of them take and return lists of the same length, so that a batch of one and a batch of many are the same code.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -28,6 +28,13 @@ class RecallStage(Protocol):
 
     def recall(self, requests: Sequence[Request]) -> list[Candidates]:
         """Return candidates per request, best first; for one with ``items`` those that the release knows, in their order."""
+
+    def watch(self, report: Callable[[str, str, float], None]) -> None:
+        """Measure the recall of approximate searches against exact ones, a small share of them and off the request's path.
+
+        Args:
+            report: takes the source, the bucket of filter selectivity and the recall, from another thread.
+        """
 
 
 class RankStage(Protocol):

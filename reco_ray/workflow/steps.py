@@ -20,6 +20,7 @@ from reco_ray.hashing import digest
 from reco_ray.lake import sources, storage, tables
 from reco_ray.rank.features import view_columns
 from reco_ray.rank.sensitive import check_declared
+from reco_ray.recall.index import index_facts
 from reco_ray.release import assemble, open_release, release_uri, seal
 from reco_ray.release.bundle import MANIFEST
 from reco_ray.schema import LABELS
@@ -269,6 +270,7 @@ def _publish_release(work: Work) -> Mapping[str, object]:
         "features_key": features.key,
         "features": asdict(config.features),
         "sensitive_columns": sorted(config.rank.declared_sensitive) if "train_ranker" in work.inputs else [],
+        "indexes": index_facts(bundle),
         "metrics": {k: v for k, v in evaluated.facts.items() if isinstance(v, float)},
         "lake_versions": lake_versions(config),
         "commit": commit(),
@@ -299,8 +301,9 @@ def _recommend_batch(work: Work) -> Mapping[str, object]:
 
 def _trained_sources(config: PipelineConfig) -> dict[SourceName, object]:
     """Settings of the models that a source with a quota needs."""
-    settings = {SourceName.two_tower: config.recall.two_tower, SourceName.sequential: config.recall.sequential}
-    return {name: of for name, of in settings.items() if config.recall.quotas.get(name, 0) > 0}
+    recall = config.recall
+    settings = {SourceName.two_tower: recall.two_tower, SourceName.sequential: recall.sequential, SourceName.mf: recall.mf}
+    return {name: of for name, of in settings.items() if recall.quotas.get(name, 0) > 0}
 
 
 STEPS = (

@@ -74,6 +74,9 @@ class FakeRecall:
         self._work(self._ms * len(requests))
         return [self._one(request) for request in requests]
 
+    def watch(self, report: Callable[[str, str, float], None]) -> None:
+        """It does not search."""
+
     def _one(self, request: Request) -> Candidates:
         n = 0 if request.similar_to and request.similar_to != KNOWN_ITEM else 300
         start = len(request.user_id) + sum(number(item) for item in (*request.session, *request.interests))

@@ -12,6 +12,7 @@ import pytest
 from reco_ray.config import (
     DateUnit,
     FeaturesConfig,
+    MfConfig,
     RecallConfig,
     RerankConfig,
     SequentialConfig,
@@ -25,8 +26,11 @@ from reco_ray.features import Catalogue, pairs, transform
 from reco_ray.features.items import ItemFacts
 from reco_ray.features.sums import added_up, item_sums
 from reco_ray.lake import sources
+from reco_ray.recall.sources.mf import save_factors
 from reco_ray.recall.sources.sequential import save_model
 from reco_ray.recall.sources.two_tower import item_inputs, save_weights
+from reco_ray.recall.training.chunks import Chunk, pack
+from reco_ray.recall.training.factors import fit_factors
 from reco_ray.recall.training.sequence_model import SequenceModel
 from reco_ray.recall.training.tower import TwoTower
 from reco_ray.release import assemble
@@ -34,6 +38,7 @@ from reco_ray.schema import EVENTS
 
 USERS, ITEMS = 24, 40
 START = datetime(2026, 1, 1, tzinfo=UTC)
+FACTORS = MfConfig(factors=2, regularization=1.0)  # one for each taste
 NOW_US = 1_780_000_000_000_000  # behind all events of the world
 
 
@@ -113,28 +118,52 @@ def users(events: pl.DataFrame, items: pl.DataFrame, catalogue: Catalogue) -> pl
 
 
 @pytest.fixture(scope="session")
-def folder(
-    events: pl.DataFrame, items: pl.DataFrame, catalogue: Catalogue, as_of: int, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    """Stages of a release with all sources; its models are not trained."""
+def models(events: pl.DataFrame, catalogue: Catalogue, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Models of all sources that have one; only the factors are fitted."""
     import torch
 
-    models, target = tmp_path_factory.mktemp("models"), tmp_path_factory.mktemp("release")
+    folder = tmp_path_factory.mktemp("models")
     torch.manual_seed(0)
     id_rows, content = item_inputs(catalogue, catalogue.keys)
     model = TwoTower(TwoTowerConfig(embedding_size=16, hidden_size=16), int(id_rows.max()), content.shape[1], 50)
-    save_weights(models, {name: tensor.numpy() for name, tensor in model.state_dict().items()}, catalogue.keys)
+    save_weights(folder, {name: tensor.numpy() for name, tensor in model.state_dict().items()}, catalogue.keys)
     nexts = SequenceModel(SequentialConfig(embedding_size=16, hidden_size=16), len(catalogue), 50)
-    save_model(models, {name: tensor.numpy() for name, tensor in nexts.state_dict().items()}, catalogue.keys)
+    save_model(folder, {name: tensor.numpy() for name, tensor in nexts.state_dict().items()}, catalogue.keys)
+    factors, _ = fit_factors([packed(events, catalogue)], len(catalogue), FACTORS, 7)
+    save_factors(folder, factors, catalogue.keys, FACTORS.alpha, FACTORS.regularization)
+    return folder
+
+
+def packed(events: pl.DataFrame, catalogue: Catalogue) -> Chunk:
+    """Everybody's events in order, as training takes them."""
+    ordered = events.group_by("user_id", maintain_order=True)
+    lists = ordered.agg(pl.col("item_id").alias("item_ids"), pl.col("strength").cast(pl.Float32).alias("strengths"))
+    return pack(lists, catalogue.keys, 0, 7)
+
+
+@pytest.fixture(scope="session")
+def assembled(events: pl.DataFrame, items: pl.DataFrame, as_of: int, models: Path) -> Callable[[Path], None]:
+    """Writes the stages of a release with all sources into an empty folder."""
     config = FeaturesConfig()
-    assemble(
-        target,
-        items,
-        item_view(events, items, as_of, config),
-        pairs.covisit_rows(pairs.covisit_partials(events, items["item_id"], config), items["item_id"], config),
-        RecallConfig(quotas=dict.fromkeys(SourceName, 20), candidates=40),
-        RerankConfig(),
-        models,
-        None,
-    )
+
+    def assemble_into(target: Path) -> None:
+        assemble(
+            target,
+            items,
+            item_view(events, items, as_of, config),
+            pairs.covisit_rows(pairs.covisit_partials(events, items["item_id"], config), items["item_id"], config),
+            RecallConfig(quotas=dict.fromkeys(SourceName, 20), candidates=40),
+            RerankConfig(),
+            models,
+            None,
+        )
+
+    return assemble_into
+
+
+@pytest.fixture(scope="session")
+def folder(assembled: Callable[[Path], None], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Stages of a release with all sources."""
+    target = tmp_path_factory.mktemp("release")
+    assembled(target)
     return target

@@ -28,7 +28,10 @@ def dataset(sequences: dict[str, list[str]], test: pl.DataFrame | None = None) -
     events = frame.with_columns(ts=pl.int_ranges(pl.col("item_id").list.len())).explode("item_id", "ts").sort("user_id", "ts")
     ids = events["item_id"].unique().sort()
     items = pl.DataFrame({"item_id": ids}).with_columns(
-        title=pl.lit(None, pl.String), categories=pl.lit([], pl.List(pl.String))
+        title=pl.lit(None, pl.String),
+        categories=pl.lit([], pl.List(pl.String)),
+        year=pl.lit(0, pl.Int32),
+        available=pl.lit(True),
     )
     return Dataset(events, test, items)
 

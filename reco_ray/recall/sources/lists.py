@@ -1,4 +1,4 @@
-"""Sources that are one list for everybody: popular, trending, fresh. They need no history, so they serve unknown users."""
+"""Sources that are one list for everybody: popular, trending. They need no history, so they serve unknown users."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,18 +19,10 @@ class ListSource:
     Args:
         scores: of every item, larger is better, shape (n_items,). tie_keys: `hashing.item_keys`, shape (n_items,).
         in_category: not 0 where item i has category c, shape (n_items, C).
-        strangers_only: answer only for users without a history; others are served by what they did.
     """
 
-    def __init__(
-        self,
-        scores: NDArray[np.float32],
-        tie_keys: NDArray[np.uint64],
-        in_category: NDArray[np.float32],
-        strangers_only: bool = False,
-    ) -> None:
-        self._order = best_first(scores, tie_keys)
-        self._scores, self._strangers_only = scores, strangers_only
+    def __init__(self, scores: NDArray[np.float32], tie_keys: NDArray[np.uint64], in_category: NDArray[np.float32]) -> None:
+        self._order, self._scores = best_first(scores, tie_keys), scores
         # places in the order by category: a mask over all items would cost a request 10 ms with 92,000 of them
         places, columns = np.nonzero(in_category[self._order])
         self._places = places[np.argsort(columns, kind="stable")]
@@ -38,21 +30,16 @@ class ListSource:
 
     @classmethod
     def of(cls, name: SourceName, catalogue: Catalogue) -> "ListSource":
-        """Build the source ``popular`` (decayed count), ``trending`` (short decay) or ``fresh`` (newest, by first year)."""
-        if name is SourceName.fresh:
-            # newest first; among equals the ones already known to somebody, for a first slate of unknown quality
-            scores = catalogue.years + np.float32(0.1) * catalogue.column("item_events")
-        else:
-            scores = catalogue.column("item_decayed" if name is SourceName.popular else "item_trending")
-        strangers_only = name is SourceName.fresh
-        return cls(scores.astype(np.float32), catalogue.keys, catalogue.in_category, strangers_only)
+        """Build the source ``popular`` (decayed count) or ``trending`` (short decay)."""
+        scores = catalogue.column("item_decayed" if name is SourceName.popular else "item_trending")
+        return cls(scores.astype(np.float32), catalogue.keys, catalogue.in_category)
 
     def recall(self, queries: list[Query], k: int) -> list[Hits]:
         """Walk down the list past what is hidden; contract of `query.Source`."""
         return [self._walk(query, k) for query in queries]
 
     def _walk(self, query: Query, k: int) -> Hits:
-        if query.similar_to is not None or (self._strangers_only and query.history.size):
+        if query.similar_to is not None:
             return np.empty(0, np.int64), np.empty(0, np.float32)
         most = k + query.hidden.size
         first = self._first(query, most) if query.liked else _NOWHERE

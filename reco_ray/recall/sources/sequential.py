@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from reco_ray.arrays import lookup
+from reco_ray.config import RecallConfig
 from reco_ray.errors import ArtifactError
 from reco_ray.features import Catalogue
-from reco_ray.recall.index import VectorIndex, nearest
+from reco_ray.recall.index import Probe, Report, VectorIndex, nearest
 from reco_ray.recall.query import Hits, Query
 
 __all__ = ["INDEX", "SequentialSource", "load_model", "next_vector", "save_model"]
@@ -118,15 +119,17 @@ class SequentialSource:
 
     def __init__(self, weights: Weights, index: VectorIndex) -> None:
         self._weights, self._index = weights, index
+        self._probe: Probe | None = None
         self._known = np.asarray(weights["item.weight"].any(axis=1), np.bool_)
 
     @classmethod
-    def build(cls, models: Path, catalogue: Catalogue, exact_below: int) -> "SequentialSource":
+    def build(cls, models: Path, catalogue: Catalogue, config: RecallConfig) -> "SequentialSource":
         """Line the trained item table up with the catalogue and index it."""
         weights, keys = load_model(models)
         rows = lookup(keys, catalogue.keys) + 1
         table = weights["item.weight"][np.concatenate([[0], rows])]
-        return cls(weights | {"item.weight": table}, VectorIndex.build(_unit(table[1:]), exact_below))
+        index = VectorIndex.build(_unit(table[1:]), config.exact_below, config.recall_target)
+        return cls(weights | {"item.weight": table}, index)
 
     def save(self, folder: Path) -> None:
         """Write weights and index into a release's folder."""
@@ -138,6 +141,10 @@ class SequentialSource:
         """Read what `save` wrote."""
         return cls(_load_weights(folder), VectorIndex.load(folder, INDEX))
 
+    def watch(self, report: Report) -> None:
+        """Contract of `query.Watched`."""
+        self._probe = Probe(self._index, report)
+
     def recall(self, queries: list[Query], k: int) -> list[Hits]:
         """Search once for all personal queries of whose history the model knows some; contract of `query.Source`."""
         empty: Hits = (np.empty(0, np.int64), np.empty(0, np.float32))
@@ -146,7 +153,7 @@ class SequentialSource:
         out = [empty] * len(queries)
         if known:
             users = np.stack([next_vector(self._weights, histories[i]) for i in known])
-            for i, hits in zip(known, nearest(self._index, users, [queries[i] for i in known], k), strict=True):
+            for i, hits in zip(known, nearest(self._index, users, [queries[i] for i in known], k, self._probe), strict=True):
                 out[i] = hits
         return out
 

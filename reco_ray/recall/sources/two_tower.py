@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from reco_ray.arrays import lookup
+from reco_ray.config import RecallConfig
 from reco_ray.errors import ArtifactError
 from reco_ray.features import Catalogue
-from reco_ray.recall.index import VectorIndex, nearest
+from reco_ray.recall.index import Probe, Report, VectorIndex, nearest
 from reco_ray.recall.query import Hits, Query
 
 __all__ = ["INDEX", "TwoTowerSource", "embed_items", "embed_users", "item_inputs", "load_weights", "save_weights"]
@@ -97,9 +98,10 @@ class TwoTowerSource:
 
     def __init__(self, weights: Weights, index: VectorIndex) -> None:
         self._weights, self._index = weights, index
+        self._probe: Probe | None = None
 
     @classmethod
-    def build(cls, towers: Path, catalogue: Catalogue, exact_below: int) -> "TwoTowerSource":
+    def build(cls, towers: Path, catalogue: Catalogue, config: RecallConfig) -> "TwoTowerSource":
         """Embed the catalogue with trained towers and index it."""
         weights, trained_keys = load_weights(towers)
         expected = weights["item_hidden.weight"].shape[1] - weights["item_id.weight"].shape[1]
@@ -109,7 +111,8 @@ class TwoTowerSource:
                 f"towers take {expected} content columns, the catalogue has {content.shape[1]}: its categories changed; "
                 "run train_embeddings again"
             )
-        return cls(weights, VectorIndex.build(embed_items(weights, id_rows, content), exact_below))
+        vectors = embed_items(weights, id_rows, content)
+        return cls(weights, VectorIndex.build(vectors, config.exact_below, config.recall_target))
 
     def save(self, folder: Path) -> None:
         """Write weights, vectors and index into a release's folder."""
@@ -126,17 +129,18 @@ class TwoTowerSource:
         """Item vectors by item_idx, shape (n_items, d)."""
         return self._index.vectors
 
+    def watch(self, report: Report) -> None:
+        """Contract of `query.Watched`."""
+        self._probe = Probe(self._index, report)
+
     def recall(self, queries: list[Query], k: int) -> list[Hits]:
         """Search once for all queries that have a history; contract of `query.Source`."""
-        empty: Hits = (np.empty(0, np.int64), np.empty(0, np.float32))
+        out: list[Hits] = [(np.empty(0, np.int64), np.empty(0, np.float32))] * len(queries)
         known = [i for i, query in enumerate(queries) if query.history.size]
-        if not known:
-            return [empty] * len(queries)
-        vectors = self._index.vectors
-        users = np.stack([self._point(queries[i], vectors) for i in known])
-        out = [empty] * len(queries)
-        for i, hits in zip(known, nearest(self._index, users, [queries[i] for i in known], k), strict=True):
-            out[i] = hits
+        if known:
+            points = np.stack([self._point(queries[i], self._index.vectors) for i in known])
+            for i, hits in zip(known, nearest(self._index, points, [queries[i] for i in known], k, self._probe), strict=True):
+                out[i] = hits
         return out
 
     def _point(self, query: Query, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
