@@ -21,7 +21,7 @@ from reco_ray.hashing import hash64, unit_interval
 from reco_ray.rank.plausible import refuse_implausible
 from reco_ray.rank.stage import COLUMNS_FILE, MODEL_FILE, VOCABULARY_FILE
 
-__all__ = ["RankerResult", "train_ranker"]
+__all__ = ["RankerResult", "parameters", "train_ranker"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,20 +65,7 @@ def train_ranker(
     result = XGBoostTrainer(
         _loop,
         train_loop_config={
-            "params": {
-                "objective": "rank:ndcg",
-                "eval_metric": "ndcg@10",
-                "lambdarank_pair_method": "topk",
-                "lambdarank_num_pair_per_sample": 20,
-                "tree_method": "hist",
-                "max_depth": config.max_depth,
-                "learning_rate": config.learning_rate,
-                "min_child_weight": config.min_child_weight,
-                "subsample": config.subsample,
-                "colsample_bytree": config.colsample,
-                "reg_lambda": config.reg_lambda,
-                "seed": seed,
-            },
+            "params": parameters(config, seed),
             "rounds": config.rounds,
         },
         datasets={
@@ -106,6 +93,24 @@ def train_ranker(
     (target / VOCABULARY_FILE).write_text(json.dumps(vocabulary))
     metrics = result.metrics
     return RankerResult(metrics["rounds"], metrics["valid_ndcg10"], groups, useful.height)
+
+
+def parameters(config: RankConfig, seed: int) -> dict[str, Any]:
+    """XGBoost's parameters of a configuration."""
+    return {
+        "objective": "rank:ndcg",
+        "eval_metric": "ndcg@10",
+        "lambdarank_pair_method": "topk",
+        "lambdarank_num_pair_per_sample": 20,
+        "tree_method": "hist",
+        "max_depth": config.max_depth,
+        "learning_rate": config.learning_rate,
+        "min_child_weight": config.min_child_weight,
+        "subsample": config.subsample,
+        "colsample_bytree": config.colsample,
+        "reg_lambda": config.reg_lambda,
+        "seed": seed,
+    }
 
 
 def _loop(loop_config: dict[str, Any]) -> None:
