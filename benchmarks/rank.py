@@ -75,7 +75,9 @@ def main(
     console.print(table)
     lost = losses(str(root)) if root is not None else None
     if lost is not None:
-        table = Table("form", "NDCG@10", "loss", "low", "high", "top-10 overlap", title=f"users unseen in training: {lost['users']}")
+        table = Table(
+            "form", "NDCG@10", "loss", "low", "high", "top-10 overlap", title=f"users unseen in training: {lost['users']}"
+        )
         for row in lost["forms"]:
             table.add_row(row["form"], *(f"{row[name]:.4f}" for name in ("ndcg10", "loss", "low", "high", "overlap10")))
         console.print(table)

@@ -53,7 +53,9 @@ def _scores(
     sizes = np.unique(test_group, return_counts=True)[1].tolist()
     found = {"full": model.inplace_predict(test)}
     for share, kept in ((4, 100), (4, 50), (2, 100), (2, 50)):
-        found[f"two phases: 1/{share} of the trees, then {kept} candidates"] = two_phase(model, test, sizes, rounds // share, kept)
+        found[f"two phases: 1/{share} of the trees, then {kept} candidates"] = two_phase(
+            model, test, sizes, rounds // share, kept
+        )
     for share in (4, 2):
         found[f"1/{share} of the trees"] = model.inplace_predict(test, iteration_range=(0, rounds // share))
     gains = {int(name[1:]): gain for name, gain in model.get_score(importance_type="total_gain").items()}

@@ -59,9 +59,7 @@ class XGBoostRanker:
             scores[i] = part
         return scores
 
-    def contributions(
-        self, request: Request, candidates: Candidates
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
+    def contributions(self, request: Request, candidates: Candidates) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
         """What each column did for each candidate's score, against the average candidate of the request, by TreeSHAP.
 
         Returns: the matrix and the effects, both (n, len(features.columns)); a candidate's effects add up to its score less

@@ -58,7 +58,12 @@ class WhyItem:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """The items of the slate as it comes out now, in order, and those asked for that are not in it."""
+    """What the stages make of the request.
+
+    Attributes:
+        item_ids: of the slate, in order. items: what is to be said of them.
+        others: of the items asked for that are not in the slate.
+    """
 
     item_ids: tuple[str, ...]
     items: tuple[WhyItem, ...]
@@ -126,16 +131,16 @@ class _Run:
         if name in request.exclude:
             return WhyItem(name, "request", "the request excludes it")
         own = bool(np.isin(self._catalogue.keys[row], request.user.seen)) or name in request.session
-        places = [self._place_of(source, row) for source in self._recall.names]
+        places = tuple(self._place_of(source, row) for source in self._recall.names)
         if all(each.place is None for each in places):
             if own:
-                return WhyItem(name, "request", "the user has had it, and what was seen does not come back", sources=tuple(places))
+                return WhyItem(name, "request", "the user has had it, and what was seen does not come back", sources=places)
             if request.filters:
-                return WhyItem(name, "request", "it does not pass the request's filters, or no source has it", sources=tuple(places))
-            return WhyItem(name, "recall", f"no source has it among its first {_DEEP:,}", sources=tuple(places))
+                return WhyItem(name, "request", "no source has it that passes the request's filters", sources=places)
+            return WhyItem(name, "recall", f"no source has it among its first {_DEEP:,}", sources=places)
         best = min((each for each in places if each.place), key=lambda each: (each.place or 0) - each.brought)
         said = f"nearest in {best.source}: place {best.place} there, which brought {best.brought}"
-        return WhyItem(name, "recall", said, place=best.place, sources=tuple(places))
+        return WhyItem(name, "recall", said, place=best.place, sources=places)
 
     def _arranged_away(self, item_id: str, at: int, place: int) -> WhyItem:
         longer = replace(self._request, k=max(_LONGEST, self._request.k))
