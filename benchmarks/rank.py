@@ -1,6 +1,6 @@
 """The ranker: how fast it scores by each method, and what the faster ones lose.
 
-    python benchmarks/rank.py --out FILE [--root ROOT]
+    python benchmarks/rank.py --out FILE [--root ROOT [--plot FILE.svg]]
 
 Speed on the synthetic release of the other benchmarks (200 trees of depth 6), one thread but where said. The methods take
 turns, request by request, so that a busy machine is busy for all; CPU time says what a method costs where the clock cannot.
@@ -63,6 +63,7 @@ class Timed:
 def main(
     out: Annotated[Path, typer.Option(help="The result as JSON.")],
     root: Annotated[Path | None, typer.Option(help="Of a pipeline that ran; without one no loss is measured.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Of chances before and after calibration, as SVG.")] = None,
     calls: Annotated[int, typer.Option(help="Of each method and size.")] = 200,
 ) -> None:
     """Measure, and write the result."""
@@ -86,6 +87,12 @@ def main(
         {"name": "score_500_ms", "value": whole["p50_ms"], "unit": "ms"},
         {"name": "score_500_cpu_ms", "value": whole["cpu_p50_ms"], "unit": "ms"},
     ]
+    if lost is not None:
+        found = lost["calibration"]
+        console.print(f"calibration error {found['ece_before']:.4f} before, {found['ece_after']:.4f} after")
+        checks += [{"name": name, "value": found[name], "unit": "ece"} for name in ("ece_before", "ece_after")]
+        if plot is not None:
+            _draw(plot, found)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps({"checks": checks, "speed": speed, "differences": differences, "loss": lost}, indent=1))
 
@@ -155,6 +162,21 @@ def _compiled(model: Path) -> dict[str, Score]:
         console.print(f"compiled the trees in {time.monotonic() - started:.0f} s, {library.stat().st_size / 1e6:.1f} MB")
         predictor = tl2cgen.Predictor(str(library), nthread=1)
     return {"compiled by tl2cgen": lambda m: predictor.predict(tl2cgen.DMatrix(m)).ravel()}
+
+
+def _draw(path: Path, found: Mapping[str, Any]) -> None:
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(5, 4), layout="constrained")
+    axes.plot([1e-3, 1], [1e-3, 1], color="grey", linestyle=":", label="what is said comes true")
+    for name in ("before", "after"):
+        axes.plot(found[name]["said"], found[name]["came"], marker="o", label=f"{name}: {found[f'ece_{name}']:.4f} off")
+    axes.set(xscale="log", yscale="log", xlabel="chance that is said", ylabel="share that came, of unseen users")
+    axes.legend()
+    figure.savefig(path)
 
 
 def _first(found: Candidates, n: int) -> Candidates:

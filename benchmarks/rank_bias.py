@@ -5,7 +5,7 @@
 Requests have ten candidates with features of which the liking is a known function. A logging policy that knows it only roughly
 orders them, and moves some about; a place is looked at with a known chance; a click is a look at an item that is liked. Rankers
 learn from these clicks and are judged by the true likings of new requests: the naive one takes clicks as they are, one weighs
-them by the propensities estimated from the same log, one is XGBoost's ``lambdarank_unbiased``, and one knows the likings themselves.
+them by the propensities estimated from the same log, one is XGBoost's ``lambdarank_unbiased``, and one knows the likings.
 XGBoost takes no weight per row when it ranks: a click's weight becomes its grade.
 """
 

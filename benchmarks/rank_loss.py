@@ -11,6 +11,7 @@ from reco_ray.config import RankConfig
 from reco_ray.evaluation import ndcg_at_k, paired_difference
 from reco_ray.hashing import hash64
 from reco_ray.lake import tables
+from reco_ray.rank.calibration import expected_error, fit_calibration, reliability
 from reco_ray.rank.stage import two_phase
 
 __all__ = ["losses"]
@@ -37,7 +38,8 @@ def losses(root: str, seed: int = 1) -> dict[str, Any]:
         for form, scores in _scores(x[~test], y[~test], group[~test], x[test], group[test], seed).items():
             found.setdefault(form, np.zeros(len(y), np.float32))[test] = scores
     found["recall order"] = -rows["place"].to_numpy().astype(np.float32)
-    return _table(found, y, group, seed)
+    users = rows["user_id"].to_list()
+    return {**_table(found, y, group, seed), "calibration": _calibration(found["full"], y > 0, users)}
 
 
 def _scores(
@@ -66,6 +68,19 @@ def _scores(
             np.ascontiguousarray(test[:, columns])
         )
     return found
+
+
+def _calibration(scores: NDArray[np.float32], taken: NDArray[np.bool_], users: list[str]) -> dict[str, Any]:
+    """Fit on the scores of one half of the users, all unseen by the model that scored them, and judge on the other."""
+    half = np.array([hash64(user, "calibration") % 2 == 0 for user in users])
+    raw = 1 / (1 + np.exp(-scores[~half].astype(np.float64)))
+    fitted = fit_calibration(scores[half], taken[half]).probabilities(scores[~half])
+    bins = {"before": reliability(raw, taken[~half]), "after": reliability(fitted, taken[~half])}
+    return {
+        "ece_before": expected_error(raw, taken[~half]),
+        "ece_after": expected_error(fitted, taken[~half]),
+        **{name: {"said": said.tolist(), "came": came.tolist(), "n": n.tolist()} for name, (said, came, n) in bins.items()},
+    }
 
 
 def _fit(x: NDArray[np.float32], y: NDArray[np.int32], group: NDArray[np.uint32], seed: int) -> xgboost.Booster:

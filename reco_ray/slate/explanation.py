@@ -41,7 +41,8 @@ class WhyItem:
             ``recall``, ``rank`` or ``rerank``.
         detail: by how much, in words.
         place: after the stage that lost it, from 1; of a shown item, in the slate.
-        score: of the ranker. behind: what was missing to the last item shown; 0 and less where only rerank stood between.
+        score: of the ranker. probability: that the user turns to it, where the ranker is calibrated and had a part.
+        behind: what was missing to the last item shown; 0 and less where only rerank stood between.
         sources: where the recall sources have it.
         reasons: of the score, the strongest first; none where the ranker had no part.
     """
@@ -51,6 +52,7 @@ class WhyItem:
     detail: str
     place: int | None = None
     score: float | None = None
+    probability: float | None = None
     behind: float | None = None
     sources: tuple[SourcePlace, ...] = ()
     reasons: tuple[Reason, ...] = ()
@@ -99,6 +101,8 @@ class _Run:
         rank = pipeline.rank
         self._columns = rank.features.columns if isinstance(rank, XGBoostRanker) else []
         self._effects = rank.contributions(request, self._found) if isinstance(rank, XGBoostRanker) else None
+        calibrated = isinstance(rank, XGBoostRanker) and rank.calibration is not None and self._effects is not None
+        self._chances = rank.calibration.probabilities(self._scores) if calibrated else None  # type: ignore[attr-defined]
 
     def explanation(self, others: Sequence[str]) -> Explanation:
         shown = tuple(
@@ -159,7 +163,8 @@ class _Run:
         if self._effects is not None:
             matrix, effects = self._effects
             reasons = reasons_of(self._columns, matrix[at], effects[at])
-        return WhyItem(item_id, stage, detail, place, score, behind, self._sources(at), reasons)
+        chance = None if self._chances is None else float(self._chances[at])
+        return WhyItem(item_id, stage, detail, place, score, chance, behind, self._sources(at), reasons)
 
     def _candidate(self, item_id: str) -> int | None:
         return self._at.get(int(self._catalogue.find([item_id])[0]))

@@ -43,6 +43,9 @@ class WhyItemAnswer(BaseModel):
     detail: Annotated[str, Field(description="By how much, in words.")]
     place: Annotated[int | None, Field(description="After that stage, from 1.")]
     score: float | None
+    probability: Annotated[
+        float | None, Field(description="That the user turns to it, where the ranker is calibrated and had a part.")
+    ]
     behind: Annotated[float | None, Field(description="What was missing to the score of the last item shown.")]
     sources: list[SourcePlaceAnswer]
     reasons: list[ReasonAnswer]
