@@ -22,11 +22,11 @@ import synthetic
 import typer
 import xgboost
 from numpy.typing import NDArray
-from rank_loss import losses
+from rank_loss import losses, two_phase
 from rich.console import Console
 from rich.table import Table
 
-from reco_ray.rank.stage import MODEL_FILE, two_phase
+from reco_ray.rank.stage import MODEL_FILE
 from reco_ray.slate import Pipeline
 from reco_ray.types import Candidates, Request
 

@@ -85,41 +85,6 @@ class XGBoostRanker:
         return sorted(named, key=lambda pair: -pair[1])[:top]
 
 
-def two_phase(
-    model: xgboost.Booster, matrix: NDArray[np.float32], sizes: Sequence[int], rounds: int, kept: int
-) -> NDArray[np.float32]:
-    """Score with the first trees only, and with the rest those that stand best by then.
-
-    The best ``kept`` of each list get the very scores of the whole model. The others keep the order of the first phase, below
-    them; a score of theirs says nothing else.
-
-    Args:
-        matrix: rows of all lists, one list after the other. sizes: of the lists, summing up to its rows.
-        rounds: of the first phase, fewer than the model has.
-    Returns: shape (rows of the matrix,).
-    """
-    first = model.inplace_predict(matrix, iteration_range=(0, rounds), validate_features=False)
-    scores = np.asarray(first, np.float32)
-    best, start = [], 0
-    for size in sizes:
-        part = scores[start : start + size]
-        best.append(start + (np.argpartition(-part, kept)[:kept] if size > kept else np.arange(size)))
-        start += size
-    rows = np.concatenate(best)
-    whole = model.inplace_predict(matrix[rows], validate_features=False)
-    start = at = 0
-    for size, chosen in zip(sizes, best, strict=True):
-        least = whole[at : at + chosen.size].min(initial=np.inf)
-        if size > kept:
-            part = scores[start : start + size]
-            behind = np.ones(size, np.bool_)
-            behind[chosen - start] = False
-            part[behind] -= max(0.0, float(part[behind].max() - least))
-        start, at = start + size, at + chosen.size
-    scores[rows] = whole
-    return scores
-
-
 def _has_history(request: Request) -> bool:
     return not request.similar_to and bool(request.user.history.size or request.session)
 

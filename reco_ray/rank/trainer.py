@@ -22,7 +22,7 @@ from reco_ray.rank.calibration import expected_error, fit_calibration
 from reco_ray.rank.plausible import refuse_implausible
 from reco_ray.rank.stage import COLUMNS_FILE, MODEL_FILE, VOCABULARY_FILE
 
-__all__ = ["RankerResult", "calibrate", "parameters", "train_ranker"]
+__all__ = ["RankerResult", "calibrate", "grouped", "parameters", "train_ranker", "worker_part"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,13 +172,31 @@ def _loop(loop_config: dict[str, Any]) -> None:
 
 
 def _matrix(name: str, rank: int, world: int) -> xgboost.DMatrix:
-    """Rows of this worker's groups, whole and sorted by group, as XGBoost wants them."""
+    """Rows of this worker's groups, as XGBoost wants them."""
     shard = ray.train.get_dataset_shard(name)
     frame = pl.concat([pl.DataFrame(b) for b in shard.iter_batches(batch_size=None, batch_format="pyarrow")])
-    owner = {user: hash64(user, "worker") % world for user in frame["user_id"].unique()}
-    frame = frame.filter(pl.col("user_id").replace_strict(owner, return_dtype=pl.Int64) == rank).sort("user_id", "place")
-    if frame.is_empty():
+    part = worker_part(frame, rank, world)
+    if part.is_empty():
         raise DataError(f"ranker: worker {rank} of {world} got no {name} group; use fewer workers (cluster.train_workers)")
-    group = frame["user_id"].rle_id().to_numpy().astype(np.uint32)
-    matrix = np.asarray(frame["features"].list.to_array(len(frame["features"][0])).to_numpy(), np.float32)
-    return xgboost.DMatrix(matrix, label=frame["label"].to_numpy(), qid=group)
+    return grouped(part)
+
+
+def worker_part(frame: pl.DataFrame, rank: int, world: int) -> pl.DataFrame:
+    """Rows of one worker's groups, whole and sorted by group, in whichever order and batches they come."""
+    owner = {user: hash64(user, "worker") % world for user in frame["user_id"].unique()}
+    mine = pl.col("user_id").replace_strict(owner, return_dtype=pl.Int64) == rank
+    return frame.filter(mine).sort("user_id", "place")
+
+
+def grouped(part: pl.DataFrame) -> xgboost.DMatrix:
+    """Make the matrix of rows that stand group by group.
+
+    Raises: DataError: a group comes in two pieces, of which XGBoost would silently make two.
+    """
+    group = part["user_id"].rle_id().to_numpy().astype(np.uint32)
+    matrix = np.asarray(part["features"].list.to_array(len(part["features"][0])).to_numpy(), np.float32)
+    made = xgboost.DMatrix(matrix, label=part["label"].to_numpy(), qid=group)
+    found, users = made.get_uint_info("group_ptr").size - 1, part["user_id"].n_unique()
+    if found != users:
+        raise DataError(f"ranker: found {found} groups of {users} users, expected one each; sort the rows by user")
+    return made
