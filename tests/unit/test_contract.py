@@ -128,6 +128,13 @@ class Profiles:
         return self.kept[user_id]
 
 
+class Explanations:
+    """Knows no request."""
+
+    async def explain(self, request_id: str, item_id: str = "") -> dict[str, Any]:
+        raise problems.unknown_request()
+
+
 class World:
     """A gateway over fakes; requests of the user "hidden" are those of nobody."""
 
@@ -162,6 +169,7 @@ class World:
             gate=gate,
             behind=lambda: behind,
             events=events,
+            explanations=Explanations(),
         )
 
     def ask(self, method: str, path: str, **more: Any) -> httpx.Response:
