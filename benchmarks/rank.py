@@ -47,7 +47,7 @@ class Timed:
     cpu: list[float] = field(default_factory=list)
 
     def row(self) -> dict[str, float]:
-        """The figures of the report; requests/s are of one core, by CPU time."""
+        """The figures of the report: by the clock, and per core by CPU time."""
         wall, cpu = np.array(self.wall) * 1e3, np.array(self.cpu) * 1e3
         return {
             "requests_s": round(1e3 / float(np.mean(wall)), 1),
