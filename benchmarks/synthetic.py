@@ -69,7 +69,8 @@ def publish(
     save_weights(parts, {name: tensor.numpy() for name, tensor in towers.state_dict().items()}, catalogue.keys)
     recall = RecallConfig(quotas=dict(quotas or {SourceName.two_tower: candidates}), candidates=candidates)
     pairs = pl.DataFrame(schema={"a": pl.String, "b": pl.String, "score": pl.Float32})
-    assemble(target, table, rows, pairs, recall, RerankConfig(), parts, None)
+    nobody = pl.DataFrame(schema={"seen": pl.List(pl.String), "features": pl.List(pl.Float32)})
+    assemble(target, table, rows, nobody, pairs, recall, RerankConfig(), parts, None)
     columns = rank_features(target).columns
     x = rng.random((20_000, len(columns)), np.float32)
     matrix = xgboost.DMatrix(x, label=rng.integers(0, 4, len(x)), qid=np.repeat(np.arange(len(x) // 100), 100))

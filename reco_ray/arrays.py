@@ -19,7 +19,7 @@ def best_first(scores: NDArray[np.float32], tie_keys: NDArray[np.uint64], k: int
     """
     clean = np.where(np.isfinite(scores), scores, -np.inf)
     n = clean.shape[0]
-    if k is not None and k < n // 4:
+    if k is not None and 0 < k < n // 4:
         # partition first, but keep every position that ties with the k-th: the tie rule decides among them
         threshold = np.partition(clean, n - k)[n - k]
         keep = np.flatnonzero(clean >= threshold)

@@ -136,7 +136,8 @@ class ContentConfig:
 class RecallConfig:
     """Sources and how many items each may bring; ``candidates`` caps their union.
 
-    The source ``fresh`` draws from the ``fresh_pool`` newest items.
+    A source weighs as much in the union as its quota, and is sure of its quota's share of the candidates (`recall.merge`); one
+    with quota 0 is left out, and its model is not trained. The source ``fresh`` draws from the ``fresh_pool`` newest items.
 
     A catalogue below ``exact_below`` items is searched by brute force, which is exact; above, by a quantized tree, as far as
     ``recall_target`` of what exact search finds needs.
@@ -144,13 +145,17 @@ class RecallConfig:
 
     quotas: dict[SourceName, int] = field(
         default_factory=lambda: {
-            SourceName.two_tower: 200,
-            SourceName.covisit: 200,
-            SourceName.popular: 100,
+            SourceName.two_tower: 250,
+            SourceName.sequential: 0,
+            SourceName.mf: 1000,
+            SourceName.covisit: 250,
+            SourceName.content: 50,
+            SourceName.popular: 50,
+            SourceName.trending: 0,
             SourceName.fresh: 20,
         }
     )
-    candidates: int = 300
+    candidates: int = 500
     two_tower: TwoTowerConfig = field(default_factory=TwoTowerConfig)
     sequential: SequentialConfig = field(default_factory=SequentialConfig)
     mf: MfConfig = field(default_factory=MfConfig)
@@ -160,8 +165,8 @@ class RecallConfig:
     recall_target: float = 0.98
 
     def __post_init__(self) -> None:
-        if not self.quotas:
-            raise ConfigError(f"recall.quotas: found none, expected at least one of {[s.value for s in SourceName]}")
+        if not any(quota > 0 for quota in self.quotas.values()):
+            raise ConfigError(f"recall.quotas: found none above 0, expected at least one of {[s.value for s in SourceName]}")
         between("recall.candidates", self.candidates, 1, 5_000)
         between("recall.recall_target", self.recall_target, 0.5, 0.999)
         between("recall.fresh_pool", self.fresh_pool, 1, 100_000)

@@ -17,7 +17,7 @@ from reco_ray.slate import load_rank, load_rerank
 
 __all__ = ["run_stages"]
 
-_DEPTH = 300  # of the candidate lists kept for the recall curve
+_DEPTH = 500  # of the candidate lists kept for the recall curve
 _LIST = 50  # of the ranked lists
 
 
@@ -46,7 +46,7 @@ def run_stages(folder: str, users: pl.DataFrame, labels: pl.DataFrame, seed: int
     def column(name: str) -> list[NDArray[np.int32]]:
         return [np.asarray(rows, np.int32) for rows in frame[name].to_list()]
 
-    # a source that answers strangers only has nothing to show for users with a history
+    # a source that answered nobody has nothing to show
     frame = frame.select(name for name in frame.columns if name == "user_id" or frame[name].list.len().sum() > 0)
     lists = {name.removeprefix("list:"): column(name) for name in frame.columns if name.startswith("list:")}
     candidates = {name.removeprefix("candidates:"): column(name) for name in frame.columns if name.startswith("candidates:")}

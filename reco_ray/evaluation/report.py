@@ -32,7 +32,7 @@ __all__ = [
 
 RANDOM, POPULAR, RECALL, RANKED, RERANKED = "random", "popular", "recall", "recall+rank", "+rerank"
 UNION = "union"
-CURVE_CUTOFFS = (10, 20, 50, 100, 200, 300)
+CURVE_CUTOFFS = (10, 20, 50, 100, 200, 300, 500)
 
 _CHECKS = {POPULAR: "popular", RECALL: "recall", RANKED: "ranked", RERANKED: "reranked"}
 
@@ -142,7 +142,8 @@ class EvaluationReport:
     def to_json(self) -> dict[str, object]:
         """Turn the report into JSON values; NaN becomes null.
 
-        ``checks`` lists NDCG of the popular list and of recall, ranked and reranked, as {name, value, unit}.
+        ``checks`` lists NDCG of the popular list and of recall, ranked and reranked, and recall@500 of the best source and of
+        the union of all, as {name, value, unit}.
         """
         return {
             "checks": self._checks(),
@@ -184,11 +185,18 @@ class EvaluationReport:
 
     def _checks(self) -> list[dict[str, object]]:
         found = ((label, self.stage(stage)) for stage, label in _CHECKS.items())
-        return [
+        checks: list[dict[str, object]] = [
             {"name": f"{label}_ndcg{self.k}", "value": _finite(stage.metrics["ndcg"].mean), "unit": "ndcg"}
             for label, stage in found
             if stage is not None and "ndcg" in stage.metrics
         ]
+        depth = CURVE_CUTOFFS[-1]
+        whole = {name: curve[depth] for name, curve in self.candidate_recall.items() if depth in curve}
+        singles = [value for name, value in whole.items() if name != UNION]
+        if UNION in whole and singles:
+            values = {"best_source": max(singles), UNION: whole[UNION]}
+            checks += [{"name": f"{n}_recall{depth}", "value": _finite(v), "unit": "share"} for n, v in values.items()]
+        return checks
 
 
 def render_table(report: EvaluationReport) -> Table:

@@ -3,7 +3,7 @@
 Training and serving call this very code, so that a feature cannot mean two things.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +33,7 @@ class RankFeatures:
     """Makes feature matrices over one release's catalogue.
 
     Args:
-        sources: names of the recall sources, in the order of the candidates' columns.
+        quotas: of the recall sources by name, in the order of the candidates' columns.
         vectors: item vectors by item_idx, shape (n_items, d); None in a release without towers.
         vocabulary: of the context view, as the ranker was trained with it.
 
@@ -42,9 +42,10 @@ class RankFeatures:
     """
 
     def __init__(
-        self, catalogue: Catalogue, sources: Sequence[str], vectors: NDArray[np.float32] | None, vocabulary: Vocabulary
+        self, catalogue: Catalogue, quotas: Mapping[str, int], vectors: NDArray[np.float32] | None, vocabulary: Vocabulary
     ) -> None:
-        self.catalogue, self._vectors, self.n_sources = catalogue, vectors, len(sources)
+        self.catalogue, self._vectors, self.n_sources = catalogue, vectors, len(quotas)
+        self._quotas = list(quotas.values())
         self._context = ContextRows(vocabulary)
         self._items = catalogue.features
         per_item = np.maximum(catalogue.in_category.sum(axis=1, keepdims=True), 1)
@@ -52,8 +53,8 @@ class RankFeatures:
         self.columns: list[str] = [
             "recall_score",
             "recall_place",
-            *(f"{name}_inverse_rank" for name in sources),
-            *(f"{name}_score" for name in sources),
+            *(f"{name}_inverse_rank" for name in quotas),
+            *(f"{name}_score" for name in quotas),
             *(c.name for c in ITEM_COLUMNS),
             *(c.name for c in USER_COLUMNS),
             *(c.name for c in CONTEXT_COLUMNS),
@@ -83,7 +84,7 @@ class RankFeatures:
         scalars = np.broadcast_to(user[: len(USER_COLUMNS)], (n, len(USER_COLUMNS)))
         history = self._history(request)
         ranks = candidates.source_ranks
-        merged, places = _verdict(request, candidates)
+        merged, places = _verdict(request, candidates, self._quotas)
         parts = [
             merged[:, None],
             np.log1p(places)[:, None],
@@ -129,7 +130,9 @@ class RankFeatures:
         return np.stack([near.max(axis=1), near.mean(axis=1), near[:, -1]], axis=1)
 
 
-def _verdict(request: Request, candidates: Candidates) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _verdict(
+    request: Request, candidates: Candidates, quotas: Sequence[int]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Recall's merged score and place of each candidate, shape (n,) each.
 
     Candidates that the caller brought stand in the caller's order, which the model was not trained on. It sees them as if the
@@ -139,7 +142,7 @@ def _verdict(request: Request, candidates: Candidates) -> tuple[NDArray[np.float
     places = np.arange(len(candidates), dtype=np.float32)
     if not request.items:
         return candidates.scores, places
-    merged = fuse(candidates.source_ranks) + candidates.scores
+    merged = fuse(candidates.source_ranks, quotas) + candidates.scores
     by_place = np.empty_like(places)
     by_place[np.argsort(-merged, kind="stable")] = places
     return merged, by_place

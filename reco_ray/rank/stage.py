@@ -117,10 +117,10 @@ def load(folder: Path) -> XGBoostRanker | RecallOrder:
 
 def rank_features(folder: Path, vocabulary: Vocabulary = _NO_VOCABULARY) -> RankFeatures:
     """Make the feature builder of a release's folder (its recall stage must be there)."""
-    sources = list(json.loads((folder / "recall.json").read_text())["quotas"])
+    quotas = json.loads((folder / "recall.json").read_text())["quotas"]
     stored = vectors_file(folder, INDEX)
     vectors = np.load(stored, allow_pickle=False) if stored.is_file() else None
-    return RankFeatures(Catalogue.load(folder), sources, vectors, vocabulary)
+    return RankFeatures(Catalogue.load(folder), quotas, vectors, vocabulary)
 
 
 def _vocabulary(folder: Path) -> Vocabulary:

@@ -1,13 +1,13 @@
 """What sources see of a request: rows of the release's catalogue instead of ids."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reco_ray.features import Catalogue
+from reco_ray.features import USER_COLUMNS, Catalogue
 from reco_ray.hashing import hash64
 from reco_ray.types import Request
 
@@ -17,6 +17,7 @@ Hits = tuple[NDArray[np.int64], NDArray[np.float32]]
 """item_idx (n,) best first and the source's own scores (n,)."""
 
 _HOUR_US = 3_600_000_000
+_UNKNOWN = np.empty(0, np.float32)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,6 +30,7 @@ class Query:
         similar_to: row of the item whose neighbours are wanted, -1 when it is unknown; None for a personal request.
         allowed: mask of the items that pass the request's filters, shape (n_items,); None without filters.
         liked: columns of `Catalogue.in_category` of the categories that a user without a history says to like, distinct.
+        taste: share of each category of the catalogue in what the user did, shape (C,); empty when that is not known.
         turn: changes from user to user and from hour to hour, for sources that show now this, now that.
     """
 
@@ -39,6 +41,7 @@ class Query:
     allowed: NDArray[np.bool_] | None = None
     liked: tuple[int, ...] = ()
     turn: int = 0
+    taste: NDArray[np.float32] = field(default_factory=lambda: _UNKNOWN)
 
     def visible(self, item_idx: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Mask of the rows that may come back, shape (n,)."""
@@ -87,7 +90,8 @@ def make_query(request: Request, catalogue: Catalogue, seen_items_return: bool, 
         parts += [catalogue.find_keys(user.seen), session]
     liked = tuple([catalogue.categories.index(name) for name in request.interests if name in catalogue.categories])
     turn = hash64(f"{request.user_id or request.request_id}/{request.at_us // _HOUR_US}", "turn")
-    return Query(history[known], weights[known], _rows(*parts), None, allowed(request, catalogue), liked, turn)
+    taste = user.features[len(USER_COLUMNS) :][: len(catalogue.categories)]
+    return Query(history[known], weights[known], _rows(*parts), None, allowed(request, catalogue), liked, turn, taste)
 
 
 def allowed(request: Request, catalogue: Catalogue) -> NDArray[np.bool_] | None:

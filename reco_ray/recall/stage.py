@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 
 from reco_ray.config import EncoderName, RecallConfig, SourceName
+from reco_ray.errors import ConfigError
 from reco_ray.features import Catalogue
 from reco_ray.recall.merge import line_up, merge
 from reco_ray.recall.query import Hits, Query, Source, Watched, make_query
@@ -18,6 +19,7 @@ from reco_ray.recall.sources.covisit import CovisitSource
 from reco_ray.recall.sources.fresh import FreshSource
 from reco_ray.recall.sources.lists import ListSource
 from reco_ray.recall.sources.mf import MfSource
+from reco_ray.recall.sources.segments import SEGMENTED, Segments
 from reco_ray.recall.sources.sequential import SequentialSource
 from reco_ray.recall.sources.two_tower import TwoTowerSource
 from reco_ray.types import Candidates, Request
@@ -70,7 +72,7 @@ class Recall:
 
     def _candidates_of(self, request: Request, hits: list[Hits], missing: tuple[str, ...]) -> Candidates:
         if not request.items:
-            return merge(hits, self.catalogue.keys, self._candidates, missing)
+            return merge(hits, [self._quotas[name] for name in self.sources], self.catalogue.keys, self._candidates, missing)
         rows = self.catalogue.find(request.items)
         return line_up(rows[rows >= 0], hits, missing)
 
@@ -79,6 +81,18 @@ class Recall:
         for name, source in self.sources.items():
             if isinstance(source, Watched):
                 source.watch(partial(report, name))
+
+    def find(self, text: str, k: int) -> Hits:
+        """At most ``k`` available items whose texts are nearest to what somebody typed.
+
+        Raises: ConfigError: the release has no source ``content``.
+        """
+        source = self.sources.get(SourceName.content.value)
+        if not isinstance(source, ContentSource):
+            raise ConfigError(
+                f"found a release with the sources {self.names}, expected content too; set recall.quotas.content and publish"
+            )
+        return source.find(text, k, self._withdrawn)
 
     def alone(self, name: str, requests: Sequence[Request], k: int) -> list[Hits]:
         """What one source would answer on its own, for evaluation."""
@@ -90,6 +104,7 @@ def build(
     folder: Path,
     catalogue: Catalogue,
     items: pl.DataFrame,
+    users: pl.DataFrame,
     pairs: pl.DataFrame,
     models: Path | None,
     config: RecallConfig,
@@ -99,6 +114,7 @@ def build(
 
     Args:
         items: rows of `schema.ITEMS`, those of the catalogue.
+        users: columns seen and features of the user view of the snapshot, of all users or a sample.
         pairs: neighbours (a, b, score) of the snapshot.
         models: folder with the trained embedding models; None when no source that needs one has a quota.
     """
@@ -112,9 +128,11 @@ def build(
         if SourceName.sequential.value in quotas:
             SequentialSource.build(models, catalogue, config).save(folder)
         if SourceName.mf.value in quotas:
-            MfSource.build(models, catalogue, config.exact_below).save(folder)
+            MfSource.build(models, catalogue, config).save(folder)
     if SourceName.content.value in quotas:
-        ContentSource.build(items, catalogue, config.content, config.exact_below).save(folder)
+        ContentSource.build(items, catalogue, config).save(folder)
+    if quotas.keys() & SEGMENTED.keys():
+        Segments.build(users, catalogue).save(folder)
     settings = {
         "quotas": {name.value: quotas[name.value] for name in SourceName if name.value in quotas},
         "candidates": config.candidates,
@@ -130,6 +148,7 @@ def load(folder: Path) -> Recall:
     settings = json.loads((folder / _FILE).read_text())
     catalogue = Catalogue.load(folder)
     sources: dict[str, Source] = {}
+    segments = Segments.load(folder) if settings["quotas"].keys() & SEGMENTED.keys() else None
     for name in settings["quotas"]:
         match SourceName(name):
             case SourceName.two_tower:
@@ -145,5 +164,5 @@ def load(folder: Path) -> Recall:
             case SourceName.fresh:
                 sources[name] = FreshSource.of(catalogue, settings["fresh_pool"])
             case list_name:
-                sources[name] = ListSource.of(list_name, catalogue)
+                sources[name] = ListSource.of(list_name, catalogue, segments)
     return Recall(catalogue, sources, settings["quotas"], settings["candidates"], settings["seen_items_return"])

@@ -15,6 +15,7 @@ def assemble(
     folder: Path,
     items: pl.DataFrame,
     item_rows: pl.DataFrame,
+    users: pl.DataFrame,
     pairs: pl.DataFrame,
     recall_config: RecallConfig,
     rerank_config: RerankConfig,
@@ -25,11 +26,11 @@ def assemble(
 
     Args:
         items: rows of `schema.ITEMS`.
-        item_rows, pairs: of one snapshot; it decides what the stages know.
+        item_rows, users, pairs: of one snapshot; it decides what the stages know. Of users, a sample will do.
         models, ranker: folders of the trained embedding models and the ranker; None where the release has none.
     """
     catalogue = Catalogue.build(items, item_rows)
-    recall.build(folder, catalogue, items, pairs, models, recall_config, rerank_config.seen_items_return)
+    recall.build(folder, catalogue, items, users, pairs, models, recall_config, rerank_config.seen_items_return)
     rank.build(folder, ranker)
     rerank.build(folder, rerank_config)
     rerank.write_popular(folder, catalogue, rerank_config)

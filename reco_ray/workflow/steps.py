@@ -33,6 +33,7 @@ from reco_ray.workflow.tracking import commit, lake_versions, tracked_run
 __all__ = ["STEPS", "of_snapshot", "user_rows"]
 
 _RAW = ("user_id", "item_id", "ts", "type", "value", "event_id", "consent")
+_USERS_COUNTED = 100_000
 _FEATURE_TABLES = {
     "features_users": "snapshot",
     "features_items": "snapshot",
@@ -160,6 +161,13 @@ def user_rows(config: PipelineConfig, features: Output, snapshot: str) -> pl.Dat
     return _rows(config, features, "features_users", snapshot)
 
 
+def _some_users(config: PipelineConfig, features: Output, snapshot: str) -> pl.DataFrame:
+    """What recall counts by segment: of 100,000 users or fewer."""
+    parts = -(-int(str(features.facts["users"])) // _USERS_COUNTED)
+    some = of_snapshot("features_users", features.key, snapshot) & (pl.col("user_id").hash() % parts == 0)
+    return tables.read(config.root, "features_users", ("user_id", "seen", "features"), some).sort("user_id")
+
+
 def _assemble(work: Work, snapshot: str, folder: Path, with_ranker: bool = True) -> None:
     config, features = work.config, work.inputs["build_features"]
     models, ranker = work.inputs.get("train_embeddings"), work.inputs.get("train_ranker")
@@ -167,6 +175,7 @@ def _assemble(work: Work, snapshot: str, folder: Path, with_ranker: bool = True)
         folder,
         tables.read(config.root, "items"),
         _rows(config, features, "features_items", snapshot),
+        _some_users(config, features, snapshot),
         _rows(config, features, "features_pairs", snapshot),
         config.recall,
         config.rerank,

@@ -99,9 +99,13 @@ def test_every_step_leaves_its_output(outputs: dict[str, Output], config: Pipeli
 def test_the_report_holds_every_stage_and_personal_ones_beat_the_popular_list(outputs: dict[str, Output]) -> None:
     report = json.loads((outputs["evaluate"].folder() / "report.json").read_text())
     ndcg = {stage["stage"]: stage["metrics"]["ndcg"]["mean"] for stage in report["stages"]}
-    assert list(ndcg) == ["random", "popular", "two_tower", "covisit", "recall", "recall+rank", "+rerank"]
+    singles = ["two_tower", "mf", "covisit", "content", "fresh"]
+    assert list(ndcg) == ["random", "popular", *singles, "recall", "recall+rank", "+rerank"]
     assert ndcg["recall+rank"] > ndcg["popular"]
-    assert {c["name"] for c in report["checks"]} == {f"{n}_ndcg10" for n in ("popular", "recall", "ranked", "reranked")}
+    assert {c["name"] for c in report["checks"]} == {
+        *(f"{n}_ndcg10" for n in ("popular", "recall", "ranked", "reranked")),
+        *("best_source_recall500", "union_recall500"),
+    }
     assert "<html" in (outputs["evaluate"].folder() / "report.html").read_text()
 
 

@@ -142,7 +142,9 @@ def packed(events: pl.DataFrame, catalogue: Catalogue) -> Chunk:
 
 
 @pytest.fixture(scope="session")
-def assembled(events: pl.DataFrame, items: pl.DataFrame, as_of: int, models: Path) -> Callable[[Path], None]:
+def assembled(
+    events: pl.DataFrame, items: pl.DataFrame, users: pl.DataFrame, as_of: int, models: Path
+) -> Callable[[Path], None]:
     """Writes the stages of a release with all sources into an empty folder."""
     config = FeaturesConfig()
 
@@ -151,6 +153,7 @@ def assembled(events: pl.DataFrame, items: pl.DataFrame, as_of: int, models: Pat
             target,
             items,
             item_view(events, items, as_of, config),
+            users,
             pairs.covisit_rows(pairs.covisit_partials(events, items["item_id"], config), items["item_id"], config),
             RecallConfig(quotas=dict.fromkeys(SourceName, 20), candidates=40),
             RerankConfig(),

@@ -68,11 +68,13 @@ def test_json_survives_a_round_trip_and_has_the_checks(report: EvaluationReport)
         {"name": "recall_ndcg10", "value": pytest.approx(0.1), "unit": "ndcg"},
         {"name": "ranked_ndcg10", "value": pytest.approx(0.12), "unit": "ndcg"},
         {"name": "reranked_ndcg10", "value": pytest.approx(0.14), "unit": "ndcg"},
+        {"name": "best_source_recall500", "value": pytest.approx(500 / 600), "unit": "share"},
+        {"name": "union_recall500", "value": pytest.approx(500 / 600), "unit": "share"},
     ]
 
 
 def test_checks_are_named_by_k_and_leave_out_stages_that_did_not_run(report: EvaluationReport) -> None:
-    short = replace(report, k=20, stages=report.stages[:2])
+    short = replace(report, k=20, stages=report.stages[:2], candidate_recall={})
     assert short.to_json()["checks"] == [{"name": "popular_ndcg20", "value": pytest.approx(0.04), "unit": "ndcg"}]
 
 

@@ -89,22 +89,23 @@ def test_recall_returns_exactly_the_known_items_in_the_callers_order(stage: Reca
 
 
 def test_an_item_has_the_evidence_that_an_ordinary_request_gives_it(stage: Recall, row: UserRow) -> None:
-    (ordinary,) = stage.recall([Request(request_id="r", user=row)])
+    (ordinary,) = stage.recall([Request(request_id="own", user=row)])  # of the same turn
     (found,) = stage.recall([own(tuple(reversed(ids(stage.catalogue, ordinary))), user=row)])
     for name in ("item_idx", "sources", "source_ranks", "source_scores"):
         np.testing.assert_array_equal(getattr(found, name), getattr(ordinary, name)[::-1])
     (elsewhere,) = stage.recall([own(("item-3", "item-5"))])  # of a stranger: no history, no covisit
-    assert (elsewhere.source_ranks[:, 1] == -1).all()
-    assert np.isnan(elsewhere.source_scores[:, 1]).all()
+    covisit = stage.names.index("covisit")
+    assert (elsewhere.source_ranks[:, covisit] == -1).all()
+    assert np.isnan(elsewhere.source_scores[:, covisit]).all()
 
 
 def test_the_ranker_sees_a_list_as_merged_with_the_sources(pipeline: Pipeline, stage: Recall, row: UserRow) -> None:
-    (ordinary,) = stage.recall([Request(request_id="r", user=row)])
+    (ordinary,) = stage.recall([Request(request_id="own", user=row)])
     request = own(tuple(ids(stage.catalogue, ordinary)[::-1]), user=row)
     (found,) = stage.recall([request])
     features = rank_features_of(pipeline)
     matrix = features.matrix(request, found)
-    plain = features.matrix(Request(request_id="r", user=row), ordinary)[::-1]
+    plain = features.matrix(Request(request_id="own", user=row), ordinary)[::-1]
     np.testing.assert_allclose(matrix[:, 0], plain[:, 0] + found.scores, rtol=1e-6)
     assert matrix[:, 1].argsort(kind="stable").tolist() == (-matrix[:, 0]).argsort(kind="stable").tolist()
     np.testing.assert_allclose(matrix[:, 2:], plain[:, 2:], rtol=1e-6)  # BLAS adds in another order where cores are busy

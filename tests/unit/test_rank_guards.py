@@ -86,7 +86,7 @@ def test_an_ordering_is_the_share_of_pairs_in_the_right_order(rows: list[tuple[s
 
 def test_every_column_of_a_view_in_the_matrix_is_looked_at(catalogue: Any) -> None:
     """A new view whose columns go into the matrix has its place in `view_columns` too."""
-    matrix = set(RankFeatures(catalogue, [], None, {}).columns)
+    matrix = set(RankFeatures(catalogue, {}, None, {}).columns)
     of_views = {column.name for view in VIEWS for column in view.columns}
     assert of_views & matrix == {column.name for column in view_columns()} & matrix
     assert {column.name for view in VIEWS for column in view.per_category} <= {column.name for column in view_columns()}

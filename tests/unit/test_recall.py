@@ -107,23 +107,36 @@ def _stranger(stage: Recall) -> Query:
     return make_query(Request(request_id="r"), stage.catalogue, False, NOTHING)
 
 
-hits = st.lists(st.lists(st.integers(0, 30), unique=True, max_size=20), min_size=1, max_size=5)
+lists_and_quotas = st.lists(
+    st.tuples(st.lists(st.integers(0, 30), unique=True, max_size=20), st.integers(1, 50)), min_size=1, max_size=5
+)
 
 
-@given(hits, st.integers(1, 40))
-def test_merging_keeps_distinct_items_and_at_most_k(lists: list[list[int]], k: int) -> None:
+@given(lists_and_quotas, st.integers(1, 40))
+def test_merging_keeps_distinct_items_and_at_most_k_and_some_of_every_source(
+    given_: list[tuple[list[int], int]], k: int
+) -> None:
     keys = item_keys([str(i) for i in range(31)])
-    given_ = [(np.array(x, np.int64), np.arange(len(x), 0, -1).astype(np.float32)) for x in lists]
-    merged = merge(given_, keys, k)
+    lists, quotas = [items for items, _ in given_], [quota for _, quota in given_]
+    hits = [(np.array(x, np.int64), np.arange(len(x), 0, -1).astype(np.float32)) for x in lists]
+    merged = merge(hits, quotas, keys, k)
     union = set().union(*lists)
+    found = merged.item_idx.tolist()
     assert len(merged) == min(k, len(union))
-    assert len(set(merged.item_idx.tolist())) == len(merged)
+    assert len(set(found)) == len(merged)
     assert (np.diff(merged.scores) <= 0).all()
-    for place, item in enumerate(merged.item_idx.tolist()):
+    for items, quota in given_:
+        assert set(items[: quota * k // sum(quotas)]) <= set(found)
+    for place, item in enumerate(found):
+        score = 0.0
         for column, items in enumerate(lists):
             expected = items.index(item) if item in items else -1
             assert merged.source_ranks[place, column] == expected
             assert bool(merged.sources[place] >> column & 1) == (expected >= 0)
+            score += quotas[column] / max(quotas) / (61 + expected) if expected >= 0 else 0
+        assert merged.scores[place] == pytest.approx(score, rel=1e-5)
+    if len(union) <= k:  # nobody has to be kept in spite of its score
+        assert found == sorted(union, key=lambda i: (-merged.scores[found.index(i)], keys[i]))
 
 
 def test_a_source_that_fails_is_named_and_passed_over(stage: Recall, row: UserRow) -> None:

@@ -1,6 +1,7 @@
-"""What each of the sources mf, content and fresh is for; what all sources share is in `test_source_contract`."""
+"""What mf, content, fresh and the lists of segments are for; what all sources share is in `test_source_contract`."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,8 @@ import polars as pl
 import pytest
 from conftest import FACTORS, packed
 
-from reco_ray.config import ContentConfig, MfConfig
-from reco_ray.errors import ArtifactError
+from reco_ray.config import ContentConfig, MfConfig, RecallConfig, SourceName
+from reco_ray.errors import ArtifactError, ConfigError
 from reco_ray.features import Catalogue
 from reco_ray.hashing import item_keys
 from reco_ray.lake import storage
@@ -17,8 +18,10 @@ from reco_ray.recall import load
 from reco_ray.recall.query import Query, make_query
 from reco_ray.recall.sources.content import ContentSource, documents_of
 from reco_ray.recall.sources.fresh import FreshSource
+from reco_ray.recall.sources.lists import ListSource
 from reco_ray.recall.sources.lsa import LsaEncoder, words
 from reco_ray.recall.sources.mf import MfSource, fold_in, load_factors, save_factors
+from reco_ray.recall.sources.segments import SEGMENTED, Segments
 from reco_ray.recall.training.factors import fit_factors
 from reco_ray.recall.training.text import fit_lsa
 from reco_ray.types import Request
@@ -78,7 +81,7 @@ class TestMf:
     def test_items_without_events_are_never_returned(self, catalogue: Catalogue, tmp_path: Path) -> None:
         factors = np.random.default_rng(5).standard_normal((30, 6)).astype(np.float32)
         save_factors(tmp_path, factors, catalogue.keys[:30], 4.0, 2.0)
-        source = MfSource.build(tmp_path, catalogue, 1_000)
+        source = MfSource.build(tmp_path, catalogue, RecallConfig())
         (found, _) = source.recall([ask(np.array([3, 35]))], 40)[0]
         assert sorted(found.tolist()) == list(range(30))
         assert not source.recall([ask(np.array([35, 36]))], 40)[0][0].size
@@ -118,7 +121,7 @@ def films() -> tuple[ContentSource, list[str]]:
         def find(self, item_ids: list[str]) -> np.ndarray:
             return np.argsort(rows)[[ids.index(each) for each in item_ids]]
 
-    source = ContentSource.build(FILMS.sample(fraction=1, shuffle=True, seed=1), Films(), ContentConfig(), 1_000)  # type: ignore[arg-type]
+    source = ContentSource.build(FILMS.sample(fraction=1, shuffle=True, seed=1), Films(), RecallConfig())  # type: ignore[arg-type]
     return source, [ids[row] for row in rows]
 
 
@@ -142,6 +145,14 @@ class TestContent:
         assert space[0] not in hidden
         assert not source.find("xylophone", 3)[0].size
         assert not source.find("", 3)[0].size
+
+    def test_a_release_finds_its_available_items_and_says_when_it_has_no_texts(self, folder: Path) -> None:
+        stage = load(folder)
+        (found, _) = stage.find("odd", 5)
+        assert [int(stage.catalogue.item_ids[row][5:]) % 2 for row in found] == [1] * 5
+        del stage.sources["content"]
+        with pytest.raises(ConfigError, match=r"set recall\.quotas\.content"):
+            stage.find("odd", 5)
 
     def test_an_item_without_a_text_is_never_returned_and_says_nothing(self, films: tuple[ContentSource, list[str]]) -> None:
         source, ids = films
@@ -229,9 +240,74 @@ class TestFresh:
         assert not source.recall([ask(NOTHING)], 5)[0][0].size
 
 
-def test_settings_out_of_range_are_refused() -> None:
-    from reco_ray.errors import ConfigError
+class TestSegments:
+    """In the world of `conftest` everybody likes even or odd items, and all items are of a third category."""
 
+    def taste(self, catalogue: Catalogue, **shares: float) -> np.ndarray:
+        return np.array([shares.get(name, 0) for name in catalogue.categories], np.float32)
+
+    def test_people_of_one_taste_get_what_others_of_it_had(self, catalogue: Catalogue, users: pl.DataFrame) -> None:
+        segments = Segments.build(users, catalogue)
+        plain = ListSource.of(SourceName.popular, catalogue)
+        source = ListSource.of(SourceName.popular, catalogue, segments)
+        for kind, parity in (("even", 0), ("odd", 1)):
+            query = replace(ask(NOTHING), taste=self.taste(catalogue, all=0.5, **{kind: 0.5}))
+            ((found, scores), (for_all, _)) = source.recall([query], 15)[0], plain.recall([query], 15)[0]
+            shares = [np.mean([int(catalogue.item_ids[row][5:]) % 2 == parity for row in rows]) for rows in (found, for_all)]
+            assert shares[0] > 0.8 > 0.65 > shares[1]
+            assert (np.diff(scores) <= 0).all()
+
+    def test_a_list_is_that_of_all_times_what_its_users_had_more_often(self, catalogue: Catalogue, users: pl.DataFrame) -> None:
+        segments = Segments.build(users, catalogue)
+        found = segments.list_for("trending", self.taste(catalogue, all=0.5, even=0.5))
+        assert found is not None
+        even = [name for name in users["user_id"] if int(name[5:]) % 2 == 0]
+        had = [set(seen) for name, seen in users.select("user_id", "seen").iter_rows() if name in even]
+        everybody = users["seen"].explode()
+        rows, scores = found
+        for row, score in zip(rows[:10], scores[:10], strict=True):
+            item = catalogue.item_ids[row]
+            mine, share = sum(item in seen for seen in had), (everybody == item).sum() / len(everybody)
+            lift = (mine + 5) / (share * sum(map(len, had)) + 5)
+            assert score == pytest.approx(np.log1p(np.expm1(catalogue.column("item_trending")[row]) * lift), rel=1e-5)
+
+    def test_who_is_unknown_or_has_no_taste_or_few_like_them_gets_the_list_of_all(
+        self, catalogue: Catalogue, users: pl.DataFrame
+    ) -> None:
+        segments = Segments.build(users, catalogue)
+        few = Segments.build(users.head(12), catalogue)
+        even = self.taste(catalogue, all=0.5, even=0.5)
+        assert segments.list_for("popular", np.empty(0, np.float32)) is None
+        assert segments.list_for("popular", self.taste(catalogue)) is None
+        assert few.list_for("popular", even) is None
+        nobody = Segments.build(users.clear(), catalogue)
+        assert nobody.list_for("popular", even) is None
+        source, plain = (ListSource.of(SourceName.popular, catalogue, each) for each in (nobody, None))
+        query = replace(ask(NOTHING), taste=even)
+        assert source.recall([query], 9)[0][0].tolist() == plain.recall([query], 9)[0][0].tolist()
+
+    def test_they_are_kept(self, catalogue: Catalogue, users: pl.DataFrame, tmp_path: Path) -> None:
+        segments = Segments.build(users, catalogue)
+        segments.save(tmp_path)
+        taste = self.taste(catalogue, all=0.5, odd=0.5)
+        for name in SEGMENTED:
+            built, kept = (each.list_for(name, taste) for each in (segments, Segments.load(tmp_path)))
+            assert built is not None
+            assert kept is not None
+            for one, two in zip(built, kept, strict=True):
+                np.testing.assert_array_equal(one, two)
+
+    def test_a_filter_that_leaves_too_few_of_a_long_list_asks_the_list_of_all(self, catalogue: Catalogue) -> None:
+        class Short:
+            def list_for(self, source: str, taste: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+                return np.array([3, 1, 2]), np.array([3.0, 2.0, 1.0], np.float32)
+
+        source = ListSource.of(SourceName.popular, catalogue, Short())  # type: ignore[arg-type]
+        assert source.recall([ask(NOTHING)], 2)[0][0].tolist() == [3, 1]
+        assert source.recall([ask(NOTHING, hidden=np.array([1, 3]))], 2)[0][0].size == 2
+
+
+def test_settings_out_of_range_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"recall\.mf\.alpha"):
         MfConfig(alpha=0)
     with pytest.raises(ConfigError, match=r"recall\.content\.dimensions"):

@@ -12,9 +12,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from reco_ray.config import ContentConfig, EncoderName
+from reco_ray.config import ContentConfig, EncoderName, RecallConfig
 from reco_ray.features import Catalogue
-from reco_ray.recall.index import VectorIndex, nearest
+from reco_ray.recall.index import Probe, Report, VectorIndex, nearest
 from reco_ray.recall.query import Hits, Query
 from reco_ray.recall.sources.lsa import LsaEncoder
 
@@ -57,17 +57,18 @@ class ContentSource:
 
     def __init__(self, encoder: TextEncoder, index: VectorIndex) -> None:
         self._encoder, self._index = encoder, index
+        self._probe: Probe | None = None
 
     @classmethod
-    def build(cls, items: pl.DataFrame, catalogue: Catalogue, config: ContentConfig, exact_below: int) -> "ContentSource":
+    def build(cls, items: pl.DataFrame, catalogue: Catalogue, config: RecallConfig) -> "ContentSource":
         """Fit the encoder to the items' texts, and index them.
 
         Args:
             items: rows of `schema.ITEMS`, those of the catalogue in any order.
         """
         texts = np.array(documents_of(items), object)[np.argsort(catalogue.find(items["item_id"].to_list()))].tolist()
-        encoder = _fit(config, texts)
-        return cls(encoder, VectorIndex.build(encoder.encode(texts), exact_below))
+        encoder = _fit(config.content, texts)
+        return cls(encoder, VectorIndex.build(encoder.encode(texts), config.exact_below, config.recall_target))
 
     def save(self, folder: Path) -> None:
         """Write encoder and index into a release's folder."""
@@ -80,6 +81,10 @@ class ContentSource:
         match encoder:
             case EncoderName.lsa:
                 return cls(LsaEncoder.load(folder), VectorIndex.load(folder, INDEX))
+
+    def watch(self, report: Report) -> None:
+        """Contract of `query.Watched`."""
+        self._probe = Probe(self._index, report)
 
     def recall(self, queries: list[Query], k: int) -> list[Hits]:
         """Search once for all queries whose history has texts; contract of `query.Source`."""
@@ -108,7 +113,7 @@ class ContentSource:
         asked = [i for i, point in enumerate(points) if point.any()]
         out = [_NOTHING] * len(queries)
         if asked:
-            found = nearest(self._index, np.stack([points[i] for i in asked]), [queries[i] for i in asked], k)
+            found = nearest(self._index, np.stack([points[i] for i in asked]), [queries[i] for i in asked], k, self._probe)
             for i, (rows, scores) in zip(asked, found, strict=True):
                 told = self._index.vectors[rows].any(axis=1)
                 out[i] = rows[told], scores[told]

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from reco_ray.arrays import lookup
+from reco_ray.config import RecallConfig
 from reco_ray.errors import ArtifactError
 from reco_ray.features import Catalogue
-from reco_ray.recall.index import VectorIndex, nearest
+from reco_ray.recall.index import Probe, Report, VectorIndex, nearest
 from reco_ray.recall.query import Hits, Query
 
 __all__ = ["INDEX", "MfSource", "fold_in", "load_factors", "save_factors"]
@@ -75,15 +76,17 @@ class MfSource:
 
     def __init__(self, ridge: NDArray[np.float32], alpha: float, index: VectorIndex) -> None:
         self._ridge, self._alpha, self._index = ridge, alpha, index
+        self._probe: Probe | None = None
         self._known = np.asarray(index.vectors.any(axis=1), np.bool_)
 
     @classmethod
-    def build(cls, models: Path, catalogue: Catalogue, exact_below: int) -> "MfSource":
+    def build(cls, models: Path, catalogue: Catalogue, config: RecallConfig) -> "MfSource":
         """Line the factors up with the catalogue and index them."""
         fitted, keys = load_factors(models)
         at = lookup(keys, catalogue.keys)
         factors = np.where(at[:, None] >= 0, fitted["factors"][at], np.float32(0))
-        return cls(fitted["ridge"], float(fitted["alpha"][0]), VectorIndex.build(factors, exact_below))
+        index = VectorIndex.build(factors, config.exact_below, config.recall_target)
+        return cls(fitted["ridge"], float(fitted["alpha"][0]), index)
 
     def save(self, folder: Path) -> None:
         """Write the index and what `fold_in` needs into a release's folder."""
@@ -96,13 +99,17 @@ class MfSource:
         fitted = _load(folder)
         return cls(fitted["ridge"], float(fitted["alpha"][0]), VectorIndex.load(folder, INDEX))
 
+    def watch(self, report: Report) -> None:
+        """Contract of `query.Watched`."""
+        self._probe = Probe(self._index, report)
+
     def recall(self, queries: list[Query], k: int) -> list[Hits]:
         """Search once for all queries of whose history it knows some; contract of `query.Source`."""
         out: list[Hits] = [(np.empty(0, np.int64), np.empty(0, np.float32))] * len(queries)
         points = [(i, point) for i, query in enumerate(queries) if (point := self._point(query)) is not None]
         if points:
             asked = [queries[i] for i, _ in points]
-            found = nearest(self._index, np.stack([point for _, point in points]), asked, k)
+            found = nearest(self._index, np.stack([point for _, point in points]), asked, k, self._probe)
             for (i, _), (rows, scores) in zip(points, found, strict=True):
                 known = self._known[rows]
                 out[i] = rows[known], scores[known]
