@@ -25,6 +25,7 @@ from reco_ray.features import ITEM_COLUMNS, Catalogue
 from reco_ray.features.pairs import covisit_partials, covisit_rows
 from reco_ray.hashing import digest
 from reco_ray.recall.query import Query, Source
+from reco_ray.recall.sources.segments import NOBODY
 from reco_ray.recall.training.chunks import NEXT
 
 __all__ = ["RECALL_AT", "catalogue_of", "compare", "measure", "render"]
