@@ -34,7 +34,6 @@ log = logging.getLogger(__name__)
 
 RECALL_AT, NDCG_AT = (5, 10, 20, 50, 100), (5, 10, 20, 100)
 _ASKED_AT_ONCE = 512
-_NO_USERS = pl.DataFrame(schema={"seen": pl.List(pl.String), "features": pl.List(pl.Float32)})  # so no segments
 
 
 def compare(data: Dataset, division: Division, config: BenchmarkConfig, folder: Path) -> dict[str, Any]:
@@ -127,7 +126,7 @@ def _fit(
     shutil.rmtree(stage, ignore_errors=True)
     stage.mkdir(parents=True)
     alone = type(config.recall)(**{**vars(config.recall), "quotas": {name: RECALL_AT[-1]}})
-    recall.build(stage, catalogue, items, _NO_USERS, pairs, models, alone, config.items_return)
+    recall.build(stage, catalogue, items, NOBODY, pairs, models, alone, config.items_return)
     return recall.load(stage).sources[name.value], facts
 
 
