@@ -146,8 +146,12 @@ class RecallConfig:
     quotas: dict[SourceName, int] = field(
         default_factory=lambda: {
             SourceName.two_tower: 200,
+            SourceName.sequential: 0,
+            SourceName.mf: 0,
             SourceName.covisit: 200,
+            SourceName.content: 0,
             SourceName.popular: 100,
+            SourceName.trending: 0,
             SourceName.fresh: 20,
         }
     )
