@@ -18,6 +18,7 @@ from reco_ray.config import FeaturesConfig, RecallConfig, RerankConfig, SourceNa
 from reco_ray.features import ITEM_COLUMNS, USER_COLUMNS, Catalogue
 from reco_ray.hashing import item_keys
 from reco_ray.rank.stage import COLUMNS_FILE, MODEL_FILE, VOCABULARY_FILE, rank_features
+from reco_ray.recall.sources.segments import NOBODY
 from reco_ray.recall.sources.two_tower import item_inputs, save_weights
 from reco_ray.recall.training.tower import TwoTower
 from reco_ray.release import assemble, release_uri, seal
@@ -69,8 +70,7 @@ def publish(
     save_weights(parts, {name: tensor.numpy() for name, tensor in towers.state_dict().items()}, catalogue.keys)
     recall = RecallConfig(quotas=dict(quotas or {SourceName.two_tower: candidates}), candidates=candidates)
     pairs = pl.DataFrame(schema={"a": pl.String, "b": pl.String, "score": pl.Float32})
-    nobody = pl.DataFrame(schema={"seen": pl.List(pl.String), "features": pl.List(pl.Float32)})
-    assemble(target, table, rows, nobody, pairs, recall, RerankConfig(), parts, None)
+    assemble(target, table, rows, NOBODY, pairs, recall, RerankConfig(), parts, None)
     columns = rank_features(target).columns
     x = rng.random((20_000, len(columns)), np.float32)
     matrix = xgboost.DMatrix(x, label=rng.integers(0, 4, len(x)), qid=np.repeat(np.arange(len(x) // 100), 100))

@@ -21,22 +21,24 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from reco_ray.config import PipelineConfig
+from reco_ray.config import BenchmarkConfig, PipelineConfig
 from reco_ray.errors import ConfigError, RecoError
 
-__all__ = ["CONF_DIR", "compose_config", "job", "to_config", "to_yaml"]
+__all__ = ["CONF_DIR", "compose_config", "job", "job_of", "to_config", "to_yaml"]
 
 log = logging.getLogger(__name__)
 
 Report = TypeVar("Report")
+Schema = TypeVar("Schema", PipelineConfig, BenchmarkConfig)
 
 _PACKAGED = Path(__file__).parent / "conf"  # in a wheel, conf/ lies inside the package
 CONF_DIR = str(_PACKAGED if _PACKAGED.is_dir() else Path(__file__).parent.parent / "conf")
 
 ConfigStore.instance().store(name="schema", node=PipelineConfig)
+ConfigStore.instance().store(name="benchmark_schema", node=BenchmarkConfig)
 
 
-def to_config(cfg: DictConfig) -> PipelineConfig:
+def to_config(cfg: DictConfig, schema: type[Schema]) -> Schema:
     """Check a composed configuration and turn it into dataclasses; ``root`` becomes absolute.
 
     Raises: ConfigError: a value is out of range or a required one is missing.
@@ -45,14 +47,14 @@ def to_config(cfg: DictConfig) -> PipelineConfig:
         config = OmegaConf.to_object(cfg)
     except OmegaConfBaseException as exc:
         raise ConfigError(f"{exc.full_key}: {exc.msg}") from exc
-    if not isinstance(config, PipelineConfig):
-        raise ConfigError(f"found a configuration of {type(config).__name__}, expected PipelineConfig; start from 'schema'")
-    if "://" not in config.root:
+    if not isinstance(config, schema):
+        raise ConfigError(f"found a configuration of {type(config).__name__}, expected {schema.__name__}; start from that")
+    if isinstance(config, PipelineConfig) and "://" not in config.root:
         config.root = str(Path(config.root).expanduser().absolute())
     return config
 
 
-def to_yaml(config: PipelineConfig) -> str:
+def to_yaml(config: PipelineConfig | BenchmarkConfig) -> str:
     """Write a configuration out in full, for artifacts and reports."""
     return OmegaConf.to_yaml(OmegaConf.structured(config))
 
@@ -62,17 +64,22 @@ def compose_config(overrides: Sequence[str] = (), config_name: str = "run_pipeli
 
     Raises: ConfigError: names the key, what was found and what is allowed.
     """
-    return to_config(_compose(list(overrides), config_name))
+    return to_config(_compose(list(overrides), config_name, PipelineConfig), PipelineConfig)
 
 
 def job(config_name: str) -> Callable[[Callable[[PipelineConfig], Report]], Callable[[], None]]:
     """Make a function of a checked configuration the entry point ``python jobs/<name>.py [overrides]``."""
+    return job_of(PipelineConfig, config_name)
 
-    def decorate(run: Callable[[PipelineConfig], Report]) -> Callable[[], None]:
+
+def job_of(schema: type[Schema], config_name: str) -> Callable[[Callable[[Schema], Report]], Callable[[], None]]:
+    """Do what `job` does for a job with a configuration of its own kind."""
+
+    def decorate(run: Callable[[Schema], Report]) -> Callable[[], None]:
         def main() -> None:
             overrides = [arg for arg in sys.argv[1:] if not arg.startswith("-") and ("=" in arg or arg.startswith("~"))]
             try:
-                _compose(overrides, config_name)
+                _compose(overrides, config_name, schema)
             except ConfigError as exc:
                 sys.stderr.write(f"configuration error: {exc}\n")
                 raise SystemExit(2) from None
@@ -80,7 +87,7 @@ def job(config_name: str) -> Callable[[Callable[[PipelineConfig], Report]], Call
             @hydra.main(version_base="1.3", config_path=CONF_DIR, config_name=config_name)
             def entry(cfg: DictConfig) -> None:
                 try:
-                    run(to_config(cfg))
+                    run(to_config(cfg, schema))
                 except RecoError as exc:
                     log.error("%s: %s", type(exc).__name__, exc)
                     raise SystemExit(2 if isinstance(exc, ConfigError) else 1) from exc
@@ -92,28 +99,28 @@ def job(config_name: str) -> Callable[[Callable[[PipelineConfig], Report]], Call
     return decorate
 
 
-def _compose(overrides: list[str], config_name: str) -> DictConfig:
+def _compose(overrides: list[str], config_name: str, schema: type[Schema]) -> DictConfig:
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(config_dir=CONF_DIR, version_base="1.3"):
             cfg = compose(config_name=config_name, overrides=overrides)
-            to_config(cfg)
+            to_config(cfg, schema)
             return cfg
     except (HydraException, OmegaConfBaseException) as exc:
-        raise ConfigError(_explain(exc, overrides)) from exc
+        raise ConfigError(_explain(exc, overrides, schema)) from exc
     finally:
         GlobalHydra.instance().clear()
 
 
-def _explain(exc: Exception, overrides: list[str]) -> str:
+def _explain(exc: Exception, overrides: list[str], schema: type) -> str:
     """Say which override is wrong, what was found, what is allowed, and the nearest allowed name."""
     text = f"{exc} {exc.__cause__ or ''}"
     for override in overrides:
         key, _, value = override.lstrip("+~").partition("=")
-        group = _group_options(key)
+        group = _group_options(key) if schema is PipelineConfig else []
         if group and value not in group and "." not in key and f"{key}/{value}" in text:
             return f"{key}: found {value!r}, expected one of {group}{_nearest(value, group)}"
-        allowed, bad = _walk(key.split("."))
+        allowed, bad = _walk(key.split("."), schema)
         if bad is not None:
             where = key[: key.rindex(bad)].rstrip(".") or "the top level"
             return f"{key}: found no key {bad!r} in {where}, expected one of {allowed}{_nearest(bad, allowed)}"
@@ -130,9 +137,9 @@ def _group_options(key: str) -> list[str]:
     return sorted(p.stem for p in folder.glob("*.yaml")) if key and folder.is_dir() else []
 
 
-def _walk(path: list[str]) -> tuple[Any, str | None]:
+def _walk(path: list[str], schema: type) -> tuple[Any, str | None]:
     """Follow a dotted key through the schema; return what is allowed there and the first part that does not exist."""
-    node: Any = PipelineConfig
+    node: Any = schema
     for part in path:
         if not (isinstance(node, type) and is_dataclass(node)):
             return node, None  # inside a dictionary: any key goes

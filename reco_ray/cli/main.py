@@ -129,6 +129,24 @@ def releases(overrides: list[str] | None = Overrides) -> None:
 
 
 @app.command()
+def find(
+    text: str = typer.Argument(..., help="What somebody typed, e.g. 'space comedy'.", show_default=False),
+    k: int = typer.Option(10, min=1, help="How many items."),
+    overrides: list[str] | None = Overrides,
+) -> None:
+    """Find items by their texts in the newest release, or in the one that release=ID names."""
+    from reco_ray.recall import load
+    from reco_ray.release import newest, open_release
+
+    config = configure(overrides)
+    stage = load(open_release(config.root, config.release or newest(config.root)))
+    table = Table("item", "title", "score")
+    for row, score in zip(*stage.find(text, k), strict=True):
+        table.add_row(stage.catalogue.item_ids[row], stage.catalogue.titles[row], f"{score:.3f}")
+    _console.print(table)
+
+
+@app.command()
 def purge(
     user: str = typer.Option("", help="Id of the user whose slates go."),
     release: str = typer.Option("", help="Id of the release whose slates go."),

@@ -5,6 +5,7 @@ turns a composed Hydra configuration into these classes once, at the door of a j
 The classes check themselves and do nothing else.
 """
 
+from reco_ray.config.benchmark import BenchmarkConfig, DatasetFormat, ProtocolName
 from reco_ray.config.cluster import ClusterConfig, StoreConfig, TrackingConfig
 from reco_ray.config.data import (
     ColumnsConfig,
@@ -39,12 +40,14 @@ from reco_ray.config.serving import Auth, CacheConfig, DeploymentConfig, ServeCo
 __all__ = [
     "Auth",
     "BatchConfig",
+    "BenchmarkConfig",
     "BusConfig",
     "BusKind",
     "CacheConfig",
     "ClusterConfig",
     "ColumnsConfig",
     "ContentConfig",
+    "DatasetFormat",
     "DateUnit",
     "DeploymentConfig",
     "DriftConfig",
@@ -58,6 +61,7 @@ __all__ = [
     "MfConfig",
     "PipelineConfig",
     "PrivacyConfig",
+    "ProtocolName",
     "RankConfig",
     "RankKind",
     "RecallConfig",

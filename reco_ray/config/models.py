@@ -145,17 +145,17 @@ class RecallConfig:
 
     quotas: dict[SourceName, int] = field(
         default_factory=lambda: {
-            SourceName.two_tower: 250,
+            SourceName.two_tower: 200,
             SourceName.sequential: 0,
-            SourceName.mf: 1000,
-            SourceName.covisit: 250,
-            SourceName.content: 50,
-            SourceName.popular: 50,
+            SourceName.mf: 0,
+            SourceName.covisit: 200,
+            SourceName.content: 0,
+            SourceName.popular: 100,
             SourceName.trending: 0,
             SourceName.fresh: 20,
         }
     )
-    candidates: int = 500
+    candidates: int = 300
     two_tower: TwoTowerConfig = field(default_factory=TwoTowerConfig)
     sequential: SequentialConfig = field(default_factory=SequentialConfig)
     mf: MfConfig = field(default_factory=MfConfig)

@@ -5,6 +5,7 @@ Called by the evaluation job and by the release gates; nothing here knows of Ray
 """
 
 from reco_ray.evaluation.bootstrap import Interval, confidence_interval, paired_difference
+from reco_ray.evaluation.datasets import Dataset, read_dataset
 from reco_ray.evaluation.metrics import (
     catalogue_coverage,
     gini,
@@ -16,23 +17,31 @@ from reco_ray.evaluation.metrics import (
     reciprocal_rank_at_k,
 )
 from reco_ray.evaluation.page import render_html
+from reco_ray.evaluation.protocols import Division, divide
+from reco_ray.evaluation.recall_benchmark import compare, render
 from reco_ray.evaluation.report import Difference, EvaluationReport, StageResult, render_table
 
 __all__ = [
+    "Dataset",
     "Difference",
+    "Division",
     "EvaluationReport",
     "Interval",
     "StageResult",
     "catalogue_coverage",
+    "compare",
     "confidence_interval",
+    "divide",
     "gini",
     "hit_rate_at_k",
     "intra_list_diversity",
     "ndcg_at_k",
     "novelty",
     "paired_difference",
+    "read_dataset",
     "recall_at_k",
     "reciprocal_rank_at_k",
+    "render",
     "render_html",
     "render_table",
 ]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from reco_ray.errors import ArtifactError
 from reco_ray.features import Catalogue, Vocabulary
+from reco_ray.rank.calibration import CALIBRATION_FILE, Calibration
 from reco_ray.rank.features import RankFeatures
 from reco_ray.recall.index import vectors_file
 from reco_ray.recall.sources.two_tower import INDEX, load_weights
@@ -39,11 +40,13 @@ class XGBoostRanker:
 
     Args:
         model: trained on the columns of ``features``, in their order.
+        calibration: of its scores; None where they are never shown as chances.
     """
 
-    def __init__(self, model: xgboost.Booster, features: RankFeatures) -> None:
+    def __init__(self, model: xgboost.Booster, features: RankFeatures, calibration: Calibration | None = None) -> None:
         model.set_param({"nthread": 1})  # replicas are the parallelism; threads of many replicas would fight
         self._model, self.features, self.n_sources = model, features, features.n_sources
+        self.calibration = calibration
         self.unknown = 0
 
     def score(self, requests: Sequence[Request], candidates: Sequence[Candidates]) -> list[NDArray[np.float32]]:
@@ -71,6 +74,19 @@ class XGBoostRanker:
         """Contract of `slate.LiveStage`."""
         self.features.follow(changes)
 
+    def contributions(self, request: Request, candidates: Candidates) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
+        """What each column did for each candidate's score, against the average candidate of the request, by TreeSHAP.
+
+        Returns: the matrix and the effects, both (n, len(features.columns)); a candidate's effects add up to its score less
+            the mean score. None where `score` keeps recall's order.
+        """
+        if not _has_history(request) or not len(candidates):
+            return None
+        matrix = self.features.matrix(request, candidates)
+        found = self._model.predict(xgboost.DMatrix(matrix, nthread=1), pred_contribs=True, validate_features=False)
+        effects = np.asarray(found[:, :-1], np.float32)
+        return matrix, effects - effects.mean(axis=0)
+
     def importances(self, top: int = 15) -> list[tuple[str, float]]:
         """Total gain by column, largest first, as shares of the whole."""
         gains = {k: float(v) for k, v in self._model.get_score(importance_type="total_gain").items()}
@@ -96,6 +112,8 @@ def build(folder: Path, ranker: Path | None) -> None:
     if ranker is not None:
         for name in (MODEL_FILE, COLUMNS_FILE, VOCABULARY_FILE):
             shutil.copy2(ranker / name, folder / name)
+        if (ranker / CALIBRATION_FILE).is_file():
+            shutil.copy2(ranker / CALIBRATION_FILE, folder / CALIBRATION_FILE)
 
 
 def load(folder: Path) -> XGBoostRanker | RecallOrder:
@@ -112,7 +130,7 @@ def load(folder: Path) -> XGBoostRanker | RecallOrder:
         raise ArtifactError(f"{folder}: ranker and recall disagree on columns: {odd}; train the ranker on this recall stage")
     model = xgboost.Booster()
     model.load_model(str(folder / MODEL_FILE))
-    return XGBoostRanker(model, features)
+    return XGBoostRanker(model, features, Calibration.load(folder))
 
 
 def rank_features(folder: Path, vocabulary: Vocabulary = _NO_VOCABULARY) -> RankFeatures:

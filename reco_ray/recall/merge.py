@@ -23,7 +23,7 @@ def merge(
     then key; a list's own scores are not comparable with another's and are only carried along. Where there are more than ``k``,
     each source is sure of its quota's share of them, so that the one with new items is not crowded out.
 
-    Equal weights gave a recall@500 of 0.64 on MovieLens, where the best source alone has 0.71 and the weights 0.71.
+    On MovieLens the first 100 held 0.40 of what users took next with equal weights, 0.43 with these (docs/recall.md).
 
     Args:
         hits: one per source in the order of the columns of the result, each best first and distinct.

@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 
 from reco_ray.config import EncoderName, RecallConfig, SourceName
+from reco_ray.errors import ConfigError
 from reco_ray.features import Catalogue
 from reco_ray.recall.merge import line_up, merge
 from reco_ray.recall.query import Hits, Live, Query, Source, Watched, make_query
@@ -101,6 +102,18 @@ class Recall:
         for name, source in self.sources.items():
             if isinstance(source, Watched):
                 source.watch(partial(report, name))
+
+    def find(self, text: str, k: int) -> Hits:
+        """At most ``k`` available items whose texts are nearest to what somebody typed.
+
+        Raises: ConfigError: the release has no source ``content``.
+        """
+        source = self.sources.get(SourceName.content.value)
+        if not isinstance(source, ContentSource):
+            raise ConfigError(
+                f"found a release with the sources {self.names}, expected content too; set recall.quotas.content and publish"
+            )
+        return source.find(text, k, self._withdrawn)
 
     def alone(self, name: str, requests: Sequence[Request], k: int) -> list[Hits]:
         """What one source would answer on its own, for evaluation."""

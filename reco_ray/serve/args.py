@@ -48,7 +48,7 @@ class GatewayArgs(Args):
     """Arguments of the gateway application.
 
     Attributes:
-        root: where releases lie; only the fused topology reads it.
+        root: where releases and the lake lie; the fused topology and explanations read it.
         auth: "keys" asks for an API key; "off" is for a loopback interface.
         key_rate, key_burst: requests per second, and at once, of a key that names none, in each gateway replica.
         deadline_ms: budget of a request that names none; a caller may ask for up to ``max_deadline_ms``.

@@ -28,6 +28,7 @@ from reco_ray.serve.guard.gate import Gate, GateMetrics
 from reco_ray.serve.guard.profiling import unprofiled
 from reco_ray.serve.guard.pulse import Pulse
 from reco_ray.serve.http.asgi import HttpApp
+from reco_ray.serve.path.explanations import ExplanationCalls
 from reco_ray.serve.path.exposures import ExposureMetrics, Exposures
 from reco_ray.serve.path.fleet import Connected, Fleet
 from reco_ray.serve.path.freshness import Freshness, FreshnessMetrics
@@ -170,6 +171,7 @@ class GatewayParts:
             profiles=ProfileCalls(profiles, self._fence.hides, self._purges.purge_user),
             behind=lambda: self._pulse.behind_s() > tolerated_s,
             events=intake,
+            explanations=ExplanationCalls(args.root, patient, self._fence.hides),
             expose=self._exposures.note if self._exposures is not None else None,
         )
         self._tasks: dict[str, asyncio.Task[None]] = {}

@@ -1,19 +1,24 @@
 """The request path as pure code: requests come in, slates go out; evaluation, batch and serving all run this.
 
-Stages are loaded from a release's folder; nothing here knows of Ray or HTTP. `popular` answers when they cannot.
+Stages are loaded from a release's folder; nothing here knows of Ray or HTTP. `popular` answers when they cannot, and
+`explanation` tells what became of an item.
 """
 
+from reco_ray.slate.explanation import Explanation, WhyItem, explain
 from reco_ray.slate.pipeline import Pipeline
 from reco_ray.slate.popular import PopularList
 from reco_ray.slate.stages import LiveStage, RankStage, RecallStage, RerankStage, load_rank, load_recall, load_rerank
 
 __all__ = [
+    "Explanation",
     "LiveStage",
     "Pipeline",
     "PopularList",
     "RankStage",
     "RecallStage",
     "RerankStage",
+    "WhyItem",
+    "explain",
     "load_rank",
     "load_recall",
     "load_rerank",

@@ -242,12 +242,15 @@ def _train_ranker(work: Work) -> Mapping[str, object]:
         train = storage.join(config.root, "train")
         result = train_ranker(rows, columns, vocabulary, config.rank, config.cluster, config.seed, train, work.folder)
         run.metrics({"valid_ndcg10": result.valid_ndcg10, "rounds": result.rounds, "rows": result.rows})
+        run.metrics({"ece_before": result.ece_before, "ece_after": result.ece_after})
     return {
         "training_set": tables.content_hash(rows, ["user_id", "place"]),
         "rows": result.rows,
         "groups": result.groups,
         "rounds": result.rounds,
         "valid_ndcg10": result.valid_ndcg10,
+        "ece_before": result.ece_before,
+        "ece_after": result.ece_after,
     }
 
 

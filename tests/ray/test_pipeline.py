@@ -61,6 +61,7 @@ def overrides(root: Path, files: Path) -> list[str]:
     return [
         f"root={root}",
         "source=files",
+        "recall=wide",
         f"source.events={files}/events.csv",
         f"source.items={files}/items.jsonl",
         "source.columns.user_id=who",

@@ -24,11 +24,12 @@ from reco_ray.serve.http.calls import CALLS
 from reco_ray.serve.http.contract import ReadinessAnswer, RecommendationsBody
 from reco_ray.serve.http.erasure_bodies import ErasureAnswer
 from reco_ray.serve.http.openapi import schema
+from reco_ray.serve.http.item_bodies import ItemBody
 from reco_ray.serve.http.user_bodies import UserBody
 from reco_ray.serve.path.fleet import Connected, Fleet
 from reco_ray.serve.path.pipeline import LoggingObserver
 from reco_ray.serve.path.service import GatewayService
-from reco_ray.store import (
+from reco_ray.store import Item, LiveItem, (
     NO_INTERESTS,
     FinishedSlate,
     Interests,
@@ -128,6 +129,34 @@ class Profiles:
         return self.kept[user_id]
 
 
+class Items:
+    """Keeps items."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, LiveItem] = {}
+
+    async def put(self, item_id: str, body: ItemBody) -> LiveItem:
+        self.kept[item_id] = LiveItem(item_id, len(self.kept) + 1, len(self.kept), 1.7e9, body.item())
+        return self.kept[item_id]
+
+    async def show(self, item_id: str) -> tuple[LiveItem, Item]:
+        found = self.kept.get(item_id)
+        if found is None or found.item is None:
+            raise problems.item_not_kept(item_id)
+        return found, found.item
+
+    async def delete(self, item_id: str) -> int:
+        self.kept.pop(item_id, None)
+        return 9
+
+
+class Explanations:
+    """Knows no request."""
+
+    async def explain(self, request_id: str, item_id: str = "") -> dict[str, Any]:
+        raise problems.unknown_request()
+
+
 class World:
     """A gateway over fakes; requests of the user "hidden" are those of nobody."""
 
@@ -144,7 +173,7 @@ class World:
             return self.stages, None
 
         self.fleet = Fleet(poll, connect)
-        self.wishes, self.profiles = Wishes(), Profiles()
+        self.wishes, self.profiles, self.items = Wishes(), Profiles(), Items()
 
         def hides(user_id: str) -> bool:
             return user_id == "hidden"
@@ -159,9 +188,11 @@ class World:
             max_deadline_ms=2000,
             erasures=self.wishes,
             profiles=self.profiles,
+            items=self.items,
             gate=gate,
             behind=lambda: behind,
             events=events,
+            explanations=Explanations(),
         )
 
     def ask(self, method: str, path: str, **more: Any) -> httpx.Response:
@@ -667,3 +698,44 @@ def test_a_user_who_is_being_erased_is_nobody() -> None:
         assert world.stages.seen[-1].user_id == ""
     world.post({"user_id": "known"})
     assert world.stages.seen[-1].user_id == "known"
+
+
+def test_an_item_is_kept_shown_and_deleted() -> None:
+    world = World()
+    body = {"title": "Alien", "categories": ["Horror"], "year": 1979, "text": "In space.", "available": True}
+    kept = world.ask("PUT", "/v1/items/a%2F1", json=body)
+    assert kept.status_code == 200
+    assert kept.json() == {"item_id": "a/1", "version": 1, **body, "updated_ts": "2023-11-14T22:13:20.000+00:00"}
+    assert world.ask("GET", "/v1/items/a%2F1").json() == kept.json()
+    assert world.ask("DELETE", "/v1/items/a%2F1").json() == {"item_id": "a/1", "version": 9}
+    assert problem(world.ask("GET", "/v1/items/a%2F1"))["type"] == "/docs#not-found"
+    assert world.ask("PUT", "/v1/items/b", json={"title": "Only"}).json()["available"] is True
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({}, "title"),
+        ({"title": ""}, "title"),
+        ({"title": "A", "year": -1}, "year"),
+        ({"title": "A", "year": "1979"}, "year"),
+        ({"title": "A", "categories": ["x", "x"]}, "categories"),
+        ({"title": "A", "categories": [""]}, "categories.0"),
+        ({"title": "A", "available": "yes"}, "available"),
+        ({"title": "A", "price": 3}, "price"),
+    ],
+)
+def test_an_item_that_cannot_be_kept_is_refused_by_field(body: dict[str, object], field: str) -> None:
+    world = World()
+    assert problem(world.ask("PUT", "/v1/items/a", json=body))["errors"][0]["field"] == field
+    assert world.items.kept == {}
+
+
+def test_an_item_needs_an_id_that_fits() -> None:
+    for method in ("PUT", "GET", "DELETE"):
+        answer = World().ask(method, f"/v1/items/{'x' * 257}", json={"title": "A"})
+        assert problem(answer)["errors"][0]["field"] == "item_id"
+
+
+def test_items_are_for_who_sends_events() -> None:
+    assert {call.scope for call in CALLS if call.path == "/v1/items/{item_id}"} == {Scope.events}

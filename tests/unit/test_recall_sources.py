@@ -10,7 +10,7 @@ import pytest
 from conftest import FACTORS, packed
 
 from reco_ray.config import ContentConfig, MfConfig, RecallConfig, SourceName
-from reco_ray.errors import ArtifactError
+from reco_ray.errors import ArtifactError, ConfigError
 from reco_ray.features import Catalogue
 from reco_ray.hashing import item_keys
 from reco_ray.lake import storage
@@ -145,6 +145,14 @@ class TestContent:
         assert space[0] not in hidden
         assert not source.find("xylophone", 3)[0].size
         assert not source.find("", 3)[0].size
+
+    def test_a_release_finds_its_available_items_and_says_when_it_has_no_texts(self, folder: Path) -> None:
+        stage = load(folder)
+        (found, _) = stage.find("odd", 5)
+        assert [int(stage.catalogue.item_ids[row][5:]) % 2 for row in found] == [1] * 5
+        del stage.sources["content"]
+        with pytest.raises(ConfigError, match=r"set recall\.quotas\.content"):
+            stage.find("odd", 5)
 
     def test_an_item_without_a_text_is_never_returned_and_says_nothing(self, films: tuple[ContentSource, list[str]]) -> None:
         source, ids = films
@@ -300,8 +308,6 @@ class TestSegments:
 
 
 def test_settings_out_of_range_are_refused() -> None:
-    from reco_ray.errors import ConfigError
-
     with pytest.raises(ConfigError, match=r"recall\.mf\.alpha"):
         MfConfig(alpha=0)
     with pytest.raises(ConfigError, match=r"recall\.content\.dimensions"):

@@ -16,10 +16,13 @@ from reco_ray.arrays import best_first, lookup
 from reco_ray.features import USER_COLUMNS, Catalogue
 from reco_ray.hashing import item_keys
 
-__all__ = ["SEGMENTED", "Segments"]
+__all__ = ["NOBODY", "SEGMENTED", "Segments"]
 
 SEGMENTED = {"popular": "item_decayed", "trending": "item_trending"}
 """Source -> column of the item view that its list goes by."""
+
+NOBODY = pl.DataFrame(schema={"seen": pl.List(pl.String), "features": pl.List(pl.Float32)})
+"""Users where none are known: no segment has a list of its own then."""
 
 _FILE = "segments.safetensors"
 _DEPTH = 5_000  # items of a list

@@ -54,7 +54,7 @@ def batches(windows: Windows, targets: int, rng: np.random.Generator) -> Iterato
         area = inputs[start:] * np.arange(1, order.size - start + 1)
         start += max(1, int(np.searchsorted(area, targets, side="right")))
         edges.append(start)
-    parts = np.split(order, edges[:-1])
+    parts = np.split(order, edges[:-1]) if edges else []
     for i in rng.permutation(len(parts)):
         yield parts[i]
 

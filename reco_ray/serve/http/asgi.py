@@ -33,13 +33,14 @@ from reco_ray.serve.http.contract import (
     SimilarItemsBody,
 )
 from reco_ray.serve.http.event_bodies import parse_events, published_schema
+from reco_ray.serve.http.explanation_bodies import AskedItem
 from reco_ray.serve.http.item_bodies import DeletedItemAnswer, ItemAnswer, ItemBody, NamedItem
 from reco_ray.serve.http.problems import HttpProblem
 from reco_ray.serve.http.user_bodies import DescribedUser, UserAnswer, UserBody
 from reco_ray.serve.served import Served
 from reco_ray.store import Item, LiveItem, Profile
 
-__all__ = ["Erasures", "Events", "HttpApp", "Items", "Profiles", "Service"]
+__all__ = ["Erasures", "Events", "Explanations", "HttpApp", "Items", "Profiles", "Service"]
 
 log = logging.getLogger(__name__)
 
@@ -105,6 +106,13 @@ class Items(Protocol):
         """Delete an item; returns the version."""
 
 
+class Explanations(Protocol):
+    """What the call about explanations needs; `explanations.ExplanationCalls` in production."""
+
+    async def explain(self, request_id: str, item_id: str = "") -> dict[str, Any]:
+        """Why a request was answered so."""
+
+
 class Events(Protocol):
     """What ``POST /v1/events`` needs; `intake.EventIntake` in production."""
 
@@ -134,6 +142,7 @@ class HttpApp:
         erasures, profiles, items: note and show erasures, and what is said of users and items; None where there is no store.
         behind: whether the event loop has fallen so far behind that calls with a scope are refused unread.
         events: takes events; None where there is no bus.
+        explanations: of answered requests; None where there is no lake.
         expose: told of each decision once it is answered.
     """
 
@@ -150,11 +159,13 @@ class HttpApp:
         items: Items | None = None,
         behind: Callable[[], bool] = lambda: False,
         events: Events | None = None,
+        explanations: Explanations | None = None,
         expose: Callable[[str, Answer], None] | None = None,
     ) -> None:
         self._service, self._record, self._gate, self._behind = service, record, gate, behind
         self._erasures, self._profiles, self._events, self._expose = erasures, profiles, events, expose
         self._items = items
+        self._explanations = explanations
         self._deadline_ms, self._max_deadline_ms = deadline_ms, max_deadline_ms
         self._exact = {(call.method, call.path): call for call in CALLS if "{" not in call.path}
         self._prefixed = [call for call in CALLS if "{" in call.path]
@@ -170,6 +181,7 @@ class HttpApp:
             "user": self._user,
             "erase_user": self._erase_user,
             "erasure": self._erasure,
+            "explanation": self._explanation,
             "events": self._take_events,
             "event_schema": self._event_schema,
             "releases": self._releases,
@@ -252,11 +264,7 @@ class HttpApp:
         return _slate(await self._service.recommend(body, incoming.request_id, incoming.budget_s))
 
     async def _recommend_user(self, incoming: "_Incoming") -> _Reply:
-        query = parse_qs(incoming.scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)
-        fields = {name: values[-1] for name, values in query.items() if name in ("k", "surface", "consent")}
-        if unknown := sorted(set(query) - set(fields)):
-            errors = tuple((name, "Unknown parameter; expected 'k', 'surface' or 'consent'") for name in unknown)
-            raise HttpProblem("invalid-request", f"{len(unknown)} parameter(s) cannot be used; see errors", errors)
+        fields = _query(incoming, ("k", "surface", "consent"))
         body = RecommendationsBody.model_validate({"user_id": incoming.tail, **fields})
         answer = await self._service.recommend(body, incoming.request_id, incoming.budget_s)
         reply = _slate(answer)
@@ -315,6 +323,14 @@ class HttpApp:
         if self._erasures is None:
             raise problems.not_ready("this gateway has no store for erasures")
         return self._erasures
+
+    async def _explanation(self, incoming: "_Incoming") -> _Reply:
+        if self._explanations is None:
+            raise problems.not_ready("this gateway has no lake to explain from")
+        query = _query(incoming, ("item",))
+        item_id = AskedItem.model_validate(query).item if query else ""
+        found = await self._explanations.explain(incoming.tail, item_id)
+        return _Reply(200, orjson.dumps(found), [(b"cache-control", b"no-store")])
 
     async def _take_events(self, incoming: "_Incoming") -> _Reply:
         if self._events is None:
@@ -380,6 +396,20 @@ class _Incoming:
             chunks.append(chunk)
             if not message.get("more_body", False):
                 return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _query(incoming: _Incoming, names: Sequence[str]) -> dict[str, str]:
+    """The parameters of a query; the last value of each.
+
+    Raises: HttpProblem: one has another name.
+    """
+    query = parse_qs(incoming.scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)
+    if unknown := sorted(set(query) - set(names)):
+        *first, last = (f"'{name}'" for name in names)
+        expected = f"{', '.join(first)} or {last}" if first else last
+        errors = tuple((name, f"Unknown parameter; expected {expected}") for name in unknown)
+        raise HttpProblem("invalid-request", f"{len(unknown)} parameter(s) cannot be used; see errors", errors)
+    return {name: values[-1] for name, values in query.items()}
 
 
 def _user_id(incoming: _Incoming) -> str:

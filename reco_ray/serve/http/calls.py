@@ -16,6 +16,7 @@ from reco_ray.serve.http.contract import (
 )
 from reco_ray.serve.http.erasure_bodies import ErasureAnswer
 from reco_ray.serve.http.event_bodies import EventsAnswer, EventsBody
+from reco_ray.serve.http.explanation_bodies import ExplanationAnswer
 from reco_ray.serve.http.item_bodies import DeletedItemAnswer, ItemAnswer, ItemBody
 from reco_ray.serve.http.user_bodies import UserAnswer, UserBody
 from reco_ray.store import Scope
@@ -111,6 +112,18 @@ CALLS = (
         scope=Scope.recommend,
         problems=("invalid-json", "too-large", *_RANK_PROBLEMS),
         example={"user_id": "42", "query": "space", "items": [{"item_id": "1", "score": 7.5}, {"item_id": "2", "score": 6.1}]},
+    ),
+    Call(
+        "explanation",
+        "GET",
+        "/v1/explanations/{request_id}",
+        "Why each item of an answered recommendation was shown, and with ?item= what became of that one: the stage at which it "
+        "was lost, and by how much. The record of the answer is in the lake some seconds after it; the stages are run again.",
+        answer=ExplanationAnswer,
+        path_field="request_id",
+        query_fields=("item",),
+        problems=("invalid-request", "not-found", "not-ready"),
+        scope=Scope.recommend,
     ),
     Call(
         "events",

@@ -21,6 +21,8 @@ from reco_ray.serve.http.problems import KEY_KINDS, KINDS
 __all__ = ["document", "page", "schema"]
 
 _REF = "#/components/schemas/{model}"
+_ID = {"type": "string", "maxLength": 64}
+_PLAIN = {"request_id": {"type": "string", "maxLength": 128}, "item": {"type": "string", "minLength": 1, "maxLength": 256}}
 _KEY = {
     "type": "http",
     "scheme": "bearer",
@@ -84,7 +86,7 @@ def _responses(call: Call) -> dict[str, Any]:
 
 def _parameter(name: str, where: str) -> dict[str, Any]:
     """Describe a field that stands in the path or the query: one of `RecommendationsBody`, or an id of ours."""
-    described = dict(RecommendationsBody.model_json_schema()["properties"].get(name, {"type": "string", "maxLength": 64}))
+    described = dict(RecommendationsBody.model_json_schema()["properties"].get(name, _PLAIN.get(name, _ID)))
     if where == "path":
         described.pop("default", None)
         described["minLength"] = 1
@@ -108,6 +110,7 @@ def page(base: str, *, keys: bool) -> bytes:
 
 def _section(call: Call, base: str, keys: bool) -> str:
     path = call.path.replace("{user_id}", "42?k=5" if call.query_fields else "42").replace("{item_id}", "1")
+    path = path.replace("{request_id}", "REQUEST_ID?item=1")
     method = f" -X {call.method}" if call.method not in ("GET", "POST") else ""
     data = f" \\\n  -d {shlex.quote(json.dumps(call.example))}" if call.body is not None else ""
     key = ' \\\n  -H "Authorization: Bearer $RECO_KEY"' if keys and call.scope is not None else ""

@@ -27,8 +27,10 @@ __all__ = [
     "too_large",
     "unauthorized",
     "unexpected",
+    "unexplained",
     "unknown_item",
     "unknown_receipt",
+    "unknown_request",
     "unknown_user",
 ]
 
@@ -139,6 +141,18 @@ def item_not_kept(item_id: str) -> HttpProblem:
 def unknown_receipt() -> HttpProblem:
     """No erasure has this id, or it ended long ago."""
     return HttpProblem("not-found", "found no receipt of this id; old ones are on record under root/reports/erasures only")
+
+
+def unknown_request() -> HttpProblem:
+    """The lake has no record of a request."""
+    return HttpProblem(
+        "not-found", "found no record of this request, expected one of the last 14 days; the newest come within seconds"
+    )
+
+
+def unexplained(what: str) -> HttpProblem:
+    """A recorded request that cannot be run again."""
+    return HttpProblem("not-found", f"found a request of {what}, expected a recommendation of a release that is there")
 
 
 def unknown_user() -> HttpProblem:
