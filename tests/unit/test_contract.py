@@ -23,17 +23,19 @@ from reco_ray.serve.http.asgi import Events, HttpApp
 from reco_ray.serve.http.calls import CALLS
 from reco_ray.serve.http.contract import ReadinessAnswer, RecommendationsBody
 from reco_ray.serve.http.erasure_bodies import ErasureAnswer
-from reco_ray.serve.http.openapi import schema
 from reco_ray.serve.http.item_bodies import ItemBody
+from reco_ray.serve.http.openapi import schema
 from reco_ray.serve.http.user_bodies import UserBody
 from reco_ray.serve.path.fleet import Connected, Fleet
 from reco_ray.serve.path.pipeline import LoggingObserver
 from reco_ray.serve.path.service import GatewayService
-from reco_ray.store import Item, LiveItem, (
+from reco_ray.store import (
     NO_INTERESTS,
     FinishedSlate,
     Interests,
+    Item,
     KeyRecord,
+    LiveItem,
     Precomputed,
     Profile,
     Scope,
