@@ -1,13 +1,14 @@
-"""Live items over HTTP under load: how long until a new item is shown, and a deleted one no more, by every gateway replica.
+"""Live items over HTTP under load: how long until a new item is shown, and a deleted one no more.
 
-``python benchmarks/recall_items.py --out FILE`` serves a synthetic release (staged, two gateway replicas, caches on), sends a steady
-load, and puts items one after another. An item has a year of its own, so that a request with that filter shows it and nothing else.
+``python benchmarks/recall_items.py --out FILE`` serves a synthetic release (staged, two gateway replicas, caches on), sends a
+steady load, and puts items one after another. An item has a year of its own, so that a request with that filter shows it and
+nothing else. Each answer is over a new connection, which reaches either gateway.
 
-- visible: from sending the PUT to the first of six answers in a row that show it, of each kind: similar-items, and a new slate (never
-  the same request twice, so that no cache answers). Each answer is over a new connection, which reaches either replica.
-- gone: from sending the DELETE to the last answer that showed it, asked until 20 in a row do not; the slate is asked for by requests
-  whose answers with the item were cached before in both replicas.
-- shown after 5 s: answers of either kind with a deleted item, asked 5 s and more after its DELETE was answered.
+- visible: from sending the PUT to the first of six answers in a row that show it, of each kind: similar-items, and a new slate
+  (never the same request twice, so that no cache answers). The later of the two counts.
+- gone: from sending the DELETE to the last answer that showed it, asked until 20 in a row do not; a third of them for a slate
+  that the caches hold with the item.
+- shown after 5 s: answers of any kind with a deleted item, asked 5 s and more after its DELETE was answered.
 """
 
 import json

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from reco_ray.serve.path.loading import ReleaseLoader as ReleaseLoader
 from reco_ray.types import Candidates, Request, Slate
 
 ITEMS = 500
