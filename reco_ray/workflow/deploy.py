@@ -13,6 +13,7 @@ from reco_ray.release import Manifest, newest, open_release, release_ids, verify
 from reco_ray.serve.deploy import DeployReport, deploy
 from reco_ray.store import FeatureStore, OnlineStore, registered_views
 from reco_ray.workflow.graph import Output, run_all
+from reco_ray.workflow.items import take_live_items
 from reco_ray.workflow.sinks import start_sinks
 from reco_ray.workflow.steps import STEPS
 
@@ -30,6 +31,9 @@ def run_pipeline(config: PipelineConfig, dashboard: str) -> dict[str, Output]:
     Args:
         dashboard: HTTP address of the cluster's.
     """
+    if config.only != "import_dataset":
+        run_all(STEPS, config, upto="import_dataset")
+        take_live_items(config)  # before the next step looks at what the lake holds
     outputs = run_all(STEPS, config, upto=config.only)
     if not config.only and attaches(config.cluster):
         config = replace(config, release=str(outputs["publish_release"].facts["release"]))
