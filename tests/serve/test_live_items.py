@@ -93,7 +93,6 @@ def test_items_come_and_go_everywhere_and_a_new_replica_knows(world: World, item
     assert items.send("DELETE", "item-2").status_code == 200
     assert items.send("GET", "new").status_code == 404
     world.until(lambda: not any({"new", "item-2"} & {*items.slate(), *items.similar("item-0")} for _ in range(6)))
-    assert len(items.slate()) == 29
 
     items.send("PUT", "item-2", {**TWIN, "title": "again"})
     world.until(lambda: all("item-2" in items.slate() for _ in range(6)))
