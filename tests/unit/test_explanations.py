@@ -33,6 +33,7 @@ from reco_ray.store import pack_user
 from reco_ray.types import EMPTY_USER, Request, UserRow
 
 K = 5
+ANSWERED_US = 1_767_225_600_000_000
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,7 @@ def user(users: pl.DataFrame) -> UserRow:
 
 @pytest.fixture
 def request_of(user: UserRow) -> Request:
-    return Request(request_id="r1", user_id="u0", k=K, user=user)
+    return Request(request_id="r1", user_id="u0", k=K, user=user, at_us=ANSWERED_US)
 
 
 def test_effects_add_up_to_the_score_against_the_mean(pipeline: Pipeline, request_of: Request) -> None:
@@ -183,7 +184,7 @@ def recorded(release: Path, request: Request, *, row: bool = True, name: str = "
         request_id=request.request_id,
         call=call,
         user_id=request.user_id,
-        ts_us=1_767_225_600_000_000,
+        ts_us=ANSWERED_US,
         surface="home",
         context={},
         consent=True,
