@@ -222,10 +222,10 @@ def plain(value: Any) -> Any:
 def test_a_served_request_is_explained_over_http_as_a_recomputation_does(release: Path, request_of: Request) -> None:
     root, store = release.parents[1], Rows(request_of.user)
     others = [
-        recorded(release, Request(request_id="r2", user_id="u0", k=K, user=request_of.user), row=False),
-        recorded(release, Request(request_id="r3", k=K)),
-        recorded(release, Request(request_id="r4", k=K), name="gone"),
-        recorded(release, Request(request_id="r5", k=K), call="rank"),
+        recorded(release, Request(request_id="r2", user_id="u0", k=K, user=request_of.user, at_us=ANSWERED_US), row=False),
+        recorded(release, Request(request_id="r3", k=K, at_us=ANSWERED_US)),
+        recorded(release, Request(request_id="r4", k=K, at_us=ANSWERED_US), name="gone"),
+        recorded(release, Request(request_id="r5", k=K, at_us=ANSWERED_US), call="rank"),
     ]
     tables.replace(str(root), "exposures", rows_to_table([recorded(release, request_of), *others], DateUnit.day))
     pipeline = Pipeline.load(release)
