@@ -178,7 +178,7 @@ def test_a_killed_training_ends_as_an_undisturbed_one(
 def test_the_starter_rung_publishes_lists_and_rules_without_training(
     ray_cluster: str, outputs: dict[str, Output], files: Path, tmp_path: Path
 ) -> None:
-    events_only = [o for o in overrides(tmp_path, files) if not o.startswith("source.items")]
+    events_only = [o for o in overrides(tmp_path, files) if not o.startswith(("source.items", "recall="))]
     config = compose_config([*events_only, "profile=starter"])
     found = run_all(STEPS, config, upto="publish_release")
     assert "train_embeddings" not in found

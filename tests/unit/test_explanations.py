@@ -33,6 +33,7 @@ from reco_ray.store import pack_user
 from reco_ray.types import EMPTY_USER, Request, UserRow
 
 K = 5
+ANSWERED_US = 1_767_225_600_000_000
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,7 @@ def user(users: pl.DataFrame) -> UserRow:
 
 @pytest.fixture
 def request_of(user: UserRow) -> Request:
-    return Request(request_id="r1", user_id="u0", k=K, user=user)
+    return Request(request_id="r1", user_id="u0", k=K, user=user, at_us=ANSWERED_US)
 
 
 def test_effects_add_up_to_the_score_against_the_mean(pipeline: Pipeline, request_of: Request) -> None:
@@ -183,7 +184,7 @@ def recorded(release: Path, request: Request, *, row: bool = True, name: str = "
         request_id=request.request_id,
         call=call,
         user_id=request.user_id,
-        ts_us=1_767_225_600_000_000,
+        ts_us=ANSWERED_US,
         surface="home",
         context={},
         consent=True,
@@ -221,10 +222,10 @@ def plain(value: Any) -> Any:
 def test_a_served_request_is_explained_over_http_as_a_recomputation_does(release: Path, request_of: Request) -> None:
     root, store = release.parents[1], Rows(request_of.user)
     others = [
-        recorded(release, Request(request_id="r2", user_id="u0", k=K, user=request_of.user), row=False),
-        recorded(release, Request(request_id="r3", k=K)),
-        recorded(release, Request(request_id="r4", k=K), name="gone"),
-        recorded(release, Request(request_id="r5", k=K), call="rank"),
+        recorded(release, Request(request_id="r2", user_id="u0", k=K, user=request_of.user, at_us=ANSWERED_US), row=False),
+        recorded(release, Request(request_id="r3", k=K, at_us=ANSWERED_US)),
+        recorded(release, Request(request_id="r4", k=K, at_us=ANSWERED_US), name="gone"),
+        recorded(release, Request(request_id="r5", k=K, at_us=ANSWERED_US), call="rank"),
     ]
     tables.replace(str(root), "exposures", rows_to_table([recorded(release, request_of), *others], DateUnit.day))
     pipeline = Pipeline.load(release)
