@@ -83,7 +83,9 @@ def train_source(name: SourceName, run: Run, catalogue: Catalogue, config: Recal
         save_factors(folder, fitted.weights["items"], run.keys, config.mf.alpha, config.mf.regularization)
     else:
         fitted = _fit(run, _sequential, asdict(config.sequential), {})
-        save_model(folder, fitted.weights, catalogue.keys)
+        learnt = np.flatnonzero(catalogue.events > 0)  # the other rows are still as they were drawn at the start
+        table = fitted.weights["item.weight"][np.concatenate([[0], learnt + 1])]
+        save_model(folder, fitted.weights | {"item.weight": table}, catalogue.keys[learnt])
     return fitted
 
 

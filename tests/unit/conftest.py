@@ -8,11 +8,11 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
+from recall_world import FACTORS, packed
 
 from reco_ray.config import (
     DateUnit,
     FeaturesConfig,
-    MfConfig,
     RecallConfig,
     RerankConfig,
     SequentialConfig,
@@ -29,7 +29,6 @@ from reco_ray.lake import sources
 from reco_ray.recall.sources.mf import save_factors
 from reco_ray.recall.sources.sequential import save_model
 from reco_ray.recall.sources.two_tower import item_inputs, save_weights
-from reco_ray.recall.training.chunks import Chunk, pack
 from reco_ray.recall.training.factors import fit_factors
 from reco_ray.recall.training.sequence_model import SequenceModel
 from reco_ray.recall.training.tower import TwoTower
@@ -38,7 +37,6 @@ from reco_ray.schema import EVENTS
 
 USERS, ITEMS = 24, 40
 START = datetime(2026, 1, 1, tzinfo=UTC)
-FACTORS = MfConfig(factors=2, regularization=1.0)  # one for each taste
 NOW_US = 1_780_000_000_000_000  # behind all events of the world
 
 
@@ -132,13 +130,6 @@ def models(events: pl.DataFrame, catalogue: Catalogue, tmp_path_factory: pytest.
     factors, _ = fit_factors([packed(events, catalogue)], len(catalogue), FACTORS, 7)
     save_factors(folder, factors, catalogue.keys, FACTORS.alpha, FACTORS.regularization)
     return folder
-
-
-def packed(events: pl.DataFrame, catalogue: Catalogue) -> Chunk:
-    """Everybody's events in order, as training takes them."""
-    ordered = events.group_by("user_id", maintain_order=True)
-    lists = ordered.agg(pl.col("item_id").alias("item_ids"), pl.col("strength").cast(pl.Float32).alias("strengths"))
-    return pack(lists, catalogue.keys, 0, 7)
 
 
 @pytest.fixture(scope="session")

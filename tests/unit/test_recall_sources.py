@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from conftest import FACTORS, packed
+from recall_world import FACTORS, packed
 
 from reco_ray.config import ContentConfig, MfConfig, RecallConfig, SourceName
 from reco_ray.errors import ArtifactError, ConfigError

@@ -1,6 +1,7 @@
 """The next-item model: it learns an order, two forms of it agree, a run that was stopped ends as one that was not."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,8 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reco_ray.config import SequentialConfig, TwoTowerConfig
-from reco_ray.recall.sources.sequential import next_vector
+from reco_ray.config import RecallConfig, SequentialConfig, TwoTowerConfig
+from reco_ray.features import Catalogue
+from reco_ray.recall.query import Query
+from reco_ray.recall.sources.sequential import SequentialSource, next_vector, save_model
 from reco_ray.recall.training.chunks import Chunk, Chunks, Held
 from reco_ray.recall.training.epochs import Schedule, State, Trainee, fit_epochs
 from reco_ray.recall.training.sequence_fit import SequenceTrainee
@@ -113,6 +116,23 @@ def test_numpy_and_torch_say_the_same(layers: int) -> None:
             rows = torch.tensor([history[-LENGTH:] + [0] * (LENGTH - len(history))])
             expected = model(rows)[0, min(len(history), LENGTH) - 1]
             np.testing.assert_allclose(next_vector(weights, np.array(history)), expected.numpy(), atol=2e-5)
+
+
+def test_items_that_were_not_learnt_are_neither_brought_nor_heard(catalogue: Catalogue, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    learnt = np.arange(0, len(catalogue), 2)
+    model = SequenceModel(SequentialConfig(embedding_size=16, hidden_size=32), learnt.size, LENGTH)
+    weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    save_model(tmp_path, weights, catalogue.keys[learnt])
+    source = SequentialSource.build(tmp_path, catalogue, RecallConfig())
+
+    def ask(*history: int) -> list[int]:
+        rows = np.array(history, np.int64)
+        return source.recall([Query(rows, np.ones(rows.size, np.float32), np.empty(0, np.int64))], 40)[0][0].tolist()
+
+    assert sorted(ask(0, 2)) == learnt.tolist()
+    assert ask(0, 1, 2) == ask(0, 2)
+    assert ask(1, 3) == []
 
 
 def test_a_place_is_blind_to_what_comes_after_it() -> None:

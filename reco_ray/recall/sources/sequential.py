@@ -114,6 +114,7 @@ class SequentialSource:
 
     Args:
         weights: of the model, whose item table stands in the order of the catalogue: row = item_idx + 1.
+            An item that it never learnt has zeros.
         index: over the unit vectors of the catalogue's items, in its order.
     """
 
@@ -162,7 +163,8 @@ class SequentialSource:
         if known:
             users = np.stack([next_vector(self._weights, histories[i]) for i in known])
             for i, hits in zip(known, nearest(self._index, users, [queries[i] for i in known], k, self._probe), strict=True):
-                out[i] = hits
+                told = self._known[hits[0] + 1]
+                out[i] = hits[0][told], hits[1][told]
         return out
 
     def _table_rows(self, query: Query) -> NDArray[np.int64]:
