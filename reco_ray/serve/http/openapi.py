@@ -15,14 +15,15 @@ from pydantic.json_schema import models_json_schema
 
 from reco_ray import __version__
 from reco_ray.serve.http.calls import CALLS, Call
-from reco_ray.serve.http.contract import Problem, RecommendationsBody
+from reco_ray.serve.http.contract import MAX_ID_BYTES, Problem, RecommendationsBody
 from reco_ray.serve.http.problems import KEY_KINDS, KINDS
 
 __all__ = ["document", "page", "schema"]
 
 _REF = "#/components/schemas/{model}"
 _ID = {"type": "string", "maxLength": 64}
-_PLAIN = {"request_id": {"type": "string", "maxLength": 128}, "item": {"type": "string", "minLength": 1, "maxLength": 256}}
+_ITEM = {"type": "string", "minLength": 1, "maxLength": MAX_ID_BYTES}
+_PLAIN = {"request_id": {"type": "string", "maxLength": 128}, "item": _ITEM, "item_id": _ITEM}
 _KEY = {
     "type": "http",
     "scheme": "bearer",
