@@ -5,6 +5,7 @@ ROOT ?= $(CURDIR)/var/reco
 TORCH_INDEX ?=
 
 BIN := .venv/bin
+TWO := -n 2 --dist loadfile
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
 
 .PHONY: help demo serve test check bench clean
@@ -20,13 +21,14 @@ serve: .venv/.ready ## Serve the newest release on http://127.0.0.1:8000 until C
 	@exec $(BIN)/reco serve root="$(ROOT)"
 
 test: .venv/.ready ## Run all tests: unit, then Ray, then Serve
-	@$(BIN)/python -m pytest tests/unit tests/ray tests/serve
+	@$(BIN)/python -m pytest tests/unit $(TWO)
+	@$(BIN)/python -m pytest tests/ray tests/serve
 
 check: .venv/.ready ## Lint, format, types and unit tests, as pre-commit does
 	@$(BIN)/ruff check -q
 	@$(BIN)/ruff format -q --check
 	@$(BIN)/mypy --no-error-summary
-	@$(BIN)/python -m pytest tests/unit
+	@$(BIN)/python -m pytest tests/unit $(TWO)
 
 bench: .venv/.ready ## Measure serving; writes var/bench/serve.json
 	@$(BIN)/python benchmarks/serve.py --out var/bench/serve.json

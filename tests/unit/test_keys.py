@@ -51,7 +51,9 @@ def bearer(key: str) -> bytes:
     return f"Bearer {key}".encode()
 
 
-@pytest.mark.parametrize("header", [HEADER, HEADER.replace(b"Bearer ", b"bearer  "), HEADER + b" "])
+@pytest.mark.parametrize(
+    "header", [HEADER, HEADER.replace(b"Bearer ", b"bearer  "), HEADER + b" "], ids=["as sent", "lower case", "space behind"]
+)
 def test_a_key_passes_for_its_scopes(header: bytes) -> None:
     keys = ring(SHOP)
     for scope in SHOP.scopes:
@@ -85,6 +87,7 @@ SECRET = KEY.split("_", 2)[2]
         (b"", "holds no key", 'Bearer error="invalid_token"'),
         (bearer(KEY + "x" * 256), "holds no key", 'Bearer error="invalid_token"'),
     ],
+    ids=lambda value: "key" if isinstance(value, bytes) else None,  # keys differ from run to run
 )
 def test_what_is_no_valid_key_is_unauthorized(header: bytes | None, said: str, challenge: str) -> None:
     problem = refused(ring(SHOP), header)

@@ -131,13 +131,13 @@ def test_a_precomputed_slate_survives_packing(items: list[tuple[str, str, float 
     assert unpack_precomputed(pack_precomputed(given_)) == given_
 
 
-@pytest.mark.parametrize("raw", [b"", b"short", b"\xff" * 40, pack_slate(slate())[:20]])
+@pytest.mark.parametrize("raw", [b"", b"short", b"\xff" * 40, pack_slate(slate())[:20]], ids=["empty", "short", "other", "cut"])
 def test_damaged_slates_are_refused(raw: bytes) -> None:
     with pytest.raises(SchemaError, match="reco purge"):
         unpack_slate(raw)
 
 
-@pytest.mark.parametrize("raw", [b"", b"\xff" * 40, pack_precomputed(precomputed())[:20]])
+@pytest.mark.parametrize("raw", [b"", b"\xff" * 40, pack_precomputed(precomputed())[:20]], ids=["empty", "other", "cut"])
 def test_damaged_precomputed_slates_are_refused(raw: bytes) -> None:
     with pytest.raises(SchemaError, match="run recommend_batch again"):
         unpack_precomputed(raw)
