@@ -37,7 +37,7 @@ class RuleBook:
         rules = standing.document.rules
         self._named = {part: _named(rules, part) for part in _CONTEXT}
         self._surfaces = {surface for rule in rules for surface in rule.surface}
-        self._times = sorted({time.timestamp() for rule in rules for time in (rule.starts, rule.ends) if time is not None})
+        self._times = standing.times()
         self._rows = self._select({where for rule in rules for where in wheres(rule)})
         self._held, self._approved = (_found(catalogue, ids) for ids in (standing.held, standing.approved))
         self._plans: dict[tuple[Kind, int], Plan] = {}
