@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from reco_ray.features import Catalogue
 from reco_ray.rules.checks import wheres
-from reco_ray.rules.document import Rule, Where
+from reco_ray.rules.document import Review, Rule, Where
 from reco_ray.rules.plan import Hits, Plan, Taken
 from reco_ray.rules.standing import NO_RULES, Standing
 from reco_ray.types import Request
@@ -75,6 +75,12 @@ class RuleBook:
         """What the plans counted since the last call, for `tally`: quick, while the tally is not."""
         taken, self._gone = [*self._gone, *((plan, plan.take()) for plan in self._plans.values())], []
         return taken
+
+    def waiting(self) -> list[tuple[str, str]]:
+        """Items that a ``review`` rule hides until they are approved, and the rule; whatever its campaign and scope."""
+        rules = [rule for rule in self.standing.document.rules if isinstance(rule, Review)]
+        rows = [(row, rule.name) for rule in rules for row in np.setdiff1d(self._rows[rule.where], self._approved).tolist()]
+        return [(self._catalogue.item_ids[row], name) for row, name in rows]
 
     def _kind(self, request: Request) -> Kind:
         surface = SIMILAR if request.similar_to else request.surface
