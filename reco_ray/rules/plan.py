@@ -109,13 +109,15 @@ class Plan:
         """
         if not self._leasts:
             return np.empty(0, np.int64)
-        inside = self._inside(rows)
-        found = [np.flatnonzero(inside[:, least.column]) for least in self._leasts]
-        return np.unique(np.concatenate([each[np.argsort(-scores[each], kind="stable")[:most]] for each in found]))
+        order = np.argsort(-scores, kind="stable")
+        inside = self._inside(rows[order])[:, [least.column for least in self._leasts]]
+        first = inside & (np.cumsum(inside, axis=0) <= most)
+        return order[first.any(axis=1)]
 
     def bounds(self, rows: NDArray[np.int64], k: int) -> Bounds:
         """Bounds on slates of ``k`` of these items, which are numbered from 0 in the order of their rows."""
         catalogue = self._catalogue
+        at = {row: item for item, row in enumerate(rows.tolist())} if self.pins else {}
         return Bounds(
             self._inside(rows),
             catalogue.in_category[rows] if any(each.per == "category" for each in self._limits) else None,
@@ -123,10 +125,7 @@ class Plan:
             self._limits,
             self._leasts,
             self._exclusives,
-            [
-                (place, int(np.flatnonzero(rows == row)[0]) if (rows == row).any() else -1, name)
-                for place, row, name in self.pins
-            ],
+            [(place, at.get(row, -1), name) for place, row, name in self.pins],
             k,
         )
 
