@@ -175,7 +175,8 @@ class Bounds:
     def _due(self, place: int) -> NDArray[np.float32]:
         """1 for quotas that need each place that is left in their window."""
         missing = self._least - self._has
-        return ((missing > 0) & (missing >= self._left[place]) & (place < self._within)).astype(np.float32)
+        due = (missing > 0) & (missing >= self._left[place]) & (place < self._within)
+        return np.asarray(due, np.float32)
 
 
 def _values(

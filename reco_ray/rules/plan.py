@@ -1,15 +1,15 @@
 """What the rules say of one kind of request: a mask, a sum of boosts, pins, and bounds on what a slate may hold."""
 
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reco_ray.features import Catalogue
 from reco_ray.rules.bounds import Bounds, Least, Limit
 from reco_ray.rules.document import Allow, Block, Boost, Cap, Exclusive, Pin, Quota, Review, Rule, Where
 
-__all__ = ["HELD", "Hits", "Plan", "Taken"]
+__all__ = ["HELD", "Hits", "Items", "Plan", "Taken"]
 
 HELD = "held"
 """Name under which items are counted that were held back one by one."""
@@ -19,6 +19,24 @@ Hits = dict[tuple[str, str], int]
 
 Taken = tuple[NDArray[np.int32], Hits]
 """How often each row was met, and what was counted by name."""
+
+
+class Items(Protocol):
+    """What rules need to know of items; `features.Catalogue`, or a list of a few of them."""
+
+    @property
+    def categories(self) -> list[str]: ...
+
+    @property
+    def in_category(self) -> NDArray[np.float32]: ...
+
+    @property
+    def years(self) -> NDArray[np.int32]: ...
+
+    def __len__(self) -> int: ...
+
+    def find(self, item_ids: list[str]) -> NDArray[np.int64]:
+        """Rows of ids; -1 where one is unknown."""
 
 
 class Plan:
@@ -38,7 +56,7 @@ class Plan:
         rows: Mapping[Where, NDArray[np.int64]],
         held: NDArray[np.int64],
         approved: NDArray[np.int64],
-        catalogue: Catalogue,
+        catalogue: Items,
     ) -> None:
         n = len(catalogue)
         self._catalogue = catalogue
