@@ -64,11 +64,6 @@ def main(
         "checks": [
             {"name": "rerank_500x100_us", "value": _of(rows, "mmr", 100)["p50_us"], "unit": "us"},
             {"name": "rerank_500x100_masks_us", "value": masks["p50_us"], "unit": "us"},
-            {
-                "name": "rules_500x100_us",
-                "value": round(masks["p50_us"] - _of(rows, "mmr", 0)["p50_us"], 1),
-                "unit": "us",
-            },
         ],
     }
     out.parent.mkdir(parents=True, exist_ok=True)
