@@ -11,6 +11,8 @@ __all__ = [
     "ContentConfig",
     "EncoderName",
     "EvaluationConfig",
+    "ExploreConfig",
+    "ExploreKind",
     "MfConfig",
     "RankConfig",
     "RankKind",
@@ -197,9 +199,46 @@ class RankConfig:
         between("rank.validation_share", self.validation_share, 0.01, 0.5)
 
 
+class ExploreKind(Enum):
+    """What a place that explores is drawn from.
+
+    ``none``: nothing is left to chance. ``uniform``: all alike. ``plackett_luce``: in proportion to exp(score / temperature).
+    ``thompson``: by the probability of being best, given how little is known of an item.
+    """
+
+    none = "none"
+    uniform = "uniform"
+    plackett_luce = "plackett_luce"
+    thompson = "thompson"
+
+
+@dataclass(kw_only=True)
+class ExploreConfig:
+    """Exploration: the last thing that happens to a slate. Its odds are logged with every decision.
+
+    Attributes:
+        rate: share of the places that explore; 0.05 to 0.15 is usual.
+        temperature: of ``plackett_luce``, in deviations of the request's scores.
+        half_known: events after which ``thompson`` takes half of an item's score from its model, and half from the mean.
+        newcomers: so many items of fewer events than that are among those drawn from, whatever their score.
+    """
+
+    kind: ExploreKind = ExploreKind.none
+    rate: float = 0.1
+    temperature: float = 0.5
+    half_known: int = 50
+    newcomers: int = 20
+
+    def __post_init__(self) -> None:
+        between("rerank.explore.rate", self.rate, 0, 1)
+        between("rerank.explore.temperature", self.temperature, 0.01, 100)
+        between("rerank.explore.half_known", self.half_known, 1, 1_000_000)
+        between("rerank.explore.newcomers", self.newcomers, 0, 200)
+
+
 @dataclass(kw_only=True)
 class RerankConfig:
-    """Rules and diversity of the last stage.
+    """Rules, diversity and exploration of the last stage.
 
     Attributes:
         seen_items_return: whether an item the user has had may come back; a property of the data (groceries yes, films no).
@@ -208,6 +247,7 @@ class RerankConfig:
         category_cap: at most so many items of one main category; 0 means no cap.
         blocked: item ids never shown.
         boosts: category -> number added to the standardised score.
+        explore: what is left to chance.
     """
 
     seen_items_return: bool = False
@@ -216,6 +256,7 @@ class RerankConfig:
     category_cap: int = 0
     blocked: list[str] = field(default_factory=list)
     boosts: dict[str, float] = field(default_factory=dict)
+    explore: ExploreConfig = field(default_factory=ExploreConfig)
 
     def __post_init__(self) -> None:
         between("rerank.diversity", self.diversity, 0, 1)

@@ -1,4 +1,4 @@
-"""The rerank stage of a release: filters and rules, then diversity; makes the slate.
+"""The rerank stage of a release: filters and rules, then diversity, then exploration; makes the slate.
 
 A request with items of its own is arranged by other rules, because the caller chose them: blocked and unavailable items drop
 out and boosts move items, as always; but seen items stay, ties keep the caller's order, no diversity and no cap reshuffles
@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reco_ray.arrays import best_first
-from reco_ray.config import RerankConfig
+from reco_ray.config import ExploreConfig, ExploreKind, RerankConfig
 from reco_ray.features import Catalogue
 from reco_ray.recall.query import Query, make_query
-from reco_ray.rerank.diversity import mmr
+from reco_ray.rerank.exploration import SlatePolicy
+from reco_ray.rerank.policy import generator_of, make_policy
 from reco_ray.store import LiveItem
 from reco_ray.types import Candidates, Request, Slate
 
@@ -74,10 +75,11 @@ class Rerank:
         standard = np.asarray(_standardise(scores) + boost, np.float32)
         if request.items:
             chosen = best_first(standard, np.arange(rows.size, dtype=np.uint64), request.k)
+            propensities, explored = np.ones(chosen.size), np.zeros(chosen.size, np.bool_)
         else:
-            pool = best_first(standard, catalogue.keys[rows], max(request.k, self._config.diversity_pool))
-            near = _unit(catalogue.in_category[rows[pool]])
-            chosen = pool[mmr(standard[pool], near, request.k, self._config.diversity, self._config.category_cap)]
+            pool, policy = self._policy(request, rows, standard)
+            drawn = policy.draw(request.k, generator_of(request.request_id, request.user_id))
+            chosen, propensities, explored = pool[drawn.chosen], drawn.propensities, drawn.explored
         item_idx = rows[chosen]
         bits = candidates.sources[kept][chosen]
         boosted = boost[chosen] != 0
@@ -87,8 +89,8 @@ class Rerank:
             item_ids=tuple(catalogue.item_ids[i] for i in item_idx),
             titles=tuple(catalogue.titles[i] for i in item_idx),
             scores=scores[chosen],
-            propensities=np.ones(item_idx.size, np.float32),
-            reasons=tuple(self._reasons(int(b), bool(x)) for b, x in zip(bits, boosted, strict=True)),
+            propensities=propensities.astype(np.float32),
+            reasons=tuple(self._reasons(int(b), bool(x), bool(e)) for b, x, e in zip(bits, boosted, explored, strict=True)),
             degraded=self._degraded(request, candidates, query, item_idx.size, len(unknown)),
         )
         return _append(slate, unknown[: request.k - item_idx.size]) if unknown else slate
@@ -99,9 +101,16 @@ class Rerank:
         rows = self._catalogue.find(request.items)
         return tuple(request.items[i] for i in np.flatnonzero(rows < 0))
 
-    def _reasons(self, bits: int, boosted: bool) -> tuple[str, ...]:
+    def _policy(
+        self, request: Request, rows: NDArray[np.int64], standard: NDArray[np.float32]
+    ) -> tuple[NDArray[np.int64], SlatePolicy]:
+        c = self._catalogue
+        parts = c.keys[rows], c.in_category[rows], c.events[rows]
+        return make_policy(self._config, standard, *parts, request.k, explores=not request.similar_to)
+
+    def _reasons(self, bits: int, boosted: bool, explored: bool) -> tuple[str, ...]:
         names = tuple(name for s, name in enumerate(self._sources) if bits >> s & 1)
-        return (*names, "boost") if boosted else names
+        return (*names, *(["boost"] if boosted else []), *(["explore"] if explored else []))
 
     @staticmethod
     def _degraded(request: Request, candidates: Candidates, query: Query, found: int, unknown: int) -> tuple[str, ...]:
@@ -129,11 +138,6 @@ def _append(slate: Slate, unknown: tuple[str, ...]) -> Slate:
     )
 
 
-def _unit(in_category: NDArray[np.float32]) -> NDArray[np.float32]:
-    norms = np.linalg.norm(in_category, axis=1, keepdims=True)
-    return np.asarray(in_category / np.maximum(norms, 1e-9), np.float32)
-
-
 def _standardise(scores: NDArray[np.float32]) -> NDArray[np.float32]:
     """Zero mean and unit deviation over the finite scores, so that boosts and diversity mean the same for every model."""
     known = np.isfinite(scores)
@@ -147,10 +151,14 @@ def _standardise(scores: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def build(folder: Path, config: RerankConfig) -> None:
     """Write the rules into a release's folder."""
-    (folder / _FILE).write_text(json.dumps(asdict(config), indent=1, sort_keys=True))
+    (folder / _FILE).write_text(json.dumps(asdict(config), indent=1, sort_keys=True, default=lambda kind: kind.name))
 
 
 def load(folder: Path) -> Rerank:
     """Load the rerank stage from a release's local folder."""
     sources = json.loads((folder / "recall.json").read_text())["quotas"]
-    return Rerank(Catalogue.load(folder), RerankConfig(**json.loads((folder / _FILE).read_text())), list(sources))
+    found = json.loads((folder / _FILE).read_text())
+    explore = found.pop("explore", {})  # releases of before explore nothing
+    if explore:
+        explore["kind"] = ExploreKind[explore["kind"]]
+    return Rerank(Catalogue.load(folder), RerankConfig(**found, explore=ExploreConfig(**explore)), list(sources))

@@ -1,0 +1,85 @@
+"""From scored candidates to a policy that fills a slate: the pool, its arrangement, and what exploring places draw from."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reco_ray.arrays import best_first
+from reco_ray.config import ExploreConfig, ExploreKind, RerankConfig
+from reco_ray.hashing import hash64
+from reco_ray.rerank.diversity import mmr
+from reco_ray.rerank.exploration import Proposal, SlatePolicy, Thompson, Weighted, filled, softmax_weights
+
+__all__ = ["generator_of", "make_policy"]
+
+_LEAST = 0.2  # deviation of an item that is known well, as a share of that of an unknown one
+
+
+def make_policy(
+    config: RerankConfig,
+    scores: NDArray[np.float32],
+    keys: NDArray[np.uint64],
+    in_category: NDArray[np.float32],
+    events: NDArray[np.int64],
+    k: int,
+    *,
+    explores: bool,
+) -> tuple[NDArray[np.int64], SlatePolicy]:
+    """Choose the items that a slate may be made of and arrange them; the policy numbers them from 0.
+
+    Args:
+        scores: standardised, shape (n,). keys: of the items; they break ties. in_category: 1 where an item has a category.
+        events: how often each item was met, shape (n,).
+        explores: whether anything may be left to chance for this request.
+    Returns: rows of the items among the candidates, shape (m,), and the policy over them.
+    """
+    pool = best_first(scores, keys, max(k, config.diversity_pool))
+    arranged = mmr(scores[pool], _unit(in_category[pool]), k, config.diversity, config.category_cap)
+    explore = config.explore
+    if not explores or explore.kind is ExploreKind.none or explore.rate == 0 or not pool.size:
+        return pool, SlatePolicy(arranged, Weighted(np.ones(pool.size)), 0.0)
+    new = events < explore.half_known
+    new[pool] = False
+    others = np.flatnonzero(new)
+    rows = np.concatenate([pool, others[best_first(scores[others], keys[others], explore.newcomers)]])
+    rest = np.ones(rows.size, np.bool_)
+    rest[arranged] = False
+    order = np.concatenate([arranged, np.flatnonzero(rest)])
+    proposal = _proposal(explore, scores[rows], events[rows], pool.size)
+    allowed = _Cap(in_category[rows], config.category_cap) if config.category_cap else None
+    return rows, SlatePolicy(order, proposal, explore.rate, allowed)
+
+
+def generator_of(request_id: str, user_id: str) -> np.random.Generator:
+    """Randomness that belongs to one request: asked again, it is answered the same."""
+    return np.random.Generator(np.random.PCG64(hash64(f"{user_id}\n{request_id}", "explore")))
+
+
+def _proposal(config: ExploreConfig, scores: NDArray[np.float32], events: NDArray[np.int64], pool: int) -> Proposal:
+    match config.kind:
+        case ExploreKind.plackett_luce:
+            return Weighted(softmax_weights(scores, config.temperature))
+        case ExploreKind.thompson:
+            # an item that nobody has met is taken to be like the pool, where its model does not think more of it
+            known, means = events / (events + config.half_known), filled(scores)
+            unmet = np.maximum(means, means[:pool].mean())
+            return Thompson(known * means + (1 - known) * unmet, np.maximum(np.sqrt(1 - known), _LEAST))
+        case _:
+            return Weighted(np.ones(scores.size))
+
+
+class _Cap:
+    """At most so many items of one main category, the first that it has."""
+
+    def __init__(self, in_category: NDArray[np.float32], cap: int) -> None:
+        has = in_category.any(axis=1) if in_category.shape[1] else np.zeros(len(in_category), np.bool_)
+        self._main = np.where(has, in_category.argmax(axis=1) if in_category.shape[1] else 0, -1)
+        self._cap = cap
+
+    def __call__(self, chosen: list[int]) -> NDArray[np.bool_]:
+        found, counts = np.unique(self._main[chosen], return_counts=True)
+        return ~np.isin(self._main, found[(counts >= self._cap) & (found >= 0)])
+
+
+def _unit(in_category: NDArray[np.float32]) -> NDArray[np.float32]:
+    norms = np.linalg.norm(in_category, axis=1, keepdims=True)
+    return np.asarray(in_category / np.maximum(norms, 1e-9), np.float32)
