@@ -42,7 +42,7 @@ def odds(slots: int, seed: int) -> dict[str, dict[str, float]]:
 
             def of(rate: float, parts: tuple[Any, ...] = (scores, keys, in_category, events), kind: ExploreKind = kind) -> Any:
                 config = RerankConfig(diversity_pool=25, explore=ExploreConfig(kind=kind, rate=rate, newcomers=10))
-                return make_policy(config, *parts, _K, explores=True)[1]
+                return make_policy(config, parts, _K, explores=True)[1]
 
             policy = of(0.1)
             drawn = policy.draw(_K, rng)

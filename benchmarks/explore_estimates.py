@@ -30,27 +30,29 @@ class Policies:
         self.logged = [self._softmax(row, 0.6) for row in noisy]
         self.targets: dict[str, list[SlatePolicy]] = {
             "less_chance": [self._softmax(row, 0.1) for row in noisy],
-            "uniform": [SlatePolicy(_order(row), _pool(np.ones(2 * _POOL)), 0.3) for row in noisy],
+            "uniform": [SlatePolicy(2 * _POOL, _order(row), _pool(np.ones(2 * _POOL)), 0.3) for row in noisy],
             "better_ranker": [self._softmax(row, 0.3) for row in other],
             "thompson": [self._thompson(row) for row in noisy],
             "diverse": [self._diverse(row) for row in noisy],
-            "never_logged": [SlatePolicy(_order(row), Weighted(np.ones(2 * _POOL)), 0.6) for row in noisy],
-            "worst_first": [SlatePolicy(_order(-row), _pool(np.ones(2 * _POOL)), 0.0) for row in noisy],
+            "never_logged": [SlatePolicy(2 * _POOL, _order(row), Weighted(np.ones(2 * _POOL)), 0.6) for row in noisy],
+            "worst_first": [SlatePolicy(2 * _POOL, _order(-row), _pool(np.ones(2 * _POOL)), 0.0) for row in noisy],
         }
 
     def _softmax(self, scores: NDArray[np.float64], rate: float) -> SlatePolicy:
-        return SlatePolicy(_order(scores), _pool(softmax_weights(scores.astype(np.float32), 1.0)), rate)
+        return SlatePolicy(2 * _POOL, _order(scores), _pool(softmax_weights(scores.astype(np.float32), 1.0)), rate)
 
     def _thompson(self, scores: NDArray[np.float64]) -> SlatePolicy:
         means = np.where(np.arange(scores.size) < _POOL, scores, -30.0)
-        return SlatePolicy(_order(scores), Thompson(means, np.ones(scores.size)), 0.3)
+        return SlatePolicy(2 * _POOL, _order(scores), Thompson(means, np.ones(scores.size)), 0.3)
 
     def _diverse(self, scores: NDArray[np.float64]) -> SlatePolicy:
         order = _order(scores)[:_POOL]
         vectors = np.eye(4, dtype=np.float32)[[int(self.world.items[i].categories[0][5:]) for i in order]]
         picked = order[mmr(scores[order].astype(np.float32), vectors, _POOL, 0.3)]
         rest = np.setdiff1d(np.arange(scores.size), picked)
-        return SlatePolicy(np.concatenate([picked, rest]), _pool(softmax_weights(scores.astype(np.float32), 1.0)), 0.4)
+        return SlatePolicy(
+            2 * _POOL, np.concatenate([picked, rest]), _pool(softmax_weights(scores.astype(np.float32), 1.0)), 0.4
+        )
 
     def truth(self, name: str, seed: int) -> float:
         """Clicks to be expected of a slate."""

@@ -153,6 +153,8 @@ class Slate:
         reasons: per item, names of the sources and rules that brought it.
         degraded: what is less than full in this answer and why, e.g. "unknown_user"; empty for a full answer.
         release: id of the release that answered; empty before it is published.
+        rules: version of the rules in force; 0 where there are none.
+        missed_rules: names of the pins and quotas among them that this slate does not follow.
     """
 
     request_id: str
@@ -163,6 +165,8 @@ class Slate:
     reasons: tuple[tuple[str, ...], ...]
     degraded: tuple[str, ...] = ()
     release: str = ""
+    rules: int = 0
+    missed_rules: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         n = len(self.item_ids)

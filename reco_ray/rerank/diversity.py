@@ -3,10 +3,21 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from reco_ray.rules import Bounds
+
 __all__ = ["mmr"]
 
+_LAST = np.float32(-1e30)
 
-def mmr(scores: NDArray[np.float32], vectors: NDArray[np.float32], k: int, diversity: float, cap: int = 0) -> NDArray[np.int64]:
+
+def mmr(
+    scores: NDArray[np.float32],
+    vectors: NDArray[np.float32],
+    k: int,
+    diversity: float,
+    cap: int = 0,
+    bounds: Bounds | None = None,
+) -> NDArray[np.int64]:
     """Pick ``k`` positions, each time the one with the best of score minus likeness to what was picked.
 
     value = (1 - diversity) * score - diversity * max cosine to the picked. With diversity 0 and no cap this is the given order.
@@ -16,9 +27,12 @@ def mmr(scores: NDArray[np.float32], vectors: NDArray[np.float32], k: int, diver
         vectors: unit rows (zero rows are like nothing), shape (n, d).
         cap: at most so many items of one main category (the largest entry of a row); 0 means no cap. When nothing else is
             left the cap gives way, so that a slate is not cut short.
+        bounds: of the rules; they never give way, so that fewer than ``k`` may be picked.
     Reference: Carbonell and Goldstein 1998, Maximal Marginal Relevance.
     """
     n = scores.shape[0]
+    if bounds is not None:
+        return _within(bounds, scores, vectors, k, diversity, cap)
     if diversity == 0 and cap == 0:
         return np.arange(min(k, n))
     k = min(k, n)
@@ -32,7 +46,7 @@ def mmr(scores: NDArray[np.float32], vectors: NDArray[np.float32], k: int, diver
             value[best] = -np.inf
             np.maximum(near, alike[best], out=near)
         return picked
-    main = np.where(vectors.any(axis=1), vectors.argmax(axis=1), -1) if vectors.shape[1] else np.full(n, -1)
+    main = _main(vectors)
     counts: dict[int, int] = {}
     for place in range(k):
         gain = value - near
@@ -43,3 +57,36 @@ def mmr(scores: NDArray[np.float32], vectors: NDArray[np.float32], k: int, diver
         counts[int(main[best])] = counts.get(int(main[best]), 0) + 1
         np.maximum(near, alike[best], out=near)
     return picked
+
+
+def _within(
+    bounds: Bounds, scores: NDArray[np.float32], vectors: NDArray[np.float32], k: int, diversity: float, cap: int
+) -> NDArray[np.int64]:
+    """`mmr` within the bounds of rules: the cap gives way before them."""
+    n = scores.shape[0]
+    value = (1 - diversity) * np.where(np.isfinite(scores), scores, _LAST)  # a pinned item may have no score
+    near = np.zeros(n, np.float32)
+    main = _main(vectors) if cap else np.empty(0, np.int64)
+    picked: list[int] = []
+    while len(picked) < min(k, n):
+        best = bounds.pinned.get(len(picked), -1)
+        if best < 0:
+            may = bounds.allowed(picked)
+            if cap and picked:
+                full = np.bincount(main[picked] + 1, minlength=vectors.shape[1] + 1) >= cap
+                full[0] = False
+                spread = may & ~full[main + 1]
+                may = spread if spread.any() else may
+            if not may.any():
+                break
+            best = int(np.where(may, value - near, -np.inf).argmax())
+        picked.append(best)
+        if diversity:
+            np.maximum(near, diversity * (vectors @ vectors[best]), out=near)
+    return np.array(picked, np.int64)
+
+
+def _main(vectors: NDArray[np.float32]) -> NDArray[np.int64]:
+    """The main category of each item, -1 where it has none, shape (n,)."""
+    n, d = vectors.shape
+    return np.where(vectors.any(axis=1), vectors.argmax(axis=1), -1) if d else np.full(n, -1)

@@ -6,12 +6,14 @@ is exact for every proposal: a draw is made from the very probabilities that are
 probabilities of being best, computed by quadrature, instead of from samples whose odds could only be estimated afterwards.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from reco_ray.rules import Bounds
 
 __all__ = ["Drawn", "Proposal", "SlatePolicy", "Thompson", "Weighted", "filled", "softmax_weights"]
 
@@ -118,23 +120,24 @@ class SlatePolicy:
     """Fills a slate from ``n`` items, which are numbered from 0.
 
     Attributes:
-        arranged: all items, in the order in which they are shown without exploration, shape (n,).
+        n: number of items.
+        arranged: items in the order in which they are shown without exploration; all of them where ``rate`` is above 0.
         proposal: what exploring places are drawn from.
         rate: probability with which a place explores.
-        allowed: which items the rules allow behind those chosen so far, shape (n,); where they allow none of those left, the
-            rule gives way. None allows all.
-        pinned: place -> item that is always there; it comes nowhere else.
+        cap: which items may stand behind those chosen so far, shape (n,); gives way where none of those left may.
+        bounds: of the rules, which never give way: pins, and what is allowed; where nothing is, the slate ends.
     """
 
+    n: int
     arranged: NDArray[np.int64]
     proposal: Proposal
     rate: float
-    allowed: Callable[[list[int]], NDArray[np.bool_]] | None = None
-    pinned: Mapping[int, int] = field(default_factory=dict)
+    cap: Callable[[list[int]], NDArray[np.bool_]] | None = None
+    bounds: Bounds | None = None
 
     def draw(self, k: int, rng: np.random.Generator) -> Drawn:
         """Fill at most ``k`` places."""
-        if not self.rate and self.allowed is None and not self.pinned:
+        if not self.rate:
             chosen = self.arranged[:k]
             return Drawn(chosen, np.ones(chosen.size), np.zeros(chosen.size, np.bool_), np.zeros((0, chosen.size)))
         coins = rng.random((k, 2))
@@ -162,13 +165,12 @@ class SlatePolicy:
     def _walk(
         self, k: int, choose: Callable[[int, NDArray[np.bool_], int], int], *, forced: bool = False, every: bool = False
     ) -> Drawn:
-        n = self.arranged.size
-        left = np.ones(n, np.bool_)
-        left[list(self.pinned.values())] = False
+        n, left = self.n, np.ones(self.n, np.bool_)
+        pinned = {} if self.bounds is None else self.bounds.pinned
         chosen: list[int] = []
         odds, explored, slots = np.zeros(k), np.zeros(k, np.bool_), np.zeros((k if every else 0, n))
         for place in range(k):
-            pin = self.pinned.get(place)
+            pin = pinned.get(place)
             may, best = (left, pin) if pin is not None else self._next(left, chosen)
             if best is None:
                 break
@@ -190,8 +192,9 @@ class SlatePolicy:
 
     def _next(self, left: NDArray[np.bool_], chosen: list[int]) -> tuple[NDArray[np.bool_], int | None]:
         """What may come next, and the first of it; None where nothing is left."""
-        may = left if self.allowed is None else left & self.allowed(chosen)
-        may = may if may.any() else left
+        may = left if self.bounds is None else left & self.bounds.allowed(chosen)
+        if self.cap is not None and (capped := may & self.cap(chosen)).any():
+            may = capped
         ordered = may[self.arranged]
-        first = int(ordered.argmax())
-        return may, int(self.arranged[first]) if ordered[first] else None
+        first = int(ordered.argmax()) if ordered.size else 0
+        return may, int(self.arranged[first]) if ordered.any() else None

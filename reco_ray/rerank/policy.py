@@ -1,5 +1,7 @@
 """From scored candidates to a policy that fills a slate: the pool, its arrangement, and what exploring places draw from."""
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -8,45 +10,71 @@ from reco_ray.config import ExploreConfig, ExploreKind, RerankConfig
 from reco_ray.hashing import hash64
 from reco_ray.rerank.diversity import mmr
 from reco_ray.rerank.exploration import Proposal, SlatePolicy, Thompson, Weighted, filled, softmax_weights
+from reco_ray.rules import Bounds
 
 __all__ = ["generator_of", "make_policy"]
 
 _LEAST = 0.2  # deviation of an item that is known well, as a share of that of an unknown one
 
 
+Scored = tuple[NDArray[np.float32], NDArray[np.uint64], NDArray[np.float32], NDArray[np.int64]]
+
+
 def make_policy(
     config: RerankConfig,
-    scores: NDArray[np.float32],
-    keys: NDArray[np.uint64],
-    in_category: NDArray[np.float32],
-    events: NDArray[np.int64],
+    scored: Scored,
     k: int,
     *,
     explores: bool,
+    wanted: NDArray[np.bool_] | None = None,
+    bound: Callable[[NDArray[np.int64]], Bounds] | None = None,
 ) -> tuple[NDArray[np.int64], SlatePolicy]:
     """Choose the items that a slate may be made of and arrange them; the policy numbers them from 0.
 
     Args:
-        scores: standardised, shape (n,). keys: of the items; they break ties. in_category: 1 where an item has a category.
-        events: how often each item was met, shape (n,).
+        scored: scores of the candidates, standardised, keys that break ties, 1 where an item has a category, and how often each
+            item was met; shapes (n,), (n,), (n, C), (n,).
         explores: whether anything may be left to chance for this request.
-    Returns: rows of the items among the candidates, shape (m,), and the policy over them.
+        wanted: candidates that rules ask for, whatever their score, shape (n,).
+        bound: makes the bounds of the rules over a pool; where it cannot be filled within them, all candidates are the pool.
+    Returns: the pool, positions among the candidates, shape (m,), and the policy over it.
     """
-    pool = best_first(scores, keys, max(k, config.diversity_pool))
-    arranged = mmr(scores[pool], _unit(in_category[pool]), k, config.diversity, config.category_cap)
+    scores, keys, in_category, events = scored
     explore = config.explore
-    if not explores or explore.kind is ExploreKind.none or explore.rate == 0 or not pool.size:
-        return pool, SlatePolicy(arranged, Weighted(np.ones(pool.size)), 0.0)
-    new = events < explore.half_known
-    new[pool] = False
-    others = np.flatnonzero(new)
-    rows = np.concatenate([pool, others[best_first(scores[others], keys[others], explore.newcomers)]])
-    rest = np.ones(rows.size, np.bool_)
+    chance = explores and explore.kind is not ExploreKind.none and explore.rate > 0
+    pool = best_first(scores, keys, max(k, config.diversity_pool))
+    best, more = pool.size, np.zeros(scores.size, np.bool_) if wanted is None else wanted.copy()
+    if chance:
+        new = events < explore.half_known
+        new[pool] = False
+        others = np.flatnonzero(new)
+        more[others[best_first(scores[others], keys[others], explore.newcomers)]] = True
+    more[pool] = False
+    pool = np.concatenate([pool, np.flatnonzero(more)])
+    bounds, arranged = _arranged(config, scores[pool], in_category[pool], k, bound, pool)
+    if bound is not None and arranged.size < min(k, scores.size) and pool.size < scores.size:
+        pool = best_first(scores, keys)
+        bounds, arranged = _arranged(config, scores[pool], in_category[pool], k, bound, pool)
+    if not chance or not pool.size:
+        return pool, SlatePolicy(pool.size, arranged, Weighted(np.ones(pool.size)), 0.0, bounds=bounds)
+    rest = np.ones(pool.size, np.bool_)
     rest[arranged] = False
     order = np.concatenate([arranged, np.flatnonzero(rest)])
-    proposal = _proposal(explore, scores[rows], events[rows], pool.size)
-    allowed = _Cap(in_category[rows], config.category_cap) if config.category_cap else None
-    return rows, SlatePolicy(order, proposal, explore.rate, allowed)
+    proposal = _proposal(explore, scores[pool], events[pool], best)
+    cap = _Cap(in_category[pool], config.category_cap) if config.category_cap else None
+    return pool, SlatePolicy(pool.size, order, proposal, explore.rate, cap, bounds)
+
+
+def _arranged(
+    config: RerankConfig,
+    scores: NDArray[np.float32],
+    in_category: NDArray[np.float32],
+    k: int,
+    bound: Callable[[NDArray[np.int64]], Bounds] | None,
+    pool: NDArray[np.int64],
+) -> tuple[Bounds | None, NDArray[np.int64]]:
+    bounds = None if bound is None else bound(pool)
+    return bounds, mmr(scores, _unit(in_category), k, config.diversity, config.category_cap, bounds)
 
 
 def generator_of(request_id: str, user_id: str) -> np.random.Generator:

@@ -1,13 +1,16 @@
 """The rerank stage of a release: filters and rules, then diversity, then exploration; makes the slate.
 
 A request with items of its own is arranged by other rules, because the caller chose them: blocked and unavailable items drop
-out and boosts move items, as always; but seen items stay, ties keep the caller's order, no diversity and no cap reshuffles
+out and boosts move items, as always; but seen items stay, ties keep the caller's order, no diversity, pin or cap reshuffles
 them, and items that the release does not know follow the others in the caller's order, unscored.
+
+The seam to the rules in force is `rules.Plan`: a mask, boosts, pins, and `rules.Bounds`, asked at each place by what chooses.
 """
 
 import json
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -20,6 +23,7 @@ from reco_ray.features import Catalogue
 from reco_ray.recall.query import Query, make_query
 from reco_ray.rerank.exploration import SlatePolicy
 from reco_ray.rerank.policy import generator_of, make_policy
+from reco_ray.rules import NO_RULES, Bounds, Hits, Plan, RuleBook, Standing, tally
 from reco_ray.store import LiveItem
 from reco_ray.types import Candidates, Request, Slate
 
@@ -33,27 +37,58 @@ class Rerank:
 
     Args:
         sources: names of the recall sources by bit.
+        clock: unix time in seconds; for campaigns, where a request does not say when it was asked.
     """
 
-    def __init__(self, catalogue: Catalogue, config: RerankConfig, sources: Sequence[str]) -> None:
-        self._config, self._sources = config, list(sources)
+    def __init__(
+        self, catalogue: Catalogue, config: RerankConfig, sources: Sequence[str], clock: Callable[[], float] = time.time
+    ) -> None:
+        self._config, self._sources, self._clock = config, list(sources), clock
         self._boosts = np.zeros(len(catalogue.categories), np.float32)
         for category, amount in config.boosts.items():
             if category in catalogue.categories:
                 self._boosts[catalogue.categories.index(category)] = amount
-        self._lock = threading.Lock()  # between requests, and changes from another thread
+        self._lock = threading.Lock()  # between requests, and changes from other threads
+        self._changing = threading.Lock()  # between those that change
+        self._hits: Hits = {}
         self.unknown = 0
-        self._take(catalogue)
+        self._take(catalogue, RuleBook(NO_RULES, catalogue))
 
-    def _take(self, catalogue: Catalogue) -> None:
-        self._catalogue = catalogue
+    def _take(self, catalogue: Catalogue, book: RuleBook) -> None:
+        self._catalogue, self._book = catalogue, book
         blocked = catalogue.find(self._config.blocked)
         self._hidden = np.unique(np.concatenate([blocked[blocked >= 0], np.flatnonzero(~catalogue.available)]))
 
     def follow(self, changes: Sequence[LiveItem]) -> None:
         """Contract of `slate.LiveStage`."""
+        with self._changing:
+            with self._lock:
+                grown = self._catalogue.with_items(changes)[0]
+            self._swap(grown, self._book.over(grown))
+
+    def obey(self, standing: Standing) -> None:
+        """Contract of `slate.RuledStage`."""
+        with self._changing:
+            self._swap(self._catalogue, self._book.over(self._catalogue, standing))
+
+    def rule_hits(self) -> Hits:
+        """Contract of `slate.RuledStage`."""
+        with self._changing:
+            with self._lock:
+                taken = self._book.take()
+            self._add(tally(taken))
+            told, self._hits = self._hits, {}
+        return told
+
+    def _swap(self, catalogue: Catalogue, book: RuleBook) -> None:
         with self._lock:
-            self._take(self._catalogue.with_items(changes)[0])
+            taken = self._book.take()
+            self._take(catalogue, book)
+        self._add(tally(taken))
+
+    def _add(self, told: Hits) -> None:
+        for key, n in told.items():
+            self._hits[key] = self._hits.get(key, 0) + n
 
     def arrange(
         self, requests: Sequence[Request], candidates: Sequence[Candidates], scores: Sequence[NDArray[np.float32]]
@@ -70,43 +105,82 @@ class Rerank:
         known = np.flatnonzero(rows < len(catalogue))
         self.unknown += rows.size - known.size
         kept = known[query.visible(rows[known])]
-        rows, scores = rows[kept], scores[kept]
+        plan = self._book.plan(request, self._clock())
+        kept = kept[plan.keeps(rows[kept])]
+        rows, scores, bits = rows[kept], scores[kept], candidates.sources[kept]
+        binds = plan.binds and not request.items
+        if binds and (pinned := self._pinned(plan, query, rows)).size:
+            rows = np.concatenate([rows, pinned])
+            scores = np.concatenate([scores, np.full(pinned.size, np.nan, np.float32)])
+            bits = np.concatenate([bits, np.zeros(pinned.size, bits.dtype)])
         boost = catalogue.in_category[rows] @ self._boosts
+        if plan.boosts:
+            boost = boost + plan.boost[rows]
         standard = np.asarray(_standardise(scores) + boost, np.float32)
+        bounds: Bounds | None = None
+        picked: list[int] = []
         if request.items:
             chosen = best_first(standard, np.arange(rows.size, dtype=np.uint64), request.k)
             propensities, explored = np.ones(chosen.size), np.zeros(chosen.size, np.bool_)
         else:
-            pool, policy = self._policy(request, rows, standard)
+            pool, policy = self._policy(request, plan if binds else None, rows, standard)
             drawn = policy.draw(request.k, generator_of(request.request_id, request.user_id))
-            chosen, propensities, explored = pool[drawn.chosen], drawn.propensities, drawn.explored
+            chosen, picked, bounds = pool[drawn.chosen], drawn.chosen.tolist(), policy.bounds
+            propensities, explored = drawn.propensities, drawn.explored
         item_idx = rows[chosen]
-        bits = candidates.sources[kept][chosen]
         boosted = boost[chosen] != 0
         unknown = self._unknown(request)
+        told = zip(bits[chosen].tolist(), boosted.tolist(), explored.tolist(), strict=True)
+        reasons = [self._reasons(*each) for each in told]
+        missed: tuple[str, ...] = ()
+        if bounds is not None:
+            for place, rule in bounds.pins_of(picked):
+                reasons[place] = (*reasons[place], f"rule:{rule}")
+            missed = bounds.missed_by(picked)
+            plan.count("pinned", [rule for _, rule in bounds.pins_of(picked)])
+            plan.count("missed", missed)
         slate = Slate(
             request_id=request.request_id,
             item_ids=tuple(catalogue.item_ids[i] for i in item_idx),
             titles=tuple(catalogue.titles[i] for i in item_idx),
             scores=scores[chosen],
             propensities=propensities.astype(np.float32),
-            reasons=tuple(self._reasons(int(b), bool(x), bool(e)) for b, x, e in zip(bits, boosted, explored, strict=True)),
+            reasons=tuple(reasons),
             degraded=self._degraded(request, candidates, query, item_idx.size, len(unknown)),
+            rules=self._book.version,
+            missed_rules=missed,
         )
         return _append(slate, unknown[: request.k - item_idx.size]) if unknown else slate
+
+    def _policy(
+        self, request: Request, plan: Plan | None, rows: NDArray[np.int64], standard: NDArray[np.float32]
+    ) -> tuple[NDArray[np.int64], SlatePolicy]:
+        """What fills the places, and from which of the rows."""
+        c, wanted = self._catalogue, None
+        if plan is not None:
+            wanted = np.isin(rows, [row for _, row, _ in plan.pins])
+            wanted[plan.more(rows, standard, request.k)] = True
+        return make_policy(
+            self._config,
+            (standard, c.keys[rows], c.in_category[rows], c.events[rows]),
+            request.k,
+            explores=not request.similar_to,
+            wanted=wanted,
+            bound=None if plan is None else lambda pool: plan.bounds(rows[pool], request.k),
+        )
+
+    @staticmethod
+    def _pinned(plan: Plan, query: Query, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Rows of pinned items that are not among the candidates, and may be shown."""
+        pinned = np.array([row for _, row, _ in plan.pins if row >= 0], np.int64)
+        pinned = np.unique(pinned[~np.isin(pinned, rows)])
+        return pinned[query.visible(pinned) & ~plan.hidden[pinned]]
 
     def _unknown(self, request: Request) -> tuple[str, ...]:
         if not request.items:
             return ()
         rows = self._catalogue.find(request.items)
         return tuple(request.items[i] for i in np.flatnonzero(rows < 0))
-
-    def _policy(
-        self, request: Request, rows: NDArray[np.int64], standard: NDArray[np.float32]
-    ) -> tuple[NDArray[np.int64], SlatePolicy]:
-        c = self._catalogue
-        parts = c.keys[rows], c.in_category[rows], c.events[rows]
-        return make_policy(self._config, standard, *parts, request.k, explores=not request.similar_to)
 
     def _reasons(self, bits: int, boosted: bool, explored: bool) -> tuple[str, ...]:
         names = tuple(name for s, name in enumerate(self._sources) if bits >> s & 1)

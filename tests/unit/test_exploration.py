@@ -16,6 +16,8 @@ from reco_ray.features import Catalogue
 from reco_ray.rerank import Rerank, build, load
 from reco_ray.rerank.exploration import Proposal, SlatePolicy, Thompson, Weighted, softmax_weights
 from reco_ray.rerank.policy import make_policy
+from reco_ray.rules import Bounds
+from reco_ray.rules.bounds import Limit
 from reco_ray.types import Candidates, Request, Slate
 
 SCORES = np.array([2.0, 1.5, 1.0, 0.2, 0.0, -1.0], np.float32)
@@ -28,7 +30,7 @@ KINDS = [ExploreKind.uniform, ExploreKind.plackett_luce, ExploreKind.thompson]
 
 
 def policy(name: str, rate: float = 0.4) -> SlatePolicy:
-    return SlatePolicy(np.array([2, 0, 1, 3, 4, 5]), PROPOSALS[name], rate)
+    return SlatePolicy(6, np.array([2, 0, 1, 3, 4, 5]), PROPOSALS[name], rate)
 
 
 def draws(of: SlatePolicy, n: int, k: int = 3, seed: int = 0) -> NDArray[np.int64]:
@@ -46,7 +48,7 @@ def test_items_come_as_often_as_is_logged_and_a_wrong_logger_is_caught(name: str
     slates = draws(policy(name), 4_000)
     assert all(p_value(policy(name), slates, place) > 1e-3 for place in range(3))
     assert min(p_value(policy(name, 0.3), slates, place) for place in range(3)) < 1e-6
-    other = SlatePolicy(policy(name).arranged, PROPOSALS["uniform" if name != "uniform" else "thompson"], 0.4)
+    other = SlatePolicy(6, policy(name).arranged, PROPOSALS["uniform" if name != "uniform" else "thompson"], 0.4)
     assert min(p_value(other, slates, place) for place in range(3)) < 1e-6
 
 
@@ -102,13 +104,27 @@ def test_thompsons_odds_are_those_of_the_largest_sample() -> None:
 
 def test_without_a_rate_the_arranged_list_is_shown_and_with_one_pins_stay() -> None:
     assert policy("uniform", 0.0).draw(3, np.random.default_rng(0)).chosen.tolist() == [2, 0, 1]
-    pinned = SlatePolicy(policy("uniform").arranged, PROPOSALS["uniform"], 0.5, pinned={1: 5})
+    bounds = Bounds(np.zeros((6, 0), bool), None, None, [], [], [], [(1, 5, "pin")], 4)
+    pinned = SlatePolicy(6, policy("uniform").arranged, PROPOSALS["uniform"], 0.5, bounds=bounds)
     for seed in range(200):
         drawn = pinned.draw(4, np.random.default_rng(seed))
         assert drawn.chosen[1] == 5
         assert drawn.propensities[1] == 1
         np.testing.assert_allclose(pinned.follow(drawn.chosen).propensities, drawn.propensities)
     assert pinned.follow(np.array([0, 1, 2])).propensities.tolist()[1:] == [0, 0]
+
+
+def test_rules_never_give_way_to_chance() -> None:
+    inside = np.arange(6)[:, None] < 3  # of the first three one at most, in all four places
+    limit = Limit("one", 0, None, 1, 0)
+    for seed in range(100):
+        bounds = Bounds(inside, None, None, [limit], [], [], [], 5)
+        bound = SlatePolicy(6, policy("uniform").arranged, PROPOSALS["plackett_luce"], 0.8, bounds=bounds)
+        drawn = bound.draw(5, np.random.default_rng(seed))
+        assert (drawn.chosen < 3).sum() == 1
+        assert drawn.chosen.size == 4
+        np.testing.assert_allclose(bound.follow(drawn.chosen).propensities, drawn.propensities)
+        assert bound.follow(np.array([0, 1])).propensities[1] == 0
 
 
 def test_a_slate_that_cannot_be_has_no_odds_from_there_on() -> None:
@@ -122,7 +138,7 @@ def test_a_cap_holds_in_every_draw_while_it_can() -> None:
     scores, keys = np.linspace(2, 0, 12).astype(np.float32), np.arange(12, dtype=np.uint64)
     in_category = np.eye(4, dtype=np.float32)[np.arange(12) // 3]
     config = RerankConfig(category_cap=2, explore=ExploreConfig(kind=ExploreKind.uniform, rate=0.7))
-    _, capped = make_policy(config, scores, keys, in_category, np.full(12, 100), 8, explores=True)
+    _, capped = make_policy(config, (scores, keys, in_category, np.full(12, 100)), 8, explores=True)
     for seed in range(100):
         drawn = capped.draw(8, np.random.default_rng(seed))
         assert np.bincount(drawn.chosen // 3, minlength=4).tolist() == [2, 2, 2, 2]
@@ -136,7 +152,7 @@ def test_newcomers_may_be_drawn_from_far_down_and_thompson_draws_them_more_often
 
     def share(kind: ExploreKind, newcomers: int = 5) -> float:
         config = RerankConfig(diversity_pool=20, explore=ExploreConfig(kind=kind, rate=1.0, newcomers=newcomers))
-        rows, made = make_policy(config, scores, keys, np.zeros((60, 0), np.float32), events, 5, explores=True)
+        rows, made = make_policy(config, (scores, keys, np.zeros((60, 0), np.float32), events), 5, explores=True)
         assert rows.tolist() == [*range(20), *range(55, 55 + newcomers)]
         return float(made.follow(np.array([0]), every=True).slots[0][20:].sum())
 

@@ -140,7 +140,8 @@ def unpack_scores(block: bytes) -> NDArray[np.float32]:
 
 def pack_slate(slate: Slate) -> bytes:
     """Pack a slate."""
-    head = orjson.dumps((slate.request_id, slate.item_ids, slate.titles, slate.reasons, slate.degraded, slate.release))
+    parts = (slate.request_id, slate.item_ids, slate.titles, slate.reasons, slate.degraded, slate.release)
+    head = orjson.dumps((*parts, slate.rules, slate.missed_rules))
     scores, propensities = pack_scores(slate.scores), pack_scores(slate.propensities)
     return b"".join((_LENGTH.pack(len(head)), head, scores, propensities))
 
@@ -148,7 +149,7 @@ def pack_slate(slate: Slate) -> bytes:
 def unpack_slate(block: bytes) -> Slate:
     """Unpack what `pack_slate` made."""
     end = 4 + _LENGTH.unpack_from(block)[0]
-    request_id, item_ids, titles, reasons, degraded, release = orjson.loads(block[4:end])
+    request_id, item_ids, titles, reasons, degraded, release, rules, missed = orjson.loads(block[4:end])
     n = len(item_ids)
     return Slate(
         request_id=request_id,
@@ -159,4 +160,6 @@ def unpack_slate(block: bytes) -> Slate:
         reasons=tuple(tuple(each) for each in reasons),
         degraded=tuple(degraded),
         release=release,
+        rules=rules,
+        missed_rules=tuple(missed),
     )

@@ -1,0 +1,160 @@
+"""What the rules say of one kind of request: a mask, a sum of boosts, pins, and bounds on what a slate may hold."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reco_ray.features import Catalogue
+from reco_ray.rules.bounds import Bounds, Least, Limit
+from reco_ray.rules.document import Allow, Block, Boost, Cap, Exclusive, Pin, Quota, Review, Rule, Where
+
+__all__ = ["HELD", "Hits", "Plan", "Taken"]
+
+HELD = "held"
+"""Name under which items are counted that were held back one by one."""
+
+Hits = dict[tuple[str, str], int]
+"""By rule and effect: candidates ``hidden`` or ``moved``, slates ``pinned`` or ``missed``."""
+
+Taken = tuple[NDArray[np.int32], Hits]
+"""How often each row was met, and what was counted by name."""
+
+
+class Plan:
+    """Active rules over all items.
+
+    Args:
+        rows: of the items of each set that a rule names. held, approved: rows of such items.
+
+    Attributes:
+        hidden: what is not shown, shape (n,). boost: what is added to the standardised scores, shape (n,).
+        pins: place from 0, row and rule; in the order of the places.
+    """
+
+    def __init__(
+        self,
+        active: Sequence[Rule],
+        rows: Mapping[Where, NDArray[np.int64]],
+        held: NDArray[np.int64],
+        approved: NDArray[np.int64],
+        catalogue: Catalogue,
+    ) -> None:
+        n = len(catalogue)
+        self._catalogue = catalogue
+        self._met = np.zeros(n, np.int32)
+        self._hides: list[tuple[str, NDArray[np.int64]]] = []
+        self._moves: list[tuple[str, NDArray[np.int64]]] = []
+        self._tallied: Hits = {}
+        self.hidden, self.boost = np.zeros(n, np.bool_), np.zeros(n, np.float32)
+        self.boosts = False
+        if held.size:
+            self._hide(HELD, held)
+        pins: list[tuple[int, int, str]] = []
+        sets: list[NDArray[np.int64]] = []  # columns of membership
+        limits: list[Limit] = []
+        leasts: list[Least] = []
+        exclusives: list[tuple[int, ...]] = []
+        for rule in active:
+            match rule:
+                case Block():
+                    self._hide(rule.name, rows[rule.where])
+                case Review():
+                    self._hide(rule.name, np.setdiff1d(rows[rule.where], approved, assume_unique=True))
+                case Allow():
+                    others = np.ones(n, np.bool_)
+                    others[rows[rule.where]] = False
+                    self._hide(rule.name, np.flatnonzero(others))
+                case Boost():
+                    self.boost[rows[rule.where]] += rule.amount
+                    self._moves.append((rule.name, rows[rule.where]))
+                    self.boosts = True
+                case Pin():
+                    row = int(catalogue.find([rule.item_id])[0])
+                    pins.append((rule.position - 1, row, rule.name))
+                case Cap():
+                    column = -1 if rule.where is None else len(sets)
+                    if rule.where is not None:
+                        sets.append(rows[rule.where])
+                    limits.append(Limit(rule.name, column, rule.per, rule.most, rule.window))
+                case Exclusive():
+                    exclusives.append(tuple(range(len(sets), len(sets) + len(rule.sets))))
+                    sets += [rows[where] for where in rule.sets]
+                case Quota():
+                    leasts.append(Least(rule.name, len(sets), rule.least, rule.window))
+                    sets.append(rows[rule.where])
+        self.pins = tuple(sorted(pins))
+        self._limits, self._leasts, self._exclusives = tuple(limits), tuple(leasts), tuple(exclusives)
+        self._member = np.zeros((n, (len(sets) + 7) // 8), np.uint8)
+        self._n_sets = len(sets)
+        for column, members in enumerate(sets):
+            self._member[members, column // 8] |= np.uint8(1 << (column % 8))
+
+    @property
+    def binds(self) -> bool:
+        """Whether there is more than a mask and boosts."""
+        return bool(self.pins or self._limits or self._leasts or self._exclusives)
+
+    def keeps(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Mask of the rows that may be shown, shape (n,); they are counted as met. Rows are distinct."""
+        if self._hides or self._moves:
+            self._met[rows] += 1
+        return ~self.hidden[rows]
+
+    def more(self, rows: NDArray[np.int64], scores: NDArray[np.float32], most: int) -> NDArray[np.int64]:
+        """Positions of the best members of each quota, beside which a pool must not be chosen, shape (m,).
+
+        Args:
+            rows: of candidates. scores: best is largest, shape (n,). most: of each.
+        """
+        if not self._leasts:
+            return np.empty(0, np.int64)
+        inside = self._inside(rows)
+        found = [np.flatnonzero(inside[:, least.column]) for least in self._leasts]
+        return np.unique(np.concatenate([each[np.argsort(-scores[each], kind="stable")[:most]] for each in found]))
+
+    def bounds(self, rows: NDArray[np.int64], k: int) -> Bounds:
+        """Bounds on slates of ``k`` of these items, which are numbered from 0 in the order of their rows."""
+        catalogue = self._catalogue
+        return Bounds(
+            self._inside(rows),
+            catalogue.in_category[rows] if any(each.per == "category" for each in self._limits) else None,
+            catalogue.years[rows] if any(each.per == "year" for each in self._limits) else None,
+            self._limits,
+            self._leasts,
+            self._exclusives,
+            [
+                (place, int(np.flatnonzero(rows == row)[0]) if (rows == row).any() else -1, name)
+                for place, row, name in self.pins
+            ],
+            k,
+        )
+
+    def count(self, effect: str, names: Sequence[str]) -> None:
+        """Count what rules did in one slate."""
+        for name in names:
+            self._tallied[name, effect] = self._tallied.get((name, effect), 0) + 1
+
+    def take(self) -> Taken:
+        """What was met and counted since the last call; `tally` makes sense of it, in whatever thread."""
+        taken = self._met, self._tallied
+        self._met, self._tallied = np.zeros(self._met.size, np.int32), {}
+        return taken
+
+    def tally(self, taken: Taken) -> Hits:
+        """Count by rule and effect."""
+        met, told = taken
+        for effect, pairs in (("hidden", self._hides), ("moved", self._moves)):
+            for name, rows in pairs:
+                if n := int(met[rows].sum()):
+                    told[name, effect] = told.get((name, effect), 0) + n
+        return told
+
+    def _hide(self, name: str, rows: NDArray[np.int64]) -> None:
+        self.hidden[rows] = True
+        self._hides.append((name, rows))
+
+    def _inside(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Membership of items in the sets, shape (n, sets)."""
+        bits = np.unpackbits(self._member[rows], axis=1, count=self._n_sets, bitorder="little")
+        return bits.astype(np.bool_, copy=False) if self._n_sets else np.zeros((rows.size, 0), np.bool_)
