@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,19 @@ from reco_ray.types import Candidates, Request, Slate
 __all__ = ["Rerank", "build", "load"]
 
 _FILE = "rerank.json"
+
+
+class _Ready(NamedTuple):
+    """Candidates of one request that may be shown, with what orders them."""
+
+    query: Query
+    plan: Plan
+    binds: bool
+    rows: NDArray[np.int64]
+    scores: NDArray[np.float32]
+    bits: NDArray[np.uint16]
+    boost: NDArray[np.float32]
+    standard: NDArray[np.float32]
 
 
 class Rerank:
@@ -97,7 +111,26 @@ class Rerank:
         with self._lock:
             return [self._one(r, c, s) for r, c, s in zip(requests, candidates, scores, strict=True)]
 
-    def _one(self, request: Request, candidates: Candidates, scores: NDArray[np.float32]) -> Slate:
+    def odds(
+        self,
+        requests: Sequence[Request],
+        candidates: Sequence[Candidates],
+        scores: Sequence[NDArray[np.float32]],
+        shown: Sequence[Sequence[str]],
+    ) -> list[NDArray[np.float64]]:
+        """With which odds each slate would have been shown here: P(its item | those before it) per place, 0 behind a 0."""
+        found = []
+        with self._lock:
+            for request, candidate, score, item_ids in zip(requests, candidates, scores, shown, strict=True):
+                ready = self._ready(request, candidate, score)
+                pool, policy = self._policy(request, ready.plan if ready.binds else None, ready.rows, ready.standard)
+                place = {int(row): at for at, row in enumerate(ready.rows[pool].tolist())}
+                rows = self._catalogue.find(list(item_ids)).tolist()
+                found.append(policy.follow(np.array([place.get(row, -1) for row in rows], np.int64)).propensities)
+        return found
+
+    def _ready(self, request: Request, candidates: Candidates, scores: NDArray[np.float32]) -> "_Ready":
+        """Filter, apply rules and boosts."""
         seen_items_return = self._config.seen_items_return or bool(request.items)
         query = make_query(request, self._catalogue, seen_items_return, self._hidden)
         catalogue = self._catalogue
@@ -117,6 +150,12 @@ class Rerank:
         if plan.boosts:
             boost = boost + plan.boost[rows]
         standard = np.asarray(_standardise(scores) + boost, np.float32)
+        return _Ready(query, plan, binds, rows, scores, bits, boost, standard)
+
+    def _one(self, request: Request, candidates: Candidates, scores: NDArray[np.float32]) -> Slate:
+        ready = self._ready(request, candidates, scores)
+        query, plan, binds, rows, scores, bits, boost, standard = ready
+        catalogue = self._catalogue
         bounds: Bounds | None = None
         picked: list[int] = []
         if request.items:
