@@ -199,6 +199,32 @@ class ItemMetrics:
         self._unknown.inc(candidates, self._tags)
 
 
+class RuleMetrics:
+    """What a replica that keeps to rules counts. Labels: rule (as many as the document has), effect.
+
+    Args:
+        release: label of all.
+    """
+
+    def __init__(self, release: str) -> None:
+        self._tags = {"release": release}
+        self._hits = Counter(
+            "reco_rules_hits_total",
+            description="What rules did: candidates hidden or moved, slates with a pin at its place, or a rule missed (F9).",
+            tag_keys=("release", "rule", "effect"),
+        )
+        self._version = Gauge("reco_rules_version", description="Version of the rules in force.", tag_keys=("release",))
+
+    def in_force(self, version: int) -> None:
+        """These rules hold from now on."""
+        self._version.set(version, self._tags)
+
+    def hits(self, told: Mapping[tuple[str, str], int]) -> None:
+        """So often each rule took effect since the last call."""
+        for (rule, effect), n in told.items():
+            self._hits.inc(n, {**self._tags, "rule": rule, "effect": effect})
+
+
 class SinkMetrics:
     """What the sink of one partition counts, once per batch.
 

@@ -8,6 +8,7 @@ from reco_ray.rules.book import SIMILAR, RuleBook, empty_book, tally
 from reco_ray.rules.bounds import Bounds
 from reco_ray.rules.checks import check_document, unknown_items
 from reco_ray.rules.document import Document, parse, read_text
+from reco_ray.rules.merchandiser import read_csv
 from reco_ray.rules.plan import HELD, Hits, Plan
 from reco_ray.rules.problems import RuleProblem, RulesRefused
 from reco_ray.rules.standing import NO_RULES, Standing
@@ -27,6 +28,7 @@ __all__ = [
     "check_document",
     "empty_book",
     "parse",
+    "read_csv",
     "read_text",
     "tally",
     "unknown_items",

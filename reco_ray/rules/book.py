@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from reco_ray.features import Catalogue
 from reco_ray.rules.checks import wheres
-from reco_ray.rules.document import Rule, Where
+from reco_ray.rules.document import Review, Rule, Where
 from reco_ray.rules.plan import Hits, Plan, Taken
 from reco_ray.rules.standing import NO_RULES, Standing
 from reco_ray.types import Request
@@ -37,7 +37,7 @@ class RuleBook:
         rules = standing.document.rules
         self._named = {part: _named(rules, part) for part in _CONTEXT}
         self._surfaces = {surface for rule in rules for surface in rule.surface}
-        self._times = sorted({time.timestamp() for rule in rules for time in (rule.starts, rule.ends) if time is not None})
+        self._times = standing.times()
         self._rows = self._select({where for rule in rules for where in wheres(rule)})
         self._held, self._approved = (_found(catalogue, ids) for ids in (standing.held, standing.approved))
         self._plans: dict[tuple[Kind, int], Plan] = {}
@@ -75,6 +75,12 @@ class RuleBook:
         """What the plans counted since the last call, for `tally`: quick, while the tally is not."""
         taken, self._gone = [*self._gone, *((plan, plan.take()) for plan in self._plans.values())], []
         return taken
+
+    def waiting(self) -> list[tuple[str, str]]:
+        """Items that a ``review`` rule hides until they are approved, and the rule; whatever its campaign and scope."""
+        rules = [rule for rule in self.standing.document.rules if isinstance(rule, Review)]
+        rows = [(row, rule.name) for rule in rules for row in np.setdiff1d(self._rows[rule.where], self._approved).tolist()]
+        return [(self._catalogue.item_ids[row], name) for row, name in rows]
 
     def _kind(self, request: Request) -> Kind:
         surface = SIMILAR if request.similar_to else request.surface

@@ -64,16 +64,12 @@ def _pins(rules: Sequence[Rule]) -> Iterator[RuleProblem]:
             yield RuleProblem(
                 other.name, "item_id", f"{shown(other.item_id)}, which rule {one.name} pins as well", "one place to an item"
             )
-    blocks = [(rule, set(rule.where.item_id or ())) for rule in rules if isinstance(rule, Block) and _by_id_alone(rule.where)]
+    blocks = [(rule, set(rule.where.item_id or ())) for rule in rules if isinstance(rule, Block) and rule.where.by_id_alone]
     for pin in pins:
         for block, ids in blocks:
             if pin.item_id in ids and _meet(pin, block):
                 found = f"{shown(pin.item_id)}, which rule {block.name} blocks"
                 yield RuleProblem(pin.name, "item_id", found, "an item that may be shown")
-
-
-def _by_id_alone(where: Where) -> bool:
-    return set(where.model_dump(exclude_none=True)) == {"item_id"}
 
 
 def _meet(one: Rule, other: Rule) -> bool:

@@ -63,6 +63,11 @@ class Where(_Strict):
             raise ValueError(f"found year_from={self.year_from} behind year_to={self.year_to}, expected it before")
         return self
 
+    @property
+    def by_id_alone(self) -> bool:
+        """Whether it names items by their ids and by nothing else."""
+        return set(self.model_dump(exclude_none=True)) == {"item_id"}
+
 
 class Segment(_Strict):
     """Which requests, by what they say of their circumstances and whether their user has a history."""
@@ -86,6 +91,11 @@ class _Scoped(_Strict):
         if self.starts and self.ends and self.starts >= self.ends:
             raise ValueError(f"found ends {self.ends.isoformat()} not behind starts {self.starts.isoformat()}")
         return self
+
+    @property
+    def of_all(self) -> bool:
+        """Whether it is for all requests."""
+        return not self.surface and self.segment == Segment()
 
     def holds_at(self, now: datetime) -> bool:
         """Whether its campaign runs."""

@@ -1,13 +1,10 @@
 """The rules in force: a document of some version, and what people decided on single items."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
 
-import orjson
-
-from reco_ray.rules.document import Document, parse
+from reco_ray.rules.document import Block, Document, parse
+from reco_ray.store import RuleRecord
 
 __all__ = ["NO_RULES", "Standing"]
 
@@ -27,23 +24,31 @@ class Standing:
     approved: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, version: int, content: bytes) -> "Standing":
-        """Read what the store holds.
+    def of(cls, record: RuleRecord) -> "Standing":
+        """Take what the store holds.
 
-        Raises: RulesRefused: it is no document of this version of the code. ValueError: no JSON.
+        Raises: RulesRefused: its rules are none that this version of the code knows.
         """
-        found: Mapping[str, Any] = orjson.loads(content)
-        return cls(version, parse({"rules": found["rules"]}), frozenset(found["held"]), frozenset(found["approved"]))
+        document = parse({"rules": list(record.rules)})
+        return cls(record.version, document, frozenset(record.held), frozenset(record.approved))
 
-    def phase(self, now: float) -> int:
-        """How many starts and ends of campaigns lie behind: between two changes of it the same rules hold.
+    def hidden_everywhere(self, now: float) -> frozenset[str]:
+        """Ids that no request may be shown, as far as that can be said without a catalogue.
 
         Args:
             now: unix time in seconds.
         """
         at = datetime.fromtimestamp(now, UTC)
-        times = [time for rule in self.document.rules for time in (rule.starts, rule.ends) if time is not None]
-        return sum(time <= at for time in times)
+        found = set(self.held)
+        for rule in self.document.rules:
+            if isinstance(rule, Block) and rule.where.by_id_alone and rule.of_all and rule.holds_at(at):
+                found.update(rule.where.item_id or ())
+        return frozenset(found)
+
+    def times(self) -> list[float]:
+        """Starts and ends of campaigns, ascending, unix time in seconds: between two of them the same rules hold."""
+        rules = self.document.rules
+        return sorted({time.timestamp() for rule in rules for time in (rule.starts, rule.ends) if time is not None})
 
 
 NO_RULES = Standing()

@@ -37,6 +37,7 @@ from reco_ray.serve.path.items import ItemFollower, ItemMetrics
 from reco_ray.serve.path.pipeline import LoggingObserver, Observer
 from reco_ray.serve.path.profiles import ProfileCalls
 from reco_ray.serve.path.reads import StoreReads
+from reco_ray.serve.path.rule_calls import RuleCalls
 from reco_ray.serve.path.service import GatewayService
 from reco_ray.serve.path.stages import Left
 from reco_ray.serve.path.watch import Replicas, ReplicaWatch
@@ -50,6 +51,7 @@ from reco_ray.store import (
     ItemStore,
     OnlineStore,
     ProfileStore,
+    RuleStore,
     SlateStore,
     fresh_until,
 )
@@ -125,6 +127,10 @@ class GatewayParts:
             lambda view: fresh_until(store, view, partitions), lambda: set(self._fleet.traffic.user_views.values()), metrics
         )
         self._fence = FenceFollower(FenceStore(store, f"gateway:{replica}").poll)
+        # a pool of its own, with time: what applications write must not take the connections, nor miss the deadline, of
+        # recommendations
+        self._patient_store = patient = OnlineStore(args.store_url, args.namespace, timeout_s=_PATIENT_TIMEOUT_S)
+        self._rules = RuleCalls(RuleStore(patient), RuleStore(store), args.root, lambda: self._fleet.main, withdrawn)
         service = GatewayService(
             StoreReads(store, slates),
             self._fleet,
@@ -139,10 +145,8 @@ class GatewayParts:
             late=self._freshness.late,
             withdrawn=withdrawn,
             items_known=lambda: follower.complete,
+            rules=self._rules.state,
         )
-        # a pool of its own, with time: what applications write must not take the connections, nor miss the deadline, of
-        # recommendations
-        self._patient_store = patient = OnlineStore(args.store_url, args.namespace, timeout_s=_PATIENT_TIMEOUT_S)
         profiles = ProfileStore(patient, SlateStore(patient))
         self._items = ItemCalls(ItemStore(patient), follower)
         self._bus = open_producer(args.events, args.namespace, args.store_url)
@@ -168,10 +172,11 @@ class GatewayParts:
             gate=self._gate,
             erasures=ErasureCalls(ErasureStore(store), self._fence),
             items=self._items,
+            rules=self._rules,
             profiles=ProfileCalls(profiles, self._fence.hides, self._purges.purge_user),
             behind=lambda: self._pulse.behind_s() > tolerated_s,
             events=intake,
-            explanations=ExplanationCalls(args.root, patient, self._fence.hides),
+            explanations=ExplanationCalls(args.root, patient, self._fence.hides, lambda: self._rules.standing),
             expose=self._exposures.note if self._exposures is not None else None,
         )
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -182,10 +187,12 @@ class GatewayParts:
             await self._gate.refresh()
         await self._fence.refresh()
         await self._items.refresh()
+        await self._rules.refresh()
         await self._fleet.load_now(_FIRST_LOAD_TIMEOUT_S)
         runs = {
             "fence": self._fence.run(),
             "items": self._items.run(),
+            "rules": self._rules.run(),
             "traffic": self._fleet.run(),
             "purges": self._purges.run(),
             "replicas": self._watch.run(),

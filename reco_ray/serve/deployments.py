@@ -19,7 +19,7 @@ from ray.serve.context import _get_global_client
 from ray.serve.handle import DeploymentHandle
 
 from reco_ray.errors import ArtifactError
-from reco_ray.monitoring.metrics import EventMetrics, GatewayMetrics, ItemMetrics, RecallMetrics
+from reco_ray.monitoring.metrics import EventMetrics, GatewayMetrics, ItemMetrics, RecallMetrics, RuleMetrics
 from reco_ray.release import read_part
 from reco_ray.rerank import POPULAR
 from reco_ray.serve.args import GatewayArgs
@@ -32,6 +32,7 @@ from reco_ray.serve.path.live import keep_items_fresh
 from reco_ray.serve.path.load import LoadWindow, Queue
 from reco_ray.serve.path.loading import Loader, find_loader, warm_rank, warm_recall, warm_rerank
 from reco_ray.serve.path.pipeline import Deadline, LoggingObserver, Run, Stages, run_stages
+from reco_ray.serve.path.rules import keep_rules
 from reco_ray.serve.path.stages import Blocks, InProcess, Left, Remote
 from reco_ray.serve.path.waking import Waker
 from reco_ray.serve.path.watch import STAGES, Replicas
@@ -128,6 +129,7 @@ class Reranker(_Scaled):
     ) -> None:
         self._stage = _load(root, release_id, loader).rerank()
         self._live = keep_items_live([self._stage], store_url, namespace, ItemMetrics("rerank", release_id))
+        self._rules = keep_rules(self._stage, store_url, namespace, RuleMetrics(release_id))
         warm_rerank(self._stage)
         super().__init__()
 
@@ -244,6 +246,7 @@ def _connect_fused(args: GatewayArgs, left: Left) -> Connect:
         pipeline = Pipeline(loader.recall(), loader.rank(), loader.rerank())
         stages = [pipeline.recall, pipeline.rank, pipeline.rerank]
         live = keep_items_live(stages, args.store_url, args.namespace, ItemMetrics("all", release_id))
+        rules = keep_rules(pipeline.rerank, args.store_url, args.namespace, RuleMetrics(release_id))
         warm_recall(pipeline.recall)
         pipeline.recall.watch(RecallMetrics(release_id).searched)
         warm_rank(pipeline.rank)
@@ -253,6 +256,7 @@ def _connect_fused(args: GatewayArgs, left: Left) -> Connect:
         def closed() -> None:
             fresh.set()
             live.set()
+            rules.set()
 
         return InProcess(pipeline, rows=args.batch_rows, left=left, closed=closed)
 

@@ -7,7 +7,17 @@ Stages are loaded from a release's folder; nothing here knows of Ray or HTTP. `p
 from reco_ray.slate.explanation import Explanation, WhyItem, explain
 from reco_ray.slate.pipeline import Pipeline
 from reco_ray.slate.popular import PopularList
-from reco_ray.slate.stages import LiveStage, RankStage, RecallStage, RerankStage, load_rank, load_recall, load_rerank
+from reco_ray.slate.stages import (
+    LiveStage,
+    RankStage,
+    RecallStage,
+    RerankStage,
+    RuledStage,
+    load_rank,
+    load_recall,
+    load_rerank,
+)
+from reco_ray.slate.trial import Trial, recent_requests, try_rules
 
 __all__ = [
     "Explanation",
@@ -17,9 +27,13 @@ __all__ = [
     "RankStage",
     "RecallStage",
     "RerankStage",
+    "RuledStage",
+    "Trial",
     "WhyItem",
     "explain",
     "load_rank",
     "load_recall",
     "load_rerank",
+    "recent_requests",
+    "try_rules",
 ]

@@ -11,10 +11,11 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from reco_ray.rules import Hits, Standing
 from reco_ray.store import LiveItem
 from reco_ray.types import Candidates, Request, Slate
 
-__all__ = ["LiveStage", "RankStage", "RecallStage", "RerankStage", "load_rank", "load_recall", "load_rerank"]
+__all__ = ["LiveStage", "RankStage", "RecallStage", "RerankStage", "RuledStage", "load_rank", "load_recall", "load_rerank"]
 
 
 class RecallStage(Protocol):
@@ -76,6 +77,17 @@ class LiveStage(Protocol):
 
     def follow(self, changes: Sequence[LiveItem]) -> None:
         """Take changes, in their order, at most one of each item; from a thread of its own, while requests go on."""
+
+
+@runtime_checkable
+class RuledStage(Protocol):
+    """A stage that keeps to rules, which change while it is loaded."""
+
+    def obey(self, standing: Standing) -> None:
+        """Keep to these rules from now on; from a thread of its own, while requests go on."""
+
+    def rule_hits(self) -> Hits:
+        """What the rules did since the last call; from the same thread."""
 
 
 def load_recall(folder: Path) -> RecallStage:

@@ -25,6 +25,7 @@ from reco_ray.store.packing import (
 )
 from reco_ray.store.precomputed import Precomputed, pack_precomputed, unpack_precomputed
 from reco_ray.store.profiles import ProfileStore
+from reco_ray.store.rules import Decided, RuleRecord, RuleStore
 from reco_ray.store.slates import Purges, SlateStore
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "NO_SLOT",
     "Change",
     "Cursor",
+    "Decided",
     "ErasureStore",
     "FeatureStore",
     "Fence",
@@ -52,6 +54,8 @@ __all__ = [
     "Profile",
     "ProfileStore",
     "Purges",
+    "RuleRecord",
+    "RuleStore",
     "Scope",
     "SlateStore",
     "Traffic",

@@ -15,6 +15,7 @@ from reco_ray.config import CacheConfig
 from reco_ray.hashing import item_keys
 from reco_ray.privacy import Receipt
 from reco_ray.privacy.receipts import new_receipt
+from reco_ray.rules import Document
 from reco_ray.serve.caching.cache import SlateCache
 from reco_ray.serve.guard.admission import Admission
 from reco_ray.serve.guard.gate import Gate
@@ -25,6 +26,7 @@ from reco_ray.serve.http.contract import ReadinessAnswer, RecommendationsBody
 from reco_ray.serve.http.erasure_bodies import ErasureAnswer
 from reco_ray.serve.http.item_bodies import ItemBody
 from reco_ray.serve.http.openapi import schema
+from reco_ray.serve.http.rule_bodies import RulesAnswer, RulesBody
 from reco_ray.serve.http.user_bodies import UserBody
 from reco_ray.serve.path.fleet import Connected, Fleet
 from reco_ray.serve.path.pipeline import LoggingObserver
@@ -38,6 +40,7 @@ from reco_ray.store import (
     LiveItem,
     Precomputed,
     Profile,
+    RuleRecord,
     Scope,
     Traffic,
     new_key,
@@ -152,6 +155,23 @@ class Items:
         return 9
 
 
+class Rules:
+    """Keeps rules, and tries nothing."""
+
+    def __init__(self) -> None:
+        self.now = RuleRecord()
+
+    async def show(self, version: int = 0) -> RulesAnswer:
+        if version > self.now.version:
+            raise problems.unknown_rules(version)
+        return RulesAnswer.of(self.now)
+
+    async def put(self, document: Document, body: RulesBody) -> RulesAnswer:
+        rules = tuple(document.model_dump(mode="json", exclude_none=True)["rules"])
+        self.now = RuleRecord(self.now.version + 1, body.author, "put", body.note, "2026-01-01T00:00:00+00:00", rules)
+        return RulesAnswer.of(self.now)
+
+
 class Explanations:
     """Knows no request."""
 
@@ -191,6 +211,7 @@ class World:
             erasures=self.wishes,
             profiles=self.profiles,
             items=self.items,
+            rules=Rules(),
             gate=gate,
             behind=lambda: behind,
             events=events,

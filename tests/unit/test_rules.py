@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from reco_ray.config import RerankConfig
 from reco_ray.features import Catalogue
 from reco_ray.rerank import Rerank
-from reco_ray.rules import Document, RulesRefused, Standing, check_document, parse, read_text, unknown_items
+from reco_ray.rules import Document, RulesRefused, Standing, check_document, parse, read_csv, read_text, unknown_items
 from reco_ray.types import Candidates, Request, Slate, UserRow
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
@@ -294,3 +294,42 @@ def test_no_rules_change_nothing(catalogue: Catalogue) -> None:
         empty = arrange(catalogue, Standing(1, Document()), request, diversity=diversity)
         loose = {"name": "c", "kind": "cap", "per": "year", "most": 200}
         assert arrange(catalogue, standing(loose), request, diversity=diversity).item_ids == empty.item_ids
+
+
+SHEET = """name,kind,item_id,category,year_from,position,amount,surface,device,starts,note
+top,pin,item-7,,,1,,home|tv,,,"first, always"
+old,boost,,odd|all,1995,,-0.5,,phone,2026-06-01T00:00:00Z,
+gone,block,item-1|item-2,,,,,,,,
+"""
+
+
+def test_a_sheet_says_what_a_document_says() -> None:
+    document = parse(
+        {
+            "rules": [
+                PIN | {"name": "top", "item_id": "item-7", "surface": ["home", "tv"], "note": "first, always"},
+                {"name": "old", "kind": "boost", "where": {"category": ["odd", "all"], "year_from": 1995}, "amount": -0.5}
+                | {"segment": {"device": ["phone"]}, "starts": "2026-06-01T00:00:00Z"},
+                {"name": "gone", "kind": "block", "where": {"item_id": ["item-1", "item-2"]}},
+            ]
+        }
+    )
+    assert read_csv(SHEET) == document
+    assert read_csv("\ufeff" + SHEET.replace("\n", "\r\n")) == document
+
+
+@pytest.mark.parametrize(
+    ("sheet", "said"),
+    [
+        ("name,kind,brand\na,block,x\n", "'brand': found a column of that name, allowed: name, kind"),
+        ("kind\nblock\n", "name: found no column of that name"),
+        ("name,kind,position,item_id\na,pin,first,x\n", "rule a, position: found 'first', allowed: a valid integer"),
+        ("name,kind,item_id\na,block,x,y\n", "rule a: found more cells than columns"),
+        ("name,kind,item_id\na,block,\n", "rule a, where: found nothing"),
+        ("name,kind\na,exclusive\n", "rule a, sets: found nothing"),
+    ],
+)
+def test_a_wrong_sheet_is_named_by_rule_and_column(sheet: str, said: str) -> None:
+    with pytest.raises(RulesRefused) as caught:
+        read_csv(sheet)
+    assert said in str(caught.value)

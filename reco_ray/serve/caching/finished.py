@@ -25,14 +25,26 @@ def fit(slate: FinishedSlate, key: SlateKey, hidden: set[str]) -> FinishedSlate 
         if not key.explain:
             item.pop("propensity", None)
     degraded = [each for each in slate.degraded if each != "short_slate"] + ["short_slate"] * (len(items) < key.k)
-    return seal(items, slate.release, fields["variant"], slate.rung, degraded, slate.made, slate.draw_id)
+    return seal(
+        items, slate.release, fields["variant"], slate.rung, degraded, slate.made, slate.draw_id, rules=fields.get("rules")
+    )
 
 
 def mark(slate: FinishedSlate, marks: Sequence[str], rung: str) -> FinishedSlate:
     """Let an answer stand in on a lower rung, for the reasons in ``marks``."""
     fields = orjson.loads(b"{" + slate.tail)
     marked = tuple(dict.fromkeys((*marks, *slate.degraded)))
-    return seal(fields["items"], slate.release, fields["variant"], rung, marked, slate.made, slate.draw_id, slate.propensities)
+    return seal(
+        fields["items"],
+        slate.release,
+        fields["variant"],
+        rung,
+        marked,
+        slate.made,
+        slate.draw_id,
+        slate.propensities,
+        fields.get("rules"),
+    )
 
 
 def precomputed_of(slate: FinishedSlate) -> Precomputed:

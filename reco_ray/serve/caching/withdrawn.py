@@ -1,7 +1,8 @@
-"""Items that may not be shown any more, as one gateway replica knows them, and slates without them."""
+"""Items that may not be shown to anybody, as one gateway replica knows them, and slates without them."""
 
 import re
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterable, Sequence
 
 import orjson
 
@@ -14,10 +15,16 @@ _ID = re.compile(rb'"item_id":"((?:[^"\\]|\\.)*)"')  # within a string its quote
 
 
 class Withdrawn:
-    """Ids of the items that were deleted, or are not available. One thread changes them, others may ask."""
+    """Ids of the items that were deleted, are not available, or that a rule hides from everybody.
+
+    One thread changes what is live, one what rules hide; others may ask.
+    """
 
     def __init__(self) -> None:
-        self._written: set[bytes] = set()  # as they stand in JSON
+        self._gone: set[bytes] = set()  # as they stand in JSON
+        self._lock = threading.Lock()
+        self._ruled: frozenset[bytes] = frozenset()
+        self._written: frozenset[bytes] | set[bytes] = self._gone  # all of them
 
     def __contains__(self, item_id: object) -> bool:
         return bool(self._written) and isinstance(item_id, str) and _written(item_id) in self._written
@@ -27,11 +34,22 @@ class Withdrawn:
 
     def follow(self, changes: Sequence[LiveItem]) -> None:
         """Take changes, in their order."""
-        for change in changes:
-            if change.shown:
-                self._written.discard(_written(change.item_id))
-            else:
-                self._written.add(_written(change.item_id))
+        with self._lock:
+            for change in changes:
+                if change.shown:
+                    self._gone.discard(_written(change.item_id))
+                else:
+                    self._gone.add(_written(change.item_id))
+            self._join()
+
+    def rule_out(self, item_ids: Iterable[str]) -> None:
+        """Take what rules hide from everybody, in place of what they did before."""
+        with self._lock:
+            self._ruled = frozenset(map(_written, item_ids))
+            self._join()
+
+    def _join(self) -> None:
+        self._written = self._gone | self._ruled if self._ruled else self._gone
 
     def in_slate(self, slate: FinishedSlate) -> bool:
         """Whether a slate holds one: 3 us for ten items."""
@@ -47,7 +65,9 @@ class Withdrawn:
             item["position"] = position
             item.pop("propensity", None)
         degraded = tuple(dict.fromkeys((*slate.degraded, "short_slate")))
-        return seal(items, slate.release, fields["variant"], slate.rung, degraded, slate.made, slate.draw_id)
+        return seal(
+            items, slate.release, fields["variant"], slate.rung, degraded, slate.made, slate.draw_id, rules=fields.get("rules")
+        )
 
 
 def _written(item_id: str) -> bytes:

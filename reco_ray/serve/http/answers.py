@@ -216,7 +216,8 @@ def finish(
     own = [each for each in slate.degraded if each not in degraded and not (each == "unknown_user" and unasked)]
     drawn = b"" if (slate.propensities == 1).all() else slate.propensities.astype("<f4").tobytes()
     draw_id = slate.request_id if draw_id is None else draw_id
-    return seal(items, release, variant, rung, (*degraded, *own), made, draw_id, drawn)
+    rules = {"version": slate.rules, "missed": slate.missed_rules} if slate.rules else None
+    return seal(items, release, variant, rung, (*degraded, *own), made, draw_id, drawn, rules)
 
 
 def seal(
@@ -228,9 +229,12 @@ def seal(
     made: float,
     draw_id: str = "",
     propensities: bytes = b"",
+    rules: Mapping[str, object] | None = None,
 ) -> FinishedSlate:
     """Write the fields of an answer that do not change with who asks."""
     fields = {"release": release, "variant": variant, "rung": rung, "items": items, "degraded": degraded}
+    if rules is not None:
+        fields["rules"] = rules
     tail = orjson.dumps(fields)[1:]
     return FinishedSlate(tail, f'"{digest(tail, length=20)}"', release, made, tuple(degraded), rung, draw_id, propensities)
 

@@ -17,6 +17,8 @@ import orjson
 from pydantic import BaseModel, ValidationError
 
 from reco_ray.privacy import Receipt
+from reco_ray.rules import Document, RulesRefused
+from reco_ray.rules import parse as parse_rules
 from reco_ray.serve.events.backpressure import EventsRefused
 from reco_ray.serve.events.intake import Taken
 from reco_ray.serve.guard.gate import Gate
@@ -36,11 +38,12 @@ from reco_ray.serve.http.event_bodies import parse_events, published_schema
 from reco_ray.serve.http.explanation_bodies import AskedItem
 from reco_ray.serve.http.item_bodies import DeletedItemAnswer, ItemAnswer, ItemBody, NamedItem
 from reco_ray.serve.http.problems import HttpProblem
+from reco_ray.serve.http.rule_bodies import AskedVersion, RulesAnswer, RulesBody, parted
 from reco_ray.serve.http.user_bodies import DescribedUser, UserAnswer, UserBody
 from reco_ray.serve.served import Served
 from reco_ray.store import Item, LiveItem, Profile
 
-__all__ = ["Erasures", "Events", "Explanations", "HttpApp", "Items", "Profiles", "Service"]
+__all__ = ["Erasures", "Events", "Explanations", "HttpApp", "Items", "Profiles", "Rules", "Service"]
 
 log = logging.getLogger(__name__)
 
@@ -106,6 +109,16 @@ class Items(Protocol):
         """Delete an item; returns the version."""
 
 
+class Rules(Protocol):
+    """What the calls about rules need; `rule_calls.RuleCalls` in production."""
+
+    async def show(self, version: int = 0) -> RulesAnswer:
+        """The rules in force, or of a version."""
+
+    async def put(self, document: Document, body: RulesBody) -> RulesAnswer:
+        """Bring checked rules into force, or try them."""
+
+
 class Explanations(Protocol):
     """What the call about explanations needs; `explanations.ExplanationCalls` in production."""
 
@@ -139,7 +152,8 @@ class HttpApp:
         max_deadline_ms: what that header may ask for at most.
         record: told of each answered request.
         gate: asked before each call that has a scope; None lets everybody pass.
-        erasures, profiles, items: note and show erasures, and what is said of users and items; None where there is no store.
+        erasures, profiles, items, rules: note and show erasures, what is said of users and items, and rules; None where there
+            is no store.
         behind: whether the event loop has fallen so far behind that calls with a scope are refused unread.
         events: takes events; None where there is no bus.
         explanations: of answered requests; None where there is no lake.
@@ -157,6 +171,7 @@ class HttpApp:
         erasures: Erasures | None = None,
         profiles: Profiles | None = None,
         items: Items | None = None,
+        rules: Rules | None = None,
         behind: Callable[[], bool] = lambda: False,
         events: Events | None = None,
         explanations: Explanations | None = None,
@@ -164,7 +179,7 @@ class HttpApp:
     ) -> None:
         self._service, self._record, self._gate, self._behind = service, record, gate, behind
         self._erasures, self._profiles, self._events, self._expose = erasures, profiles, events, expose
-        self._items = items
+        self._items, self._rules = items, rules
         self._explanations = explanations
         self._deadline_ms, self._max_deadline_ms = deadline_ms, max_deadline_ms
         self._exact = {(call.method, call.path): call for call in CALLS if "{" not in call.path}
@@ -177,6 +192,8 @@ class HttpApp:
             "put_item": self._put_item,
             "item": self._item,
             "delete_item": self._delete_item,
+            "rules": self._show_rules,
+            "put_rules": self._put_rules,
             "describe_user": self._describe_user,
             "user": self._user,
             "erase_user": self._erase_user,
@@ -299,6 +316,29 @@ class HttpApp:
         if self._items is None:
             raise problems.not_ready("this gateway has no store for items")
         return self._items
+
+    async def _show_rules(self, incoming: "_Incoming") -> _Reply:
+        query = _query(incoming, ("version",))
+        version = AskedVersion.model_validate(query).version if query else 0
+        return _model(200, await self._known_rules().show(version))
+
+    async def _put_rules(self, incoming: "_Incoming") -> _Reply:
+        raw = await incoming.body()
+        try:
+            rules, rest = parted(orjson.loads(raw))
+        except orjson.JSONDecodeError as exc:
+            raise HttpProblem("invalid-json", str(exc)) from exc
+        body = RulesBody.model_validate_json(orjson.dumps(rest), strict=True)
+        try:
+            document = parse_rules(rules)
+        except RulesRefused as exc:
+            raise problems.rules_refused(exc) from exc
+        return _model(200, await self._known_rules().put(document, body))
+
+    def _known_rules(self) -> Rules:
+        if self._rules is None:
+            raise problems.not_ready("this gateway has no store for rules")
+        return self._rules
 
     async def _describe_user(self, incoming: "_Incoming") -> _Reply:
         user_id = DescribedUser.model_validate({"user_id": incoming.tail}).user_id

@@ -18,6 +18,7 @@ from reco_ray.serve.http.erasure_bodies import ErasureAnswer
 from reco_ray.serve.http.event_bodies import EventsAnswer, EventsBody
 from reco_ray.serve.http.explanation_bodies import ExplanationAnswer
 from reco_ray.serve.http.item_bodies import DeletedItemAnswer, ItemAnswer, ItemBody
+from reco_ray.serve.http.rule_bodies import RulesAnswer, RulesBody
 from reco_ray.serve.http.user_bodies import UserAnswer, UserBody
 from reco_ray.store import Scope
 
@@ -152,6 +153,33 @@ CALLS = (
         "What runs, and with which share of the users.",
         answer=ReleasesAnswer,
         scope=Scope.admin,
+    ),
+    Call(
+        "rules",
+        "GET",
+        "/v1/rules",
+        "The rules in force, who put them and when; with ?version= an earlier one of the last 200.",
+        answer=RulesAnswer,
+        query_fields=("version",),
+        problems=("invalid-request", "not-found", "not-ready"),
+        scope=Scope.admin,
+    ),
+    Call(
+        "put_rules",
+        "POST",
+        "/v1/rules",
+        "Bring rules into force, in place of those before. They are checked, and tried on requests of the last hour: what "
+        "contradicts itself, names what the release does not know, or would leave somebody with an empty slate is refused, and "
+        "the rules in force stay. When the answer comes they are durable; each replica has them within a second or so.",
+        body=RulesBody,
+        answer=RulesAnswer,
+        problems=("invalid-json", "too-large", "invalid-request", "rules-changed", "not-ready"),
+        scope=Scope.admin,
+        example={
+            "author": "ana",
+            "note": "one film of a kind at the top",
+            "rules": [{"name": "mixed-top", "kind": "cap", "per": "category", "most": 2, "window": 5}],
+        },
     ),
     Call(
         "put_item",

@@ -27,6 +27,7 @@ __all__ = [
     "RecommendedItem",
     "ReleaseAnswer",
     "ReleasesAnswer",
+    "RulesInForce",
     "SimilarItemsBody",
     "once",
 ]
@@ -185,6 +186,13 @@ class RecommendedItem(BaseModel):
     propensity: float | None = None
 
 
+class RulesInForce(BaseModel):
+    """The rules that a slate was arranged by."""
+
+    version: int
+    missed: Annotated[list[str], Field(description="Pins that are not at their place, and quotas that are not met.")]
+
+
 class RecommendationsAnswer(BaseModel):
     """A slate. ``degraded`` names what is less than full in it; empty for a full answer."""
 
@@ -198,6 +206,7 @@ class RecommendationsAnswer(BaseModel):
     ]
     items: list[RecommendedItem]
     degraded: list[str]
+    rules: Annotated[RulesInForce | None, Field(description="Absent where there are none.")] = None
 
 
 class ReleaseAnswer(BaseModel):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import orjson
 from pydantic import ValidationError
 
+from reco_ray.rules import RulesRefused
 from reco_ray.serve.http.contract import MAX_BODY_BYTES
 
 __all__ = [
@@ -23,6 +24,8 @@ __all__ = [
     "not_ready",
     "overloaded",
     "rate_limited",
+    "rules_changed",
+    "rules_refused",
     "stage_failed",
     "too_large",
     "unauthorized",
@@ -31,6 +34,7 @@ __all__ = [
     "unknown_item",
     "unknown_receipt",
     "unknown_request",
+    "unknown_rules",
     "unknown_user",
 ]
 
@@ -44,6 +48,7 @@ KINDS: Mapping[str, tuple[int, str]] = {
     "unknown-item": (404, "The item is not in the catalogue"),
     "method-not-allowed": (405, "The resource does not answer this method"),
     "being-erased": (409, "The user is being erased"),
+    "rules-changed": (409, "Other rules are in force than were expected"),
     "too-large": (413, "The body is too large"),
     "invalid-request": (422, "The request does not fit the contract"),
     "rate-limited": (429, "The API key is used faster than it may be"),
@@ -158,6 +163,25 @@ def unexplained(what: str) -> HttpProblem:
 def unknown_user() -> HttpProblem:
     """No profile is kept of a user."""
     return HttpProblem("not-found", "found nothing kept of this user, expected a profile; PUT one here first")
+
+
+def unknown_rules(version: int) -> HttpProblem:
+    """A version of the rules that is not kept."""
+    return HttpProblem("not-found", f"found no version {version} of the rules, expected one of the last 200; GET /v1/rules")
+
+
+def rules_refused(exc: RulesRefused) -> HttpProblem:
+    """A document that does not come into force; those in force stay."""
+    errors = tuple(
+        (".".join(part for part in (each.rule, each.field) if part), f"found {each.found}, allowed: {each.allowed}")
+        for each in exc.problems[:20]
+    )
+    return HttpProblem("invalid-request", f"{len(exc.problems)} problem(s) in the rules, which stay as they were", errors)
+
+
+def rules_changed(detail: str) -> HttpProblem:
+    """Somebody else changed the rules meanwhile."""
+    return HttpProblem("rules-changed", detail)
 
 
 def being_erased() -> HttpProblem:

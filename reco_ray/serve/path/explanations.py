@@ -15,8 +15,9 @@ import redis
 from reco_ray.errors import ArtifactError, SchemaError
 from reco_ray.lake import tables
 from reco_ray.release import open_release, user_view
+from reco_ray.rules import NO_RULES, Standing
 from reco_ray.serve.http import problems
-from reco_ray.slate import Explanation, Pipeline, explain
+from reco_ray.slate import Explanation, Pipeline, RuledStage, explain
 from reco_ray.store import OnlineStore, unpack_user
 from reco_ray.types import EMPTY_USER, Request, UserRow
 
@@ -34,10 +35,17 @@ class ExplanationCalls:
         root: where the lake and the releases lie.
         store: gives a user's row of now where the record does not hold that of then.
         hides: whether a user is being erased.
+        rules: those in force; the stages are run again by them.
     """
 
-    def __init__(self, root: str, store: OnlineStore, hides: Callable[[str], bool]) -> None:
-        self._root, self._store, self._hides = root, store, hides
+    def __init__(
+        self,
+        root: str,
+        store: OnlineStore,
+        hides: Callable[[str], bool],
+        rules: Callable[[], Standing] = lambda: NO_RULES,
+    ) -> None:
+        self._root, self._store, self._hides, self._rules = root, store, hides, rules
         self._one = asyncio.Lock()  # loading a release takes memory: one at a time
 
     async def explain(self, request_id: str, item_id: str = "") -> dict[str, Any]:
@@ -53,7 +61,7 @@ class ExplanationCalls:
                 raise problems.unexplained(f"call {decision['call']}")
             try:
                 user, whose = await self._user(decision)
-                found = await asyncio.to_thread(_explained, self._root, decision, user, item_id)
+                found = await asyncio.to_thread(_explained, self._root, decision, user, item_id, self._rules())
             except (ArtifactError, FileNotFoundError) as exc:
                 raise problems.unexplained(f"release {decision['release']}, which is gone or cannot be read") from exc
         return _answer(decision, found, whose, item_id)
@@ -90,7 +98,7 @@ def _pipeline(root: str, release: str) -> Pipeline:
     return Pipeline.load(open_release(root, release))
 
 
-def _explained(root: str, decision: Mapping[str, Any], user: UserRow, item_id: str) -> Explanation:
+def _explained(root: str, decision: Mapping[str, Any], user: UserRow, item_id: str, rules: Standing) -> Explanation:
     context = {name: value for name, value in (decision["context"] or {}).items() if value is not None}
     request = Request(
         request_id=decision["request_id"],
@@ -103,7 +111,10 @@ def _explained(root: str, decision: Mapping[str, Any], user: UserRow, item_id: s
         at_us=round(decision["ts"].timestamp() * 1e6),
     )
     others = dict.fromkeys((*decision["item_ids"], *((item_id,) if item_id else ())))
-    return explain(_pipeline(root, decision["release"]), request, tuple(others))
+    pipeline = _pipeline(root, decision["release"])
+    if isinstance(pipeline.rerank, RuledStage):
+        pipeline.rerank.obey(rules)
+    return explain(pipeline, request, tuple(others))
 
 
 def _answer(decision: Mapping[str, Any], found: Explanation, whose: str, item_id: str) -> dict[str, Any]:

@@ -57,6 +57,7 @@ class GatewayService:
         unprofiled: whether requests of a surface and a context are those of nobody.
         withdrawn: items that no answer may hold, whatever it comes from.
         items_known: whether those are known; until then this replica is not ready.
+        rules: version of the rules in force, and how many starts and ends of campaigns lie behind.
         late: whether the features of a view lack a user's events of the last seconds.
     """
 
@@ -76,11 +77,13 @@ class GatewayService:
         late: Callable[[str, str], bool] = lambda _, __: False,
         withdrawn: Withdrawn | None = None,
         items_known: Callable[[], bool] = lambda: True,
+        rules: Callable[[], tuple[int, int]] = lambda: (0, 0),
     ) -> None:
         self._store, self._fleet, self._cache, self._observer, self._admission = store, fleet, cache, observer, admission
         self._topology, self._replica, self._usual_s = topology, replica, usual_s
         self._hides, self._unprofiled, self._late = hides, unprofiled, late
         self._withdrawn, self._items_known = Withdrawn() if withdrawn is None else withdrawn, items_known
+        self._rules = rules
         self._ladder = Ladder(cache, store, self._withdrawn)
         self._store_breaker = Breaker()
 
@@ -91,7 +94,8 @@ class GatewayService:
         """
         body = self._seen_by(body)
         route, variant, run = self._start(body.user_id or request_id, budget_s)
-        key = cache_key(body, route.release, variant)
+        version, phase = self._rules()
+        key = cache_key(body, route.release, f"{variant}.{version}.{phase}" if version else variant)
         asked = Asked(body.user_id, body.surface, body.context, body.consent)
 
         async def make() -> FinishedSlate:
@@ -230,6 +234,8 @@ class GatewayService:
             self._admission.leave()
         asked.user_view, asked.user = route.user_view, request.user
         marks = [*marks, *outcome.degraded]
+        if outcome.slate.rules != self._rules()[0]:
+            marks.append("rules_behind")  # within a second of a change; such a slate is not kept
         rung = rung_of([*marks, *outcome.slate.degraded])
         return finish(outcome.slate, route.release, variant, rung, marks, time.time(), explain=explain)
 
