@@ -23,6 +23,7 @@ from reco_ray.config.events import BusConfig, BusKind, EventsConfig, ExposuresCo
 from reco_ray.config.models import (
     BatchConfig,
     ContentConfig,
+    Diversify,
     EncoderName,
     EvaluationConfig,
     ExploreConfig,
@@ -53,6 +54,7 @@ __all__ = [
     "DatasetFormat",
     "DateUnit",
     "DeploymentConfig",
+    "Diversify",
     "DriftConfig",
     "EncoderName",
     "EvaluationConfig",

@@ -9,6 +9,7 @@ from reco_ray.errors import ConfigError
 __all__ = [
     "BatchConfig",
     "ContentConfig",
+    "Diversify",
     "EncoderName",
     "EvaluationConfig",
     "ExploreConfig",
@@ -237,13 +238,27 @@ class ExploreConfig:
         between("rerank.explore.newcomers", self.newcomers, 0, 200)
 
 
+class Diversify(Enum):
+    """How a slate is spread over categories; ``rerank.diversity`` is the knob of each.
+
+    ``mmr``: away from the most alike item before. ``dpp``: away from all that the items before have in common.
+    ``calibrated``: towards the shares that categories have in the user's history.
+    """
+
+    mmr = "mmr"
+    dpp = "dpp"
+    calibrated = "calibrated"
+
+
 @dataclass(kw_only=True)
 class RerankConfig:
     """Rules, diversity and exploration of the last stage.
 
     Attributes:
         seen_items_return: whether an item the user has had may come back; a property of the data (groceries yes, films no).
-        diversity: MMR's weight of novelty against score; 0 keeps the ranker's order.
+        diversify: how a slate is spread.
+        diversity: weight of that against the score; 0 keeps the ranker's order.
+        diversity_window: places that ``dpp`` and ``calibrated`` look back over.
         diversity_pool: how many of the best items diversity may choose from.
         category_cap: at most so many items of one main category; 0 means no cap.
         blocked: item ids never shown.
@@ -252,7 +267,9 @@ class RerankConfig:
     """
 
     seen_items_return: bool = False
+    diversify: Diversify = Diversify.mmr
     diversity: float = 0.05
+    diversity_window: int = 10
     diversity_pool: int = 50
     category_cap: int = 0
     blocked: list[str] = field(default_factory=list)
@@ -261,6 +278,7 @@ class RerankConfig:
 
     def __post_init__(self) -> None:
         between("rerank.diversity", self.diversity, 0, 1)
+        between("rerank.diversity_window", self.diversity_window, 1, 200)
 
 
 @dataclass(kw_only=True)

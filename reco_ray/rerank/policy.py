@@ -6,10 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reco_ray.arrays import best_first
-from reco_ray.config import ExploreConfig, ExploreKind, RerankConfig
+from reco_ray.config import Diversify, ExploreConfig, ExploreKind, RerankConfig
 from reco_ray.hashing import hash64
-from reco_ray.rerank.diversity import mmr
+from reco_ray.rerank.diversity import main_category, mmr
 from reco_ray.rerank.exploration import Proposal, SlatePolicy, Thompson, Weighted, filled, softmax_weights
+from reco_ray.rerank.greedy import Calibrated, Dpp, Gains, greedy
 from reco_ray.rules import Bounds
 
 __all__ = ["generator_of", "make_policy"]
@@ -26,6 +27,7 @@ def make_policy(
     k: int,
     *,
     explores: bool,
+    mix: NDArray[np.float32] | None = None,
     wanted: NDArray[np.bool_] | None = None,
     bound: Callable[[NDArray[np.int64]], Bounds] | None = None,
 ) -> tuple[NDArray[np.int64], SlatePolicy]:
@@ -35,6 +37,7 @@ def make_policy(
         scored: scores of the candidates, standardised, keys that break ties, 1 where an item has a category, and how often each
             item was met; shapes (n,), (n,), (n, C), (n,).
         explores: whether anything may be left to chance for this request.
+        mix: shares of categories that ``calibrated`` aims at, shape (C,); None or empty where nothing is known.
         wanted: candidates that rules ask for, whatever their score, shape (n,).
         bound: makes the bounds of the rules over a pool; where it cannot be filled within them, all candidates are the pool.
     Returns: the pool, positions among the candidates, shape (m,), and the policy over it.
@@ -51,10 +54,10 @@ def make_policy(
         more[others[best_first(scores[others], keys[others], explore.newcomers)]] = True
     more[pool] = False
     pool = np.concatenate([pool, np.flatnonzero(more)])
-    bounds, arranged = _arranged(config, scores[pool], in_category[pool], k, bound, pool)
+    bounds, arranged = _arranged(config, scored, pool, k, mix, bound)
     if bound is not None and arranged.size < min(k, scores.size) and pool.size < scores.size:
         pool = best_first(scores, keys)
-        bounds, arranged = _arranged(config, scores[pool], in_category[pool], k, bound, pool)
+        bounds, arranged = _arranged(config, scored, pool, k, mix, bound)
     if not chance or not pool.size:
         return pool, SlatePolicy(pool.size, arranged, Weighted(np.ones(pool.size)), 0.0, bounds=bounds)
     rest = np.ones(pool.size, np.bool_)
@@ -67,14 +70,25 @@ def make_policy(
 
 def _arranged(
     config: RerankConfig,
-    scores: NDArray[np.float32],
-    in_category: NDArray[np.float32],
-    k: int,
-    bound: Callable[[NDArray[np.int64]], Bounds] | None,
+    scored: Scored,
     pool: NDArray[np.int64],
+    k: int,
+    mix: NDArray[np.float32] | None,
+    bound: Callable[[NDArray[np.int64]], Bounds] | None,
 ) -> tuple[Bounds | None, NDArray[np.int64]]:
+    scores, in_category = scored[0][pool], scored[2][pool]
     bounds = None if bound is None else bound(pool)
-    return bounds, mmr(scores, _unit(in_category), k, config.diversity, config.category_cap, bounds)
+    diversity, cap, window = config.diversity, config.category_cap, config.diversity_window
+    match config.diversify:
+        case Diversify.dpp:
+            gains: Gains = Dpp(scores, _unit(in_category), diversity, window)
+        case Diversify.calibrated:
+            if mix is None or mix.size != in_category.shape[1]:
+                mix = np.zeros(in_category.shape[1], np.float32)
+            gains = Calibrated(scores, in_category, mix, diversity, window)
+        case Diversify.mmr:
+            return bounds, mmr(scores, _unit(in_category), k, diversity, cap, bounds)
+    return bounds, greedy(gains, main_category(in_category), k, cap, bounds)
 
 
 def generator_of(request_id: str, user_id: str) -> np.random.Generator:
@@ -99,9 +113,7 @@ class _Cap:
     """At most so many items of one main category, the first that it has."""
 
     def __init__(self, in_category: NDArray[np.float32], cap: int) -> None:
-        has = in_category.any(axis=1) if in_category.shape[1] else np.zeros(len(in_category), np.bool_)
-        self._main = np.where(has, in_category.argmax(axis=1) if in_category.shape[1] else 0, -1)
-        self._cap = cap
+        self._main, self._cap = main_category(in_category), cap
 
     def __call__(self, chosen: list[int]) -> NDArray[np.bool_]:
         found, counts = np.unique(self._main[chosen], return_counts=True)

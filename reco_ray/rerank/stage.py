@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reco_ray.arrays import best_first
-from reco_ray.config import ExploreConfig, ExploreKind, RerankConfig
+from reco_ray.config import Diversify, ExploreConfig, ExploreKind, RerankConfig
 from reco_ray.features import Catalogue
 from reco_ray.recall.query import Query, make_query
 from reco_ray.rerank.exploration import SlatePolicy
@@ -123,7 +123,7 @@ class Rerank:
         with self._lock:
             for request, candidate, score, item_ids in zip(requests, candidates, scores, shown, strict=True):
                 ready = self._ready(request, candidate, score)
-                pool, policy = self._policy(request, ready.plan if ready.binds else None, ready.rows, ready.standard)
+                pool, policy = self._policy(request, ready)
                 place = {int(row): at for at, row in enumerate(ready.rows[pool].tolist())}
                 rows = self._catalogue.find(list(item_ids)).tolist()
                 found.append(policy.follow(np.array([place.get(row, -1) for row in rows], np.int64)).propensities)
@@ -154,7 +154,7 @@ class Rerank:
 
     def _one(self, request: Request, candidates: Candidates, scores: NDArray[np.float32]) -> Slate:
         ready = self._ready(request, candidates, scores)
-        query, plan, binds, rows, scores, bits, boost, standard = ready
+        query, plan, _, rows, scores, bits, boost, standard = ready
         catalogue = self._catalogue
         bounds: Bounds | None = None
         picked: list[int] = []
@@ -162,7 +162,7 @@ class Rerank:
             chosen = best_first(standard, np.arange(rows.size, dtype=np.uint64), request.k)
             propensities, explored = np.ones(chosen.size), np.zeros(chosen.size, np.bool_)
         else:
-            pool, policy = self._policy(request, plan if binds else None, rows, standard)
+            pool, policy = self._policy(request, ready)
             drawn = policy.draw(request.k, generator_of(request.request_id, request.user_id))
             chosen, picked, bounds = pool[drawn.chosen], drawn.chosen.tolist(), policy.bounds
             propensities, explored = drawn.propensities, drawn.explored
@@ -191,11 +191,10 @@ class Rerank:
         )
         return _append(slate, unknown[: request.k - item_idx.size]) if unknown else slate
 
-    def _policy(
-        self, request: Request, plan: Plan | None, rows: NDArray[np.int64], standard: NDArray[np.float32]
-    ) -> tuple[NDArray[np.int64], SlatePolicy]:
+    def _policy(self, request: Request, ready: _Ready) -> tuple[NDArray[np.int64], SlatePolicy]:
         """What fills the places, and from which of the rows."""
-        c, wanted = self._catalogue, None
+        c, rows, standard, wanted = self._catalogue, ready.rows, ready.standard, None
+        plan = ready.plan if ready.binds else None
         if plan is not None:
             wanted = np.isin(rows, [row for _, row, _ in plan.pins])
             wanted[plan.more(rows, standard, request.k)] = True
@@ -204,6 +203,7 @@ class Rerank:
             (standard, c.keys[rows], c.in_category[rows], c.events[rows]),
             request.k,
             explores=not request.similar_to,
+            mix=ready.query.taste,
             wanted=wanted,
             bound=None if plan is None else lambda pool: plan.bounds(rows[pool], request.k),
         )
@@ -274,4 +274,5 @@ def load(folder: Path) -> Rerank:
     explore = found.pop("explore", {})  # releases of before explore nothing
     if explore:
         explore["kind"] = ExploreKind[explore["kind"]]
+    found["diversify"] = Diversify[found.get("diversify", "mmr")]
     return Rerank(Catalogue.load(folder), RerankConfig(**found, explore=ExploreConfig(**explore)), list(sources))
