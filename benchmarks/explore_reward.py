@@ -104,7 +104,6 @@ def rewards(worlds: int, visits: int, seed: int) -> dict[str, Any]:
     """Run each world without exploration and with each kind, with the same luck; the gain counts from the first new item on."""
     kinds = {
         "thompson": ExploreConfig(kind=ExploreKind.thompson, rate=0.1),
-        "plackett_luce": ExploreConfig(kind=ExploreKind.plackett_luce, rate=0.1),
         "uniform": ExploreConfig(kind=ExploreKind.uniform, rate=0.1),
     }
     found: dict[str, dict[str, list[Any]]] = {name: {"gains": [], "curves": [], "fresh": []} for name in kinds}
