@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections import Counter
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from reco_ray.errors import ConfigError
+from reco_ray.events.contract import Refused, admit
 from reco_ray.simulation import HttpApi, Ledger, Pattern, World, WorldConfig, WorldItem, arrival_times, drive
 
 SMALL = WorldConfig(users=20, items=60, seed=3)
@@ -154,6 +156,7 @@ def test_every_event_goes_back_once_though_the_gateway_is_away_for_a_while() -> 
     assert totals.clicks > 0
     assert {event["position"] for event in gateway.bodies} == {1, 2, 3, 4, 5}
     assert all(event["request_id"].startswith("r") for event in gateway.bodies)
+    assert not [each for each in admit(gateway.bodies, time.time_ns() // 1000) if isinstance(each, Refused)]
 
 
 def test_a_run_can_be_repeated_to_the_last_click() -> None:
