@@ -140,8 +140,8 @@ def queue(overrides: list[str] | None = Overrides) -> None:
         because = escape(f"{each.reason} ({each.author})")
         table.add_row(escape(item_id), escape(titles.get(item_id, "")), because, each.ts[:16])
     if catalogue is not None:
-        for item_id, rule in RuleBook(Standing.of(record), catalogue).waiting():
-            table.add_row(escape(item_id), escape(titles[item_id]), f"rule {rule}", "")
+        for row, rule in RuleBook(Standing.of(record), catalogue).waiting():
+            table.add_row(escape(catalogue.item_ids[row]), escape(catalogue.titles[row]), f"rule {rule}", "")
     Console().print(table)
 
 

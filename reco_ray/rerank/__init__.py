@@ -4,7 +4,8 @@
 rules included; `popular` writes the list for when nothing answers.
 """
 
+from reco_ray.rerank.diversity import mmr
 from reco_ray.rerank.popular import POPULAR, write_popular
 from reco_ray.rerank.stage import Rerank, build, load
 
-__all__ = ["POPULAR", "Rerank", "build", "load", "write_popular"]
+__all__ = ["POPULAR", "Rerank", "build", "load", "mmr", "write_popular"]

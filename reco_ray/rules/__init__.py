@@ -4,7 +4,7 @@
 what a slate may hold place by place.
 """
 
-from reco_ray.rules.book import SIMILAR, RuleBook, empty_book, tally
+from reco_ray.rules.book import SIMILAR, RuleBook, tally
 from reco_ray.rules.bounds import Bounds
 from reco_ray.rules.checks import check_document, unknown_items
 from reco_ray.rules.document import Document, parse, read_text
@@ -26,7 +26,6 @@ __all__ = [
     "RulesRefused",
     "Standing",
     "check_document",
-    "empty_book",
     "parse",
     "read_csv",
     "read_text",

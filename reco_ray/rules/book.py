@@ -11,14 +11,13 @@ from datetime import UTC, datetime
 import numpy as np
 from numpy.typing import NDArray
 
-from reco_ray.features import Catalogue
 from reco_ray.rules.checks import wheres
 from reco_ray.rules.document import Review, Rule, Where
-from reco_ray.rules.plan import Hits, Plan, Taken
-from reco_ray.rules.standing import NO_RULES, Standing
+from reco_ray.rules.plan import Hits, Items, Plan, Taken
+from reco_ray.rules.standing import Standing
 from reco_ray.types import Request
 
-__all__ = ["SIMILAR", "RuleBook", "empty_book", "tally"]
+__all__ = ["SIMILAR", "RuleBook", "tally"]
 
 SIMILAR = "similar-items"
 """Surface of requests for the neighbours of an item."""
@@ -32,7 +31,7 @@ Kind = tuple[str, ...]
 class RuleBook:
     """The rules of one version over the items of one catalogue. Not for two threads at a time."""
 
-    def __init__(self, standing: Standing, catalogue: Catalogue) -> None:
+    def __init__(self, standing: Standing, catalogue: Items) -> None:
         self.standing, self._catalogue = standing, catalogue
         rules = standing.document.rules
         self._named = {part: _named(rules, part) for part in _CONTEXT}
@@ -48,7 +47,7 @@ class RuleBook:
         """Of the rules; 0 where there are none."""
         return self.standing.version
 
-    def over(self, catalogue: Catalogue, standing: Standing | None = None) -> "RuleBook":
+    def over(self, catalogue: Items, standing: Standing | None = None) -> "RuleBook":
         """The same rules over other items, or other rules; what was counted stays here."""
         return RuleBook(self.standing if standing is None else standing, catalogue)
 
@@ -76,11 +75,10 @@ class RuleBook:
         taken, self._gone = [*self._gone, *((plan, plan.take()) for plan in self._plans.values())], []
         return taken
 
-    def waiting(self) -> list[tuple[str, str]]:
-        """Items that a ``review`` rule hides until they are approved, and the rule; whatever its campaign and scope."""
+    def waiting(self) -> list[tuple[int, str]]:
+        """Rows that a ``review`` rule hides until they are approved, and the rule; whatever its campaign and scope."""
         rules = [rule for rule in self.standing.document.rules if isinstance(rule, Review)]
-        rows = [(row, rule.name) for rule in rules for row in np.setdiff1d(self._rows[rule.where], self._approved).tolist()]
-        return [(self._catalogue.item_ids[row], name) for row, name in rows]
+        return [(row, rule.name) for rule in rules for row in np.setdiff1d(self._rows[rule.where], self._approved).tolist()]
 
     def _kind(self, request: Request) -> Kind:
         surface = SIMILAR if request.similar_to else request.surface
@@ -114,7 +112,7 @@ class RuleBook:
         return {where: _rows(where, catalogue, columns) for where in sets}
 
 
-def _rows(where: Where, catalogue: Catalogue, columns: dict[str, NDArray[np.bool_]]) -> NDArray[np.int64]:
+def _rows(where: Where, catalogue: Items, columns: dict[str, NDArray[np.bool_]]) -> NDArray[np.int64]:
     if where.item_id is not None:
         rows = _found(catalogue, where.item_id)
         mask = np.ones(rows.size, np.bool_)
@@ -136,7 +134,7 @@ def _rows(where: Where, catalogue: Catalogue, columns: dict[str, NDArray[np.bool
     return np.flatnonzero(mask) if where.item_id is None else rows[mask]
 
 
-def _found(catalogue: Catalogue, item_ids: Iterable[str]) -> NDArray[np.int64]:
+def _found(catalogue: Items, item_ids: Iterable[str]) -> NDArray[np.int64]:
     rows = np.unique(catalogue.find(list(item_ids)))
     return rows[rows >= 0]
 
@@ -152,8 +150,3 @@ def tally(taken: Iterable[tuple[Plan, Taken]]) -> Hits:
         for key, n in plan.tally(part).items():
             told[key] = told.get(key, 0) + n
     return told
-
-
-def empty_book(catalogue: Catalogue) -> RuleBook:
-    """A book of no rules."""
-    return RuleBook(NO_RULES, catalogue)

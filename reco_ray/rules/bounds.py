@@ -4,7 +4,7 @@ Whoever chooses, by score, by diversity or by chance, keeps to three things: at 
 elsewhere only what ``allowed(chosen)`` leaves; and where it leaves nothing the slate ends. Then no hard rule can be broken.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,49 +62,64 @@ class Bounds:
         k: int,
     ) -> None:
         n = inside.shape[0]
-        self._k, self._inside, self._leasts, self._exclusives = k, inside, leasts, exclusives
-        members, most, windows, self._names = [np.zeros((n, 0), np.bool_)], [], [], []
+        self._k, self._exclusives = k, exclusives
+        members, most, windows = [np.zeros((n, 0), np.bool_)], [], []
         for limit in limits:
             base = np.ones(n, np.bool_) if limit.column < 0 else inside[:, limit.column]
             values = _values(limit.per, categories, years, n) & base[:, None]
             members.append(values)
             most += [limit.most] * values.shape[1]
             windows += [limit.window or k] * values.shape[1]
-            self._names += [limit.name] * values.shape[1]
         # float32: sums over members are products of matrices then
         self._member = np.concatenate(members, axis=1).astype(np.float32)
         self._most, self._window = np.array(most, np.float32), np.array(windows, np.int64)
-        self._distinct = sorted(set(windows))
+        self._wanted = inside[:, [each.column for each in leasts]].astype(np.float32)
+        self._within = np.array([min(each.window or k, k) for each in leasts], np.int64)
+        self._least = np.minimum([each.least for each in leasts], self._within).astype(np.float32)
+        self._quotas = [each.name for each in leasts]
+        self._sets = inside if exclusives else None
         self._torn = np.zeros(n, np.bool_)  # an item of two exclusive sets would break the rule by itself
         for columns in exclusives:
             self._torn |= inside[:, list(columns)].sum(axis=1) > 1
         self.pinned: dict[int, int] = {}
         self.missed: list[str] = []
+        self._pins: dict[int, str] = {}
+        self._begin()
         for place, item, name in pins:
             if place >= k:
                 continue
-            if item < 0 or item in self.pinned.values() or not self._fits(place, item):
+            if item < 0 or not (self._free & ~self._shut_at(place))[item]:
                 self.missed.append(name)
             else:
-                self.pinned[place] = item
-        self._pins = {item: name for place, item, name in pins if self.pinned.get(place) == item}
-        self._free = ~self._torn
-        self._free[list(self.pinned.values())] = False
+                self.pinned[place], self._pins[item] = item, name
+                self._count(place, item)
+        taken = np.zeros((k, self._within.size), np.int64)
+        for place in self.pinned:
+            taken[place] = place < self._within
+        # places of each window that are left at a place, less those that pins will take
+        self._left = self._within - np.arange(k)[:, None] - taken[::-1].cumsum(axis=0)[::-1]
+        self._begin()
 
     def allowed(self, chosen: Sequence[int]) -> NDArray[np.bool_]:
         """Which items may stand at the place behind ``chosen``, shape (n,): not those chosen, nor those pinned elsewhere.
 
-        Quotas narrow it only as far as something is left.
+        Quotas narrow it only as far as something is left. Quick where ``chosen`` is that of the last call and one more.
         """
+        known = len(self._chosen)
+        if len(chosen) < known or list(chosen[:known]) != self._chosen:
+            self._begin()
+            known = 0
+        for place in range(known, len(chosen)):
+            item = int(chosen[place])
+            if self.pinned.get(place) != item:
+                self._count(place, item)
+            self._chosen.append(item)
         place = len(chosen)
-        mask = self._free & ~self._shut(place, self._placed(chosen))
-        mask[list(chosen)] = False
-        for column in self._shut_sets(chosen):
-            mask &= ~self._inside[:, column]
-        if self._leasts:
-            due = self._due(place, chosen)
-            if due.size:
-                wanted = mask & self._inside[:, due].any(axis=1)
+        mask: NDArray[np.bool_] = self._free & ~self._shut_at(place)
+        if self._least.size:
+            due = self._due(place)
+            if due.any():
+                wanted = mask & (self._wanted @ due > 0)
                 if wanted.any():
                     return wanted
         return mask
@@ -118,61 +133,50 @@ class Bounds:
         """Rules that a filled slate does not follow: pins that are not at their place, and quotas that are not met."""
         names = list(self.missed)
         names += [self._pins[item] for place, item in self.pinned.items() if place >= len(chosen) or chosen[place] != item]
-        for least in self._leasts:
-            window = least.window or self._k
-            if self._inside[list(chosen[:window]), least.column].sum() < min(least.least, self._k):
-                names.append(least.name)
+        if self._quotas:
+            places = np.arange(len(chosen))[:, None] < self._within
+            has = (self._wanted[list(chosen)] * places).sum(axis=0)
+            names += [name for name, met in zip(self._quotas, has >= self._least, strict=True) if not met]
         return tuple(dict.fromkeys(names))
 
-    def _fits(self, place: int, item: int) -> bool:
-        """Whether a further pin breaks no cap and no exclusive set."""
-        if self._torn[item] or self._shut(place, self.pinned)[item]:
-            return False
-        return not any(self._inside[item, column] for column in self._shut_sets([]))
+    def _begin(self) -> None:
+        """Nothing is chosen; pins count from the start, so that what stands before them leaves them their share."""
+        self._chosen: list[int] = []
+        self._counts, self._has = np.zeros(self._most.size, np.float32), np.zeros(self._least.size, np.float32)
+        self._free = ~self._torn
+        self._taken: set[int] = set()
+        self._full, self._shut = b"", np.zeros(self._torn.size, np.bool_)
+        for place, item in self.pinned.items():
+            self._count(place, item)
 
-    def _placed(self, chosen: Sequence[int]) -> dict[int, int]:
-        """Items by place: those chosen, and pins that are still to come."""
-        return {**{place: item for place, item in self.pinned.items() if place >= len(chosen)}, **dict(enumerate(chosen))}
+    def _count(self, place: int, item: int) -> None:
+        self._free[item] = False
+        if self._most.size:
+            self._counts += self._member[item] * (place < self._window)
+        if self._least.size:
+            self._has += self._wanted[item] * (place < self._within)
+        if self._sets is not None and (inside := np.flatnonzero(self._sets[item])).size:
+            new = set(inside.tolist()) - self._taken
+            self._taken |= new
+            for columns in self._exclusives:
+                if new.intersection(columns):
+                    others = [column for column in columns if column not in self._taken]
+                    self._free &= ~self._sets[:, others].any(axis=1)
 
-    def _shut(self, place: int, placed: Mapping[int, int]) -> NDArray[np.bool_]:
-        """Which items a cap keeps from a place."""
-        if not self._most.size:
-            return np.zeros(self._member.shape[0], np.bool_)
-        full = np.zeros(self._most.size, np.float32)
-        for window in self._distinct:
-            if place < window:
-                items = [item for at, item in placed.items() if at < window]
-                counts = self._member[items].sum(axis=0)
-                full[(self._window == window) & (counts >= self._most)] = 1
-        if not full.any():
-            return np.zeros(self._member.shape[0], np.bool_)
-        shut: NDArray[np.bool_] = self._member @ full > 0
-        return shut
+    def _shut_at(self, place: int) -> NDArray[np.bool_]:
+        """Which items a cap keeps from a place, shape (n,)."""
+        if self._most.size:
+            full = (self._counts >= self._most) & (place < self._window)
+            if (name := full.tobytes()) != self._full:
+                self._full = name
+                self._shut = np.asarray(self._member @ full.astype(np.float32) > 0)
+        return self._shut
 
-    def _shut_sets(self, chosen: Sequence[int]) -> list[int]:
-        """Columns of sets beside another one of which something stands already."""
-        if not self._exclusives:
-            return []
-        taken = np.asarray(self._inside[[*chosen, *self.pinned.values()]].any(axis=0))
-        shut: list[int] = []
-        for columns in self._exclusives:
-            used = [column for column in columns if taken[column]]
-            if used:
-                shut += [column for column in columns if column != used[0]]
-        return shut
-
-    def _due(self, place: int, chosen: Sequence[int]) -> NDArray[np.int64]:
-        """Columns of quotas that need each place that is left in their window."""
-        due = []
-        for least in self._leasts:
-            window = min(least.window or self._k, self._k)
-            if place >= window:
-                continue
-            pins = [item for at, item in self.pinned.items() if place <= at < window]
-            has = int(self._inside[[*chosen, *pins], least.column].sum())
-            if min(least.least, window) - has >= window - place - len(pins) and has < least.least:
-                due.append(least.column)
-        return np.array(due, np.int64)
+    def _due(self, place: int) -> NDArray[np.float32]:
+        """1 for quotas that need each place that is left in their window."""
+        missing = self._least - self._has
+        due = (missing > 0) & (missing >= self._left[place]) & (place < self._within)
+        return np.asarray(due, np.float32)
 
 
 def _values(

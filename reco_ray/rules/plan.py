@@ -1,15 +1,15 @@
 """What the rules say of one kind of request: a mask, a sum of boosts, pins, and bounds on what a slate may hold."""
 
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reco_ray.features import Catalogue
 from reco_ray.rules.bounds import Bounds, Least, Limit
 from reco_ray.rules.document import Allow, Block, Boost, Cap, Exclusive, Pin, Quota, Review, Rule, Where
 
-__all__ = ["HELD", "Hits", "Plan", "Taken"]
+__all__ = ["HELD", "Hits", "Items", "Plan", "Taken"]
 
 HELD = "held"
 """Name under which items are counted that were held back one by one."""
@@ -19,6 +19,24 @@ Hits = dict[tuple[str, str], int]
 
 Taken = tuple[NDArray[np.int32], Hits]
 """How often each row was met, and what was counted by name."""
+
+
+class Items(Protocol):
+    """What rules need to know of items; `features.Catalogue`, or a list of a few of them."""
+
+    @property
+    def categories(self) -> list[str]: ...
+
+    @property
+    def in_category(self) -> NDArray[np.float32]: ...
+
+    @property
+    def years(self) -> NDArray[np.int32]: ...
+
+    def __len__(self) -> int: ...
+
+    def find(self, item_ids: list[str]) -> NDArray[np.int64]:
+        """Rows of ids; -1 where one is unknown."""
 
 
 class Plan:
@@ -38,7 +56,7 @@ class Plan:
         rows: Mapping[Where, NDArray[np.int64]],
         held: NDArray[np.int64],
         approved: NDArray[np.int64],
-        catalogue: Catalogue,
+        catalogue: Items,
     ) -> None:
         n = len(catalogue)
         self._catalogue = catalogue
@@ -109,13 +127,15 @@ class Plan:
         """
         if not self._leasts:
             return np.empty(0, np.int64)
-        inside = self._inside(rows)
-        found = [np.flatnonzero(inside[:, least.column]) for least in self._leasts]
-        return np.unique(np.concatenate([each[np.argsort(-scores[each], kind="stable")[:most]] for each in found]))
+        order = np.argsort(-scores, kind="stable")
+        inside = self._inside(rows[order])[:, [least.column for least in self._leasts]]
+        first = inside & (np.cumsum(inside, axis=0) <= most)
+        return order[first.any(axis=1)]
 
     def bounds(self, rows: NDArray[np.int64], k: int) -> Bounds:
         """Bounds on slates of ``k`` of these items, which are numbered from 0 in the order of their rows."""
         catalogue = self._catalogue
+        at = {row: item for item, row in enumerate(rows.tolist())} if self.pins else {}
         return Bounds(
             self._inside(rows),
             catalogue.in_category[rows] if any(each.per == "category" for each in self._limits) else None,
@@ -123,10 +143,7 @@ class Plan:
             self._limits,
             self._leasts,
             self._exclusives,
-            [
-                (place, int(np.flatnonzero(rows == row)[0]) if (rows == row).any() else -1, name)
-                for place, row, name in self.pins
-            ],
+            [(place, at.get(row, -1), name) for place, row, name in self.pins],
             k,
         )
 

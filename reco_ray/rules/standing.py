@@ -8,6 +8,8 @@ from reco_ray.store import RuleRecord
 
 __all__ = ["NO_RULES", "Standing"]
 
+_HARD = ("block", "allow", "review", "cap", "exclusive")
+
 
 @dataclass(frozen=True, slots=True)
 class Standing:
@@ -44,6 +46,16 @@ class Standing:
             if isinstance(rule, Block) and rule.where.by_id_alone and rule.of_all and rule.holds_at(at):
                 found.update(rule.where.item_id or ())
         return frozenset(found)
+
+    def narrows(self, now: float) -> bool:
+        """Whether a rule that never gives way holds for some request, beyond `hidden_everywhere`.
+
+        Args:
+            now: unix time in seconds.
+        """
+        at = datetime.fromtimestamp(now, UTC)
+        hard = [rule for rule in self.document.rules if rule.kind in _HARD and rule.holds_at(at)]
+        return any(not (isinstance(rule, Block) and rule.where.by_id_alone and rule.of_all) for rule in hard)
 
     def times(self) -> list[float]:
         """Starts and ends of campaigns, ascending, unix time in seconds: between two of them the same rules hold."""

@@ -146,6 +146,7 @@ class GatewayParts:
             withdrawn=withdrawn,
             items_known=lambda: follower.complete,
             rules=self._rules.state,
+            standing=lambda: self._rules.standing,
         )
         profiles = ProfileStore(patient, SlateStore(patient))
         self._items = ItemCalls(ItemStore(patient), follower)

@@ -1,5 +1,6 @@
 """The last rung before an error: a release's popular items, past what this request filters, excludes and has seen."""
 
+import time
 from collections.abc import Container, Sequence
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from numpy.typing import NDArray
 from reco_ray.arrays import lookup
 from reco_ray.errors import ArtifactError
 from reco_ray.hashing import item_keys
-from reco_ray.rerank import POPULAR
+from reco_ray.rerank import POPULAR, mmr
+from reco_ray.rules import NO_RULES, RuleBook, Standing
 from reco_ray.types import Request, Slate
 
 __all__ = ["PopularList"]
@@ -37,9 +39,12 @@ class PopularList:
         self._titles: list[str] = [item["title"] for item in items]
         self._scores = np.array([item["score"] for item in items], np.float32)
         self._keys = item_keys(self._item_ids)
-        self._years = np.array([item["year"] for item in items], np.int32)
-        names = sorted({name for item in items for name in item["categories"]})
-        self._in_category = {name: np.array([name in item["categories"] for item in items], np.bool_) for name in names}
+        self.years = np.array([item["year"] for item in items], np.int32)
+        self.categories: list[str] = sorted({name for item in items for name in item["categories"]})
+        columns = [[name in item["categories"] for item in items] for name in self.categories]
+        self.in_category = np.array(columns, np.float32).reshape(len(self.categories), len(items)).T
+        self._rows = {item_id: row for row, item_id in enumerate(self._item_ids)}
+        self._book = RuleBook(NO_RULES, self)
 
     @classmethod
     def load(cls, folder: Path, release: str = "") -> "PopularList":
@@ -55,7 +60,11 @@ class PopularList:
     def __len__(self) -> int:
         return len(self._item_ids)
 
-    def pick(self, request: Request, withdrawn: Container[str] = ()) -> Slate:
+    def find(self, item_ids: list[str]) -> NDArray[np.int64]:
+        """Contract of `rules.Items`."""
+        return np.array([self._rows.get(item_id, -1) for item_id in item_ids], np.int64)
+
+    def pick(self, request: Request, withdrawn: Container[str] = (), rules: Standing = NO_RULES) -> Slate:
         """Make a slate of the best items that the request lets through: 0.05 ms.
 
         Filters and interests mean what they mean to recall; excluded items, and unless they return those seen and of the
@@ -63,8 +72,12 @@ class PopularList:
 
         Args:
             withdrawn: ids that nobody may be shown any more.
+            rules: in force. Boosts move nothing here, and pins only what is in the list.
         """
-        mask = self._passing(request)
+        if rules is not self._book.standing:
+            self._book = RuleBook(rules, self)
+        plan = self._book.plan(request, time.time())
+        mask = self._passing(request) & ~plan.hidden
         hidden = set(request.exclude)
         if not self._seen_items_return:
             hidden.update(request.session)
@@ -78,8 +91,14 @@ class PopularList:
         for row in passing.tolist():
             if (item_id := self._item_ids[row]) not in hidden and item_id not in withdrawn:
                 rows.append(row)
-                if len(rows) == request.k:
+                if len(rows) == request.k and not plan.binds:
                     break
+        missed: tuple[str, ...] = ()
+        if plan.binds:
+            at = np.array(rows, np.int64)
+            bounds = plan.bounds(at, request.k)
+            picked = mmr(-np.arange(at.size, dtype=np.float32), np.zeros((at.size, 1), np.float32), request.k, 0.0, 0, bounds)
+            rows, missed = at[picked].tolist(), bounds.missed_by(picked.tolist())
         return Slate(
             request_id=request.request_id,
             item_ids=tuple([self._item_ids[row] for row in rows]),
@@ -89,6 +108,8 @@ class PopularList:
             reasons=(_REASONS,) * len(rows),
             degraded=("short_slate",) if len(rows) < request.k else (),
             release=self._release,
+            rules=rules.version,
+            missed_rules=missed,
         )
 
     def _passing(self, request: Request) -> NDArray[np.bool_]:
@@ -97,7 +118,7 @@ class PopularList:
             if attribute == "category":
                 mask &= self._of_categories(values)
             elif attribute == "year":
-                mask &= np.isin(self._years, [int(value) for value in values])
+                mask &= np.isin(self.years, [int(value) for value in values])
             else:
                 raise ValueError(f"filter attribute is {attribute!r}, expected 'category' or 'year'")
         return mask
@@ -105,6 +126,6 @@ class PopularList:
     def _of_categories(self, names: Sequence[str]) -> NDArray[np.bool_]:
         mask = np.zeros(len(self), np.bool_)
         for name in names:
-            if name in self._in_category:
-                mask |= self._in_category[name]
+            if name in self.categories:
+                mask |= self.in_category[:, self.categories.index(name)] > 0
         return mask

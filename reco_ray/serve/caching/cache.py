@@ -179,13 +179,16 @@ class SlateCache:
             self._drop(next(iter(self._records)))
             self.stats.evicted += 1
 
-    def fallback(self, key: SlateKey, marks: Sequence[str]) -> FinishedSlate | None:
+    def fallback(self, key: SlateKey, marks: Sequence[str], *, only_this: bool = False) -> FinishedSlate | None:
         """Find an answer that may stand in where none can be made, on the rung ``cached`` for the reasons in ``marks``.
 
         Any answer up to ``fallback_s`` old to the same user, surface and filters for at least as many items will do, of
         whatever release, context, session and exclusions: what this request excludes, and its session, is taken out, and the
         rest is cut to k. What was made for this very key comes first, then the newest that fills k, then the newest. The
         64 variants of a user that were made last are looked at; without a user, only what was made for this very key.
+
+        Args:
+            only_this: whether only what was made for this very key will do: rules hold by surface, context and time.
         """
         now, hidden = self._clock(), set(key.hidden)
         exact = self._records.get(key.name)
@@ -195,6 +198,8 @@ class SlateCache:
         best: FinishedSlate | None = None
         for name in names:
             record = self._records[name]
+            if only_this and name != key.name:
+                continue
             if now >= record.end or record.scope != key.scope or record.k < key.k or (key.explain and not record.explain):
                 continue
             whole = self._withdrawn.out_of(record.slate)

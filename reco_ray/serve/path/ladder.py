@@ -4,9 +4,10 @@ cached slate -> precomputed slate -> popular list. Each is a finished slate that
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from reco_ray.rules import NO_RULES, Standing
 from reco_ray.serve.caching.cache import SlateCache
 from reco_ray.serve.caching.cache_key import SlateKey
 from reco_ray.serve.caching.finished import mark
@@ -28,10 +29,22 @@ class PrecomputedSlates(Protocol):
 
 
 class Ladder:
-    """Finds a slate where none can be made, without what was withdrawn."""
+    """Finds a slate where none can be made, without what was withdrawn.
 
-    def __init__(self, cache: SlateCache, store: PrecomputedSlates, withdrawn: Withdrawn) -> None:
-        self._cache, self._store, self._withdrawn = cache, store, withdrawn
+    While a rule that never gives way narrows more than that, no slate stands in that was not made by the rules in force.
+
+    Args:
+        rules: those in force.
+    """
+
+    def __init__(
+        self,
+        cache: SlateCache,
+        store: PrecomputedSlates,
+        withdrawn: Withdrawn,
+        rules: Callable[[], Standing] = lambda: NO_RULES,
+    ) -> None:
+        self._cache, self._store, self._withdrawn, self._rules = cache, store, withdrawn, rules
 
     async def descend(
         self,
@@ -52,7 +65,7 @@ class Ladder:
         """
         if (found := self.kept(key, stored, marks)) is not None:
             return found
-        if request.user_id and "store_unavailable" not in marks:
+        if request.user_id and "store_unavailable" not in marks and not self._rules().narrows(time.time()):
             try:
                 precomputed = await run.within("precomputed", lambda: self._store.precomputed(request.user_id))
             except StageFailed:
@@ -64,11 +77,15 @@ class Ladder:
 
     def kept(self, key: SlateKey | None, stored: FinishedSlate | None, marks: Sequence[str]) -> FinishedSlate | None:
         """Find a slate that was made before, here or by another replica; arguments as `descend`."""
-        if key is not None and (found := self._cache.fallback(key, marks)) is not None:
+        if key is not None and (found := self.cached(key, marks)) is not None:
             return found
         if stored is None or not self._cache.usable(stored.made):
             return None
         return mark(self._withdrawn.out_of(stored), marks, "cached")
+
+    def cached(self, key: SlateKey, marks: Sequence[str]) -> FinishedSlate | None:
+        """Find a slate of this replica's cache, as `SlateCache.fallback` does."""
+        return self._cache.fallback(key, marks, only_this=self._rules().narrows(time.time()))
 
     def at_once(
         self, route: Route, request: Request, variant: str, marks: Sequence[str], key: SlateKey | None
@@ -81,7 +98,7 @@ class Ladder:
 
     def popular(self, route: Route, request: Request, variant: str, marks: Sequence[str]) -> FinishedSlate | None:
         """The release's popular items past what the request filters, excludes and has seen."""
-        slate = route.popular.pick(request, self._withdrawn) if route.popular is not None else None
+        slate = route.popular.pick(request, self._withdrawn, self._rules()) if route.popular is not None else None
         if slate is None or not slate.item_ids:
             return None
         return finish(slate, route.release, variant, "popular", marks, time.time())

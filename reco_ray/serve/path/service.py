@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 from reco_ray.errors import NotReadyError
+from reco_ray.rules import NO_RULES, Standing
 from reco_ray.serve.caching.cache import SlateCache
 from reco_ray.serve.caching.cache_key import SlateKey, cache_key
 from reco_ray.serve.caching.withdrawn import Withdrawn
@@ -57,7 +58,7 @@ class GatewayService:
         unprofiled: whether requests of a surface and a context are those of nobody.
         withdrawn: items that no answer may hold, whatever it comes from.
         items_known: whether those are known; until then this replica is not ready.
-        rules: version of the rules in force, and how many starts and ends of campaigns lie behind.
+        rules: version of the rules in force, and how many starts and ends of campaigns lie behind. standing: the rules.
         late: whether the features of a view lack a user's events of the last seconds.
     """
 
@@ -78,13 +79,14 @@ class GatewayService:
         withdrawn: Withdrawn | None = None,
         items_known: Callable[[], bool] = lambda: True,
         rules: Callable[[], tuple[int, int]] = lambda: (0, 0),
+        standing: Callable[[], Standing] = lambda: NO_RULES,
     ) -> None:
         self._store, self._fleet, self._cache, self._observer, self._admission = store, fleet, cache, observer, admission
         self._topology, self._replica, self._usual_s = topology, replica, usual_s
         self._hides, self._unprofiled, self._late = hides, unprofiled, late
         self._withdrawn, self._items_known = Withdrawn() if withdrawn is None else withdrawn, items_known
         self._rules = rules
-        self._ladder = Ladder(cache, store, self._withdrawn)
+        self._ladder = Ladder(cache, store, self._withdrawn, standing)
         self._store_breaker = Breaker()
 
     async def recommend(self, body: RecommendationsBody, request_id: str, budget_s: float) -> Answer:
@@ -197,7 +199,7 @@ class GatewayService:
         user, stored, interests, marks = await self._user(body.user_id, route, key.field, run)
         if stored is not None and self._cache.fresh(key, stored.made) and not self._withdrawn.in_slate(stored):
             return stored
-        if marks and (found := self._cache.fallback(key, marks)) is not None:
+        if marks and (found := self._ladder.cached(key, marks)) is not None:
             return found  # an older slate of this user is better than a new one of nobody
         request = recommend_request(body, request_id, user, interests, _now_us())
         marks += [*self._lateness(body.user_id, user, route), *self._refusal(body)]
