@@ -9,9 +9,13 @@ from reco_ray.errors import ConfigError
 __all__ = [
     "BatchConfig",
     "ContentConfig",
+    "Diversify",
     "EncoderName",
     "EvaluationConfig",
+    "ExploreConfig",
+    "ExploreKind",
     "MfConfig",
+    "PolicyConfig",
     "RankConfig",
     "RankKind",
     "RecallConfig",
@@ -197,28 +201,84 @@ class RankConfig:
         between("rank.validation_share", self.validation_share, 0.01, 0.5)
 
 
+class ExploreKind(Enum):
+    """What a place that explores is drawn from.
+
+    ``none``: nothing is left to chance. ``uniform``: all alike. ``plackett_luce``: in proportion to exp(score / temperature).
+    ``thompson``: by the probability of being best, given how little is known of an item.
+    """
+
+    none = "none"
+    uniform = "uniform"
+    plackett_luce = "plackett_luce"
+    thompson = "thompson"
+
+
+@dataclass(kw_only=True)
+class ExploreConfig:
+    """Exploration: the last thing that happens to a slate. Its odds are logged with every decision.
+
+    Attributes:
+        rate: share of the places that explore; 0.05 to 0.15 is usual.
+        temperature: of ``plackett_luce``, in deviations of the request's scores.
+        half_known: events after which ``thompson`` takes half of an item's score from its model, and half from the mean.
+        newcomers: so many items of fewer events than that are among those drawn from, whatever their score.
+    """
+
+    kind: ExploreKind = ExploreKind.none
+    rate: float = 0.1
+    temperature: float = 0.5
+    half_known: int = 50
+    newcomers: int = 20
+
+    def __post_init__(self) -> None:
+        between("rerank.explore.rate", self.rate, 0, 1)
+        between("rerank.explore.temperature", self.temperature, 0.01, 100)
+        between("rerank.explore.half_known", self.half_known, 1, 1_000_000)
+        between("rerank.explore.newcomers", self.newcomers, 0, 200)
+
+
+class Diversify(Enum):
+    """How a slate is spread over categories; ``rerank.diversity`` is the knob of each.
+
+    ``mmr``: away from the most alike item before. ``dpp``: away from all that the items before have in common.
+    ``calibrated``: towards the shares that categories have in the user's history.
+    """
+
+    mmr = "mmr"
+    dpp = "dpp"
+    calibrated = "calibrated"
+
+
 @dataclass(kw_only=True)
 class RerankConfig:
-    """Rules and diversity of the last stage.
+    """Rules, diversity and exploration of the last stage.
 
     Attributes:
         seen_items_return: whether an item the user has had may come back; a property of the data (groceries yes, films no).
-        diversity: MMR's weight of novelty against score; 0 keeps the ranker's order.
+        diversify: how a slate is spread.
+        diversity: weight of that against the score; 0 keeps the ranker's order.
+        diversity_window: places that ``dpp`` and ``calibrated`` look back over.
         diversity_pool: how many of the best items diversity may choose from.
         category_cap: at most so many items of one main category; 0 means no cap.
         blocked: item ids never shown.
         boosts: category -> number added to the standardised score.
+        explore: what is left to chance.
     """
 
     seen_items_return: bool = False
+    diversify: Diversify = Diversify.mmr
     diversity: float = 0.05
+    diversity_window: int = 10
     diversity_pool: int = 50
     category_cap: int = 0
     blocked: list[str] = field(default_factory=list)
     boosts: dict[str, float] = field(default_factory=dict)
+    explore: ExploreConfig = field(default_factory=ExploreConfig)
 
     def __post_init__(self) -> None:
         between("rerank.diversity", self.diversity, 0, 1)
+        between("rerank.diversity_window", self.diversity_window, 1, 200)
 
 
 @dataclass(kw_only=True)
@@ -228,6 +288,52 @@ class EvaluationConfig:
     k: int = 10
     bootstrap: int = 1000
     confidence: float = 0.95
+
+
+@dataclass(kw_only=True)
+class PolicyConfig:
+    """``evaluate_policy``: what another policy would have earned, from what was logged.
+
+    Without a ``table`` the logs are this system's exposures of the last ``hours`` and what followed them, and the policy in
+    question is the configured ``release``. A table of one's own has a row per place.
+
+    Attributes:
+        table: URI of a CSV or Parquet file.
+        action, reward, propensity, target: its columns: what was done, what came of it, with which odds it was done, and with
+            which odds the policy in question would have done it.
+        draw, position: rows of one draw, and their places from 1, where several things are done at once; odds are then those
+            given the places before. Empty where each row is a draw.
+        unit: what is independent of what, such as a user; empty where each draw is.
+        context: columns that a model of rewards may use. With it, and columns ``target_prefix`` + action for the odds of every
+            action under the policy in question, estimates are doubly robust too.
+        outcome: of exposures: clicks, purchases, revenue or grade.
+        min_effective: fewer effective draws are refused.
+        draws: of exposures that are used at most.
+    """
+
+    table: str = ""
+    action: str = "action"
+    reward: str = "reward"
+    propensity: str = "propensity"
+    target: str = "target"
+    draw: str = ""
+    position: str = ""
+    unit: str = ""
+    context: list[str] = field(default_factory=list)
+    target_prefix: str = "target:"
+    outcome: str = "clicks"
+    hours: float = 168.0
+    min_effective: float = 100.0
+    confidence: float = 0.95
+    draws: int = 20_000
+
+    def __post_init__(self) -> None:
+        between("policy.confidence", self.confidence, 0.5, 0.999)
+        between("policy.min_effective", self.min_effective, 2, 1e9)
+        if self.outcome not in (allowed := ("clicks", "purchases", "revenue", "grade")):
+            raise ConfigError(f"policy.outcome: found {self.outcome!r}, expected one of {list(allowed)}")
+        if bool(self.draw) != bool(self.position):
+            raise ConfigError(f"policy: found draw={self.draw!r} and position={self.position!r}, expected both or none")
 
 
 @dataclass(kw_only=True)

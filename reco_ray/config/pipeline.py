@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from reco_ray.config.cluster import ClusterConfig, StoreConfig, TrackingConfig
 from reco_ray.config.data import DriftConfig, FeaturesConfig, LakeConfig, SkewConfig, SourceConfig, SplitConfig
 from reco_ray.config.events import EventsConfig, ExposuresConfig, FeedbackConfig, PrivacyConfig
-from reco_ray.config.models import BatchConfig, EvaluationConfig, RankConfig, RecallConfig, RerankConfig
+from reco_ray.config.models import BatchConfig, EvaluationConfig, PolicyConfig, RankConfig, RecallConfig, RerankConfig
 from reco_ray.config.serving import ServeConfig
 from reco_ray.errors import ConfigError
 
@@ -38,6 +38,7 @@ class PipelineConfig:
     rank: RankConfig = field(default_factory=RankConfig)
     rerank: RerankConfig = field(default_factory=RerankConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
     serve: ServeConfig = field(default_factory=ServeConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
     events: EventsConfig = field(default_factory=EventsConfig)

@@ -9,11 +9,11 @@ from reco_ray.evaluation.bootstrap import Interval
 from reco_ray.evaluation.findings import details, headline, limits, stage_label, tone, verdict
 from reco_ray.evaluation.report import METRICS, UNION, EvaluationReport
 
-__all__ = ["render_html"]
+__all__ = ["STYLE", "figure", "render_html"]
 
 _TOP_FEATURES = 10
 
-_STYLE = """
+STYLE = """
 :root{color-scheme:light dark;--bg:#fcfcfa;--ink:#1b1f24;--soft:#5d6670;--rule:#dfe2e0;--panel:#fff;--accent:#0b6e69;
 --tint:#e5f1f0;--source:#8fbcb8;--base:#adb3b8;--good:#0b6e4f;--bad:#b3261e;
 --c0:#2f6fb3;--c1:#c2571a;--c2:#7a4fa3;--c3:#a07c00;--c4:#b0396f;--c5:#4d7a2a}
@@ -82,7 +82,7 @@ def render_html(report: EvaluationReport) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{escape(report.title)}: offline evaluation</title><style>{_STYLE}</style></head>\n"
+        f"<title>{escape(report.title)}: offline evaluation</title><style>{STYLE}</style></head>\n"
         f"<body><main>\n{chr(10).join(parts)}\n</main></body></html>\n"
     )
 
@@ -114,7 +114,7 @@ def _figures(report: EvaluationReport) -> str:
     if scored:
         marks = [charts.Mark(stage_label(s.stage), s.metrics["ndcg"], tone(s.stage)) for s in scored]
         figures.append(
-            _figure(
+            figure(
                 f"NDCG@{k} of each stage",
                 "Grey: baselines; light: single sources; dark: the pipeline. "
                 f"Whiskers: {report.confidence:.0%} interval over users.",
@@ -124,24 +124,24 @@ def _figures(report: EvaluationReport) -> str:
     if any(report.candidate_recall.values()):
         text = "Share of what users took that is among the first candidates: the ranker cannot do better than this."
         drawing = charts.curves(report.candidate_recall, "Recall of the candidates", UNION, "candidates (log scale)")
-        figures.append(_figure("Recall of the candidates", text, drawing))
+        figures.append(figure("Recall of the candidates", text, drawing))
     spread = [s for s in scored if "coverage" in s.metrics and s.metrics["coverage"].mean > 0]
     if spread:
         marks = [
             charts.Mark(stage_label(s.stage), s.metrics["ndcg"], tone(s.stage), s.metrics["coverage"].mean) for s in spread
         ]
         drawing = charts.scatter(marks, "Accuracy and coverage", "catalogue coverage (log scale)", f"NDCG@{k}")
-        figures.append(_figure("Accuracy and coverage", "Up is more accurate, right shows more of the catalogue.", drawing))
+        figures.append(figure("Accuracy and coverage", "Up is more accurate, right shows more of the catalogue.", drawing))
     total = sum(gain for _, gain in report.importances)
     if total > 0:
         top = report.importances[:_TOP_FEATURES]
         marks = [charts.Mark(name, Interval.point(gain / total), "source") for name, gain in top]
         text = f"Share of the gain of all listed features, first {len(top)} of {len(report.importances)}."
-        figures.append(_figure("What the ranker looks at", text, charts.bars(marks, "Feature importances", _percent)))
+        figures.append(figure("What the ranker looks at", text, charts.bars(marks, "Feature importances", _percent)))
     return f'<section><h2>In pictures</h2><div class="charts">{"".join(figures)}</div></section>' if figures else ""
 
 
-def _figure(title: str, text: str, drawing: str) -> str:
+def figure(title: str, text: str, drawing: str) -> str:
     return f"<figure><h3>{escape(title)}</h3><figcaption>{escape(text)}</figcaption>{drawing}</figure>"
 
 

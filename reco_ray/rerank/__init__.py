@@ -1,6 +1,7 @@
 """Rerank: scored candidates come in, the slate goes out; the only stage that drops and orders for good.
 
-`rules` hides, boosts and caps, `diversity` arranges, `stage` is the whole; `popular` writes the list for when nothing answers.
+`diversity` and `greedy` arrange, `exploration` leaves a part to chance, `policy` puts them together; `stage` is the whole, the
+rules included; `popular` writes the list for when nothing answers.
 """
 
 from reco_ray.rerank.diversity import mmr

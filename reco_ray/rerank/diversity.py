@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from reco_ray.rules import Bounds
 
-__all__ = ["mmr"]
+__all__ = ["main_category", "mmr"]
 
 _LAST = np.float32(-1e30)
 
@@ -46,7 +46,7 @@ def mmr(
             value[best] = -np.inf
             np.maximum(near, alike[best], out=near)
         return picked
-    main = _main(vectors)
+    main = main_category(vectors)
     counts: dict[int, int] = {}
     for place in range(k):
         gain = value - near
@@ -66,7 +66,7 @@ def _within(
     n = scores.shape[0]
     value = (1 - diversity) * np.where(np.isfinite(scores), scores, _LAST)  # a pinned item may have no score
     near = np.zeros(n, np.float32)
-    main = _main(vectors) if cap else np.empty(0, np.int64)
+    main = main_category(vectors) if cap else np.empty(0, np.int64)
     picked: list[int] = []
     while len(picked) < min(k, n):
         best = bounds.pinned.get(len(picked), -1)
@@ -86,7 +86,7 @@ def _within(
     return np.array(picked, np.int64)
 
 
-def _main(vectors: NDArray[np.float32]) -> NDArray[np.int64]:
+def main_category(vectors: NDArray[np.float32]) -> NDArray[np.int64]:
     """The main category of each item, -1 where it has none, shape (n,)."""
     n, d = vectors.shape
     return np.where(vectors.any(axis=1), vectors.argmax(axis=1), -1) if d else np.full(n, -1)

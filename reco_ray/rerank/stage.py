@@ -1,4 +1,4 @@
-"""The rerank stage of a release: filters and rules, then diversity; makes the slate.
+"""The rerank stage of a release: filters and rules, then diversity, then exploration; makes the slate.
 
 A request with items of its own is arranged by other rules, because the caller chose them: blocked and unavailable items drop
 out and boosts move items, as always; but seen items stay, ties keep the caller's order, no diversity, pin or cap reshuffles
@@ -13,15 +13,17 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reco_ray.arrays import best_first
-from reco_ray.config import RerankConfig
+from reco_ray.config import Diversify, ExploreConfig, ExploreKind, RerankConfig
 from reco_ray.features import Catalogue
 from reco_ray.recall.query import Query, make_query
-from reco_ray.rerank.diversity import mmr
+from reco_ray.rerank.exploration import SlatePolicy
+from reco_ray.rerank.policy import generator_of, make_policy
 from reco_ray.rules import NO_RULES, Bounds, Hits, Plan, RuleBook, Standing, tally
 from reco_ray.store import LiveItem
 from reco_ray.types import Candidates, Request, Slate
@@ -29,6 +31,19 @@ from reco_ray.types import Candidates, Request, Slate
 __all__ = ["Rerank", "build", "load"]
 
 _FILE = "rerank.json"
+
+
+class _Ready(NamedTuple):
+    """Candidates of one request that may be shown, with what orders them."""
+
+    query: Query
+    plan: Plan
+    binds: bool
+    rows: NDArray[np.int64]
+    scores: NDArray[np.float32]
+    bits: NDArray[np.uint16]
+    boost: NDArray[np.float32]
+    standard: NDArray[np.float32]
 
 
 class Rerank:
@@ -96,7 +111,26 @@ class Rerank:
         with self._lock:
             return [self._one(r, c, s) for r, c, s in zip(requests, candidates, scores, strict=True)]
 
-    def _one(self, request: Request, candidates: Candidates, scores: NDArray[np.float32]) -> Slate:
+    def odds(
+        self,
+        requests: Sequence[Request],
+        candidates: Sequence[Candidates],
+        scores: Sequence[NDArray[np.float32]],
+        shown: Sequence[Sequence[str]],
+    ) -> list[NDArray[np.float64]]:
+        """With which odds each slate would have been shown here: P(its item | those before it) per place, 0 behind a 0."""
+        found = []
+        with self._lock:
+            for request, candidate, score, item_ids in zip(requests, candidates, scores, shown, strict=True):
+                ready = self._ready(request, candidate, score)
+                pool, policy = self._policy(request, ready)
+                place = {int(row): at for at, row in enumerate(ready.rows[pool].tolist())}
+                rows = self._catalogue.find(list(item_ids)).tolist()
+                found.append(policy.follow(np.array([place.get(row, -1) for row in rows], np.int64)).propensities)
+        return found
+
+    def _ready(self, request: Request, candidates: Candidates, scores: NDArray[np.float32]) -> "_Ready":
+        """Filter, apply rules and boosts."""
         seen_items_return = self._config.seen_items_return or bool(request.items)
         query = make_query(request, self._catalogue, seen_items_return, self._hidden)
         catalogue = self._catalogue
@@ -116,20 +150,27 @@ class Rerank:
         if plan.boosts:
             boost = boost + plan.boost[rows]
         standard = np.asarray(_standardise(scores) + boost, np.float32)
+        return _Ready(query, plan, binds, rows, scores, bits, boost, standard)
+
+    def _one(self, request: Request, candidates: Candidates, scores: NDArray[np.float32]) -> Slate:
+        ready = self._ready(request, candidates, scores)
+        query, plan, _, rows, scores, bits, boost, standard = ready
+        catalogue = self._catalogue
         bounds: Bounds | None = None
         picked: list[int] = []
         if request.items:
             chosen = best_first(standard, np.arange(rows.size, dtype=np.uint64), request.k)
-        elif not binds:
-            pool = best_first(standard, catalogue.keys[rows], max(request.k, self._config.diversity_pool))
-            chosen = pool[self._spread(rows[pool], standard[pool], request.k)]
+            propensities, explored = np.ones(chosen.size), np.zeros(chosen.size, np.bool_)
         else:
-            pool, picked, bounds = self._bound(plan, rows, standard, request.k)
-            chosen = pool[picked]
+            pool, policy = self._policy(request, ready)
+            drawn = policy.draw(request.k, generator_of(request.request_id, request.user_id))
+            chosen, picked, bounds = pool[drawn.chosen], drawn.chosen.tolist(), policy.bounds
+            propensities, explored = drawn.propensities, drawn.explored
         item_idx = rows[chosen]
         boosted = boost[chosen] != 0
         unknown = self._unknown(request)
-        reasons = [self._reasons(int(b), bool(x)) for b, x in zip(bits[chosen], boosted, strict=True)]
+        told = zip(bits[chosen].tolist(), boosted.tolist(), explored.tolist(), strict=True)
+        reasons = [self._reasons(*each) for each in told]
         missed: tuple[str, ...] = ()
         if bounds is not None:
             for place, rule in bounds.pins_of(picked):
@@ -142,7 +183,7 @@ class Rerank:
             item_ids=tuple(catalogue.item_ids[i] for i in item_idx),
             titles=tuple(catalogue.titles[i] for i in item_idx),
             scores=scores[chosen],
-            propensities=np.ones(item_idx.size, np.float32),
+            propensities=propensities.astype(np.float32),
             reasons=tuple(reasons),
             degraded=self._degraded(request, candidates, query, item_idx.size, len(unknown)),
             rules=self._book.version,
@@ -150,28 +191,22 @@ class Rerank:
         )
         return _append(slate, unknown[: request.k - item_idx.size]) if unknown else slate
 
-    def _spread(self, rows: NDArray[np.int64], scores: NDArray[np.float32], k: int, bounds: Bounds | None = None) -> list[int]:
-        near = _unit(self._catalogue.in_category[rows])
-        chosen: list[int] = mmr(scores, near, k, self._config.diversity, self._config.category_cap, bounds).tolist()
-        return chosen
-
-    def _bound(
-        self, plan: Plan, rows: NDArray[np.int64], standard: NDArray[np.float32], k: int
-    ) -> tuple[NDArray[np.int64], list[int], Bounds]:
-        """Fill places within bounds: from the pool, or from all candidates where the pool does not fill them."""
-        keys = self._catalogue.keys[rows]
-        best = best_first(standard, keys, max(k, self._config.diversity_pool))
-        wanted = np.isin(rows, [row for _, row, _ in plan.pins])
-        wanted[plan.more(rows, standard, k)] = True
-        wanted[best] = False
-        pool = np.concatenate([best, np.flatnonzero(wanted)])
-        bounds = plan.bounds(rows[pool], k)
-        picked = self._spread(rows[pool], standard[pool], k, bounds)
-        if len(picked) < min(k, rows.size) and pool.size < rows.size:
-            pool = best_first(standard, keys)
-            bounds = plan.bounds(rows[pool], k)
-            picked = self._spread(rows[pool], standard[pool], k, bounds)
-        return pool, picked, bounds
+    def _policy(self, request: Request, ready: _Ready) -> tuple[NDArray[np.int64], SlatePolicy]:
+        """What fills the places, and from which of the rows."""
+        c, rows, standard, wanted = self._catalogue, ready.rows, ready.standard, None
+        plan = ready.plan if ready.binds else None
+        if plan is not None:
+            wanted = np.isin(rows, [row for _, row, _ in plan.pins])
+            wanted[plan.more(rows, standard, request.k)] = True
+        return make_policy(
+            self._config,
+            (standard, c.keys[rows], c.in_category[rows], c.events[rows]),
+            request.k,
+            explores=not request.similar_to,
+            mix=ready.query.taste,
+            wanted=wanted,
+            bound=None if plan is None else lambda pool: plan.bounds(rows[pool], request.k),
+        )
 
     @staticmethod
     def _pinned(plan: Plan, query: Query, rows: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -186,9 +221,9 @@ class Rerank:
         rows = self._catalogue.find(request.items)
         return tuple(request.items[i] for i in np.flatnonzero(rows < 0))
 
-    def _reasons(self, bits: int, boosted: bool) -> tuple[str, ...]:
+    def _reasons(self, bits: int, boosted: bool, explored: bool) -> tuple[str, ...]:
         names = tuple(name for s, name in enumerate(self._sources) if bits >> s & 1)
-        return (*names, "boost") if boosted else names
+        return (*names, *(["boost"] if boosted else []), *(["explore"] if explored else []))
 
     @staticmethod
     def _degraded(request: Request, candidates: Candidates, query: Query, found: int, unknown: int) -> tuple[str, ...]:
@@ -216,11 +251,6 @@ def _append(slate: Slate, unknown: tuple[str, ...]) -> Slate:
     )
 
 
-def _unit(in_category: NDArray[np.float32]) -> NDArray[np.float32]:
-    norms = np.linalg.norm(in_category, axis=1, keepdims=True)
-    return np.asarray(in_category / np.maximum(norms, 1e-9), np.float32)
-
-
 def _standardise(scores: NDArray[np.float32]) -> NDArray[np.float32]:
     """Zero mean and unit deviation over the finite scores, so that boosts and diversity mean the same for every model."""
     known = np.isfinite(scores)
@@ -234,10 +264,15 @@ def _standardise(scores: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def build(folder: Path, config: RerankConfig) -> None:
     """Write the rules into a release's folder."""
-    (folder / _FILE).write_text(json.dumps(asdict(config), indent=1, sort_keys=True))
+    (folder / _FILE).write_text(json.dumps(asdict(config), indent=1, sort_keys=True, default=lambda kind: kind.name))
 
 
 def load(folder: Path) -> Rerank:
     """Load the rerank stage from a release's local folder."""
     sources = json.loads((folder / "recall.json").read_text())["quotas"]
-    return Rerank(Catalogue.load(folder), RerankConfig(**json.loads((folder / _FILE).read_text())), list(sources))
+    found = json.loads((folder / _FILE).read_text())
+    explore = found.pop("explore", {})  # releases of before explore nothing
+    if explore:
+        explore["kind"] = ExploreKind[explore["kind"]]
+    found["diversify"] = Diversify[found.get("diversify", "mmr")]
+    return Rerank(Catalogue.load(folder), RerankConfig(**found, explore=ExploreConfig(**explore)), list(sources))

@@ -101,7 +101,7 @@ def _pipeline(root: str, release: str) -> Pipeline:
 def _explained(root: str, decision: Mapping[str, Any], user: UserRow, item_id: str, rules: Standing) -> Explanation:
     context = {name: value for name, value in (decision["context"] or {}).items() if value is not None}
     request = Request(
-        request_id=decision["request_id"],
+        request_id=decision["draw_id"] or decision["request_id"],  # what was left to chance comes out the same
         user_id=decision["user_id"],
         k=max(1, len(decision["item_ids"])),
         surface=decision["surface"] or "",

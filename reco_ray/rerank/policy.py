@@ -1,0 +1,125 @@
+"""From scored candidates to a policy that fills a slate: the pool, its arrangement, and what exploring places draw from."""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reco_ray.arrays import best_first
+from reco_ray.config import Diversify, ExploreConfig, ExploreKind, RerankConfig
+from reco_ray.hashing import hash64
+from reco_ray.rerank.diversity import main_category, mmr
+from reco_ray.rerank.exploration import Proposal, SlatePolicy, Thompson, Weighted, filled, softmax_weights
+from reco_ray.rerank.greedy import Calibrated, Dpp, Gains, greedy
+from reco_ray.rules import Bounds
+
+__all__ = ["generator_of", "make_policy"]
+
+_LEAST = 0.2  # deviation of an item that is known well, as a share of that of an unknown one
+
+
+Scored = tuple[NDArray[np.float32], NDArray[np.uint64], NDArray[np.float32], NDArray[np.int64]]
+
+
+def make_policy(
+    config: RerankConfig,
+    scored: Scored,
+    k: int,
+    *,
+    explores: bool,
+    mix: NDArray[np.float32] | None = None,
+    wanted: NDArray[np.bool_] | None = None,
+    bound: Callable[[NDArray[np.int64]], Bounds] | None = None,
+) -> tuple[NDArray[np.int64], SlatePolicy]:
+    """Choose the items that a slate may be made of and arrange them; the policy numbers them from 0.
+
+    Args:
+        scored: scores of the candidates, standardised, keys that break ties, 1 where an item has a category, and how often each
+            item was met; shapes (n,), (n,), (n, C), (n,).
+        explores: whether anything may be left to chance for this request.
+        mix: shares of categories that ``calibrated`` aims at, shape (C,); None or empty where nothing is known.
+        wanted: candidates that rules ask for, whatever their score, shape (n,).
+        bound: makes the bounds of the rules over a pool; where it cannot be filled within them, all candidates are the pool.
+    Returns: the pool, positions among the candidates, shape (m,), and the policy over it.
+    """
+    scores, keys, in_category, events = scored
+    explore = config.explore
+    chance = explores and explore.kind is not ExploreKind.none and explore.rate > 0
+    pool = best_first(scores, keys, max(k, config.diversity_pool))
+    best, more = pool.size, np.zeros(scores.size, np.bool_) if wanted is None else wanted.copy()
+    if chance:
+        new = events < explore.half_known
+        new[pool] = False
+        others = np.flatnonzero(new)
+        more[others[best_first(scores[others], keys[others], explore.newcomers)]] = True
+    more[pool] = False
+    pool = np.concatenate([pool, np.flatnonzero(more)])
+    bounds, arranged = _arranged(config, scored, pool, k, mix, bound)
+    if bound is not None and arranged.size < min(k, scores.size) and pool.size < scores.size:
+        pool = best_first(scores, keys)
+        bounds, arranged = _arranged(config, scored, pool, k, mix, bound)
+    if not chance or not pool.size:
+        return pool, SlatePolicy(pool.size, arranged, Weighted(np.ones(pool.size)), 0.0, bounds=bounds)
+    rest = np.ones(pool.size, np.bool_)
+    rest[arranged] = False
+    order = np.concatenate([arranged, np.flatnonzero(rest)])
+    proposal = _proposal(explore, scores[pool], events[pool], best)
+    cap = _Cap(in_category[pool], config.category_cap) if config.category_cap else None
+    return pool, SlatePolicy(pool.size, order, proposal, explore.rate, cap, bounds)
+
+
+def _arranged(
+    config: RerankConfig,
+    scored: Scored,
+    pool: NDArray[np.int64],
+    k: int,
+    mix: NDArray[np.float32] | None,
+    bound: Callable[[NDArray[np.int64]], Bounds] | None,
+) -> tuple[Bounds | None, NDArray[np.int64]]:
+    scores, in_category = scored[0][pool], scored[2][pool]
+    bounds = None if bound is None else bound(pool)
+    diversity, cap, window = config.diversity, config.category_cap, config.diversity_window
+    match config.diversify:
+        case Diversify.dpp:
+            gains: Gains = Dpp(scores, _unit(in_category), diversity, window)
+        case Diversify.calibrated:
+            if mix is None or mix.size != in_category.shape[1]:
+                mix = np.zeros(in_category.shape[1], np.float32)
+            gains = Calibrated(scores, in_category, mix, diversity, window)
+        case Diversify.mmr:
+            return bounds, mmr(scores, _unit(in_category), k, diversity, cap, bounds)
+    return bounds, greedy(gains, main_category(in_category), k, cap, bounds)
+
+
+def generator_of(request_id: str, user_id: str) -> np.random.Generator:
+    """Randomness that belongs to one request: asked again, it is answered the same."""
+    return np.random.Generator(np.random.PCG64(hash64(f"{user_id}\n{request_id}", "explore")))
+
+
+def _proposal(config: ExploreConfig, scores: NDArray[np.float32], events: NDArray[np.int64], pool: int) -> Proposal:
+    match config.kind:
+        case ExploreKind.plackett_luce:
+            return Weighted(softmax_weights(scores, config.temperature))
+        case ExploreKind.thompson:
+            # an item that nobody has met is taken to be like the pool, where its model does not think more of it
+            known, means = events / (events + config.half_known), filled(scores)
+            unmet = np.maximum(means, means[:pool].mean())
+            return Thompson(known * means + (1 - known) * unmet, np.maximum(np.sqrt(1 - known), _LEAST))
+        case _:
+            return Weighted(np.ones(scores.size))
+
+
+class _Cap:
+    """At most so many items of one main category, the first that it has."""
+
+    def __init__(self, in_category: NDArray[np.float32], cap: int) -> None:
+        self._main, self._cap = main_category(in_category), cap
+
+    def __call__(self, chosen: list[int]) -> NDArray[np.bool_]:
+        found, counts = np.unique(self._main[chosen], return_counts=True)
+        return ~np.isin(self._main, found[(counts >= self._cap) & (found >= 0)])
+
+
+def _unit(in_category: NDArray[np.float32]) -> NDArray[np.float32]:
+    norms = np.linalg.norm(in_category, axis=1, keepdims=True)
+    return np.asarray(in_category / np.maximum(norms, 1e-9), np.float32)
