@@ -46,6 +46,7 @@ _STATISTICS = {
     "dead_letters": "ts,user_bucket",
     "feedback": "ts,user_bucket",
     "features_users": "as_of",
+    "training_rank": "user_bucket",
     "users": "user_bucket",
     "items": "updated_ts",
 }
