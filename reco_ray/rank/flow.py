@@ -15,6 +15,7 @@ import pyarrow as pa
 import ray
 from numpy.typing import NDArray
 
+from reco_ray.arrays import best_first
 from reco_ray.features import Vocabulary, past_request
 from reco_ray.hashing import unit_interval, user_bucket
 from reco_ray.lake import storage
@@ -75,7 +76,7 @@ def evidence(features: RankFeatures, request: Request, shown: Candidates) -> NDA
         shown: what `Recall.recall` says of items of the caller's own.
     """
     fused = features.fused(shown)
-    order = np.argsort(-fused, kind="stable")
+    order = best_first(fused, features.catalogue.keys[shown.item_idx])  # ties as `recall.merge` breaks them
     columns = ("item_idx", "sources", "source_ranks", "source_scores")
     merged = replace(shown, scores=fused[order], **{name: getattr(shown, name)[order] for name in columns})
     matrix = np.empty((len(shown), len(features.columns)), np.float32)
