@@ -3,8 +3,8 @@
     python benchmarks/rank_train.py --out FILE [--rows 1000000 --rows 10000000]
 
 Both read the same table of the lake, with as many threads, and make as many rounds. Plain reads all of it into one matrix, in
-one process without Ray; ours streams it on a worker of Ray Train, and its time holds the start of the worker, the checks and the
-checkpoints. Ray itself runs before the clock does. They take turns; the least of each counts. Memory is the peak of the
+one process without Ray; ours streams it on a worker of Ray Train, and its time holds the start of the worker, the checks and
+the checkpoints. Ray itself runs before the clock does. They take turns; the least of each counts. Memory is the peak of the
 process that trains.
 """
 
@@ -109,9 +109,8 @@ def _plain(given: TrainingSet, config: RankConfig) -> dict[str, float]:
     frame = tables.read(given.root, TABLE, ["group_id", "held_out", "label", "features"])
     x = frame["features"].list.to_array(_COLUMNS).to_numpy()
     held_out, label, group = frame["held_out"].to_numpy(), frame["label"].to_numpy(), frame["group_id"].rle_id().to_numpy()
-    train, valid = (
-        xgboost.QuantileDMatrix(x[of], label=label[of], qid=group[of], nthread=_THREADS) for of in (~held_out, held_out)
-    )
+    train = xgboost.QuantileDMatrix(x[~held_out], label=label[~held_out], qid=group[~held_out], nthread=_THREADS)
+    valid = xgboost.QuantileDMatrix(x[held_out], label=label[held_out], qid=group[held_out], nthread=_THREADS, ref=train)
     history: dict[str, Any] = {}
     params = parameters(config, 7) | {"nthread": _THREADS}
     xgboost.train(params, train, config.rounds, evals=[(valid, "valid")], evals_result=history, verbose_eval=False)

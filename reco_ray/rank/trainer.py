@@ -4,7 +4,6 @@ import json
 import resource
 import tempfile
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -139,8 +138,8 @@ def _loop(settings: dict[str, Any]) -> None:
                 "(cluster.train_workers)"
             )
     threads = max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1)))
-    train = quantile_matrix(partial(given.read, False, rank, world), threads)
-    valid = quantile_matrix(partial(given.read, True, rank, world), threads, train)
+    train = quantile_matrix(given.read(False, rank, world), threads)
+    valid = quantile_matrix(given.read(True, rank, world), threads, train)
     start = None
     if (checkpoint := ray.train.get_checkpoint()) is not None:
         with checkpoint.as_directory() as folder:

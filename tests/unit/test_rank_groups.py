@@ -37,7 +37,7 @@ def test_workers_and_batches_share_the_groups_and_cut_none(tmp_path: Path, world
     for rank in range(world):
         batches = list(given.read(False, rank, world))
         assert len(batches) > 1
-        found = np.diff(quantile_matrix(lambda rank=rank: given.read(False, rank, world)).get_uint_info("group_ptr"))
+        found = np.diff(quantile_matrix(given.read(False, rank, world)).get_uint_info("group_ptr"))
         sizes += found.tolist()
         read += batches
     assert sorted(sizes) == sorted(useful.group_by("group_id").len()["len"].to_list())
@@ -51,9 +51,9 @@ def test_a_group_in_two_pieces_is_refused_within_a_batch_and_across_two() -> Non
     rows = training_rows(20)
     torn = pl.concat([rows.tail(2), rows.head(rows.height - 2)])
     with pytest.raises(DataError, match="found 21 pieces of 20 groups, expected one each"):
-        quantile_matrix(lambda: iter([torn]))
+        quantile_matrix([torn])
     with pytest.raises(DataError, match="found 21 pieces of 20 groups, expected one each"):
-        quantile_matrix(lambda: iter([rows.head(rows.height - 2), rows.tail(2)]))
+        quantile_matrix([rows.head(rows.height - 2), rows.tail(2)])
 
 
 def test_a_set_hashes_to_the_same_in_whichever_batches_it_comes(tmp_path: Path) -> None:
@@ -75,12 +75,12 @@ def test_weights_are_of_groups() -> None:
     weights = {name: float(at + 1) for at, name in enumerate(names)}
     weighed = rows.with_columns(weight=pl.col("group_id").replace_strict(weights))
     halves = [weighed.filter(pl.col("group_id").is_in(part)) for part in (names[:9], names[9:])]
-    assert quantile_matrix(lambda: iter(halves)).get_weight().tolist() == list(weights.values())
+    assert quantile_matrix(halves).get_weight().tolist() == list(weights.values())
 
 
 def matrices(given: TrainingSet, rank: int = 0, world: int = 1) -> tuple[xgboost.QuantileDMatrix, xgboost.QuantileDMatrix]:
-    train = quantile_matrix(lambda: given.read(False, rank, world))
-    return train, quantile_matrix(lambda: given.read(True, rank, world), reference=train)
+    train = quantile_matrix(given.read(False, rank, world))
+    return train, quantile_matrix(given.read(True, rank, world), reference=train)
 
 
 def test_what_is_resumed_from_a_checkpoint_equals_what_ran_undisturbed(tmp_path: Path) -> None:
