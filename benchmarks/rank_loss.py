@@ -119,7 +119,7 @@ def _calibration(scores: NDArray[np.float32], taken: NDArray[np.bool_], users: l
 
 
 def _fit(x: NDArray[np.float32], y: NDArray[np.int32], group: NDArray[np.uint32], seed: int) -> xgboost.Booster:
-    from reco_ray.rank.trainer import parameters
+    from reco_ray.rank.parameters import parameters
 
     config = RankConfig()
     model = xgboost.train(parameters(config, seed) | {"nthread": 1}, xgboost.DMatrix(x, label=y, qid=group), config.rounds)

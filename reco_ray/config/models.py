@@ -14,6 +14,7 @@ __all__ = [
     "EvaluationConfig",
     "ExploreConfig",
     "ExploreKind",
+    "GroupKind",
     "MfConfig",
     "PolicyConfig",
     "RankConfig",
@@ -43,6 +44,13 @@ class EncoderName(Enum):
     """Text encoders of the source ``content``; ``lsa`` is fitted to the catalogue itself."""
 
     lsa = "lsa"
+
+
+class GroupKind(Enum):
+    """What the ranker learns from: a user's candidates at a cut in time, or what an exposure showed."""
+
+    users = "users"
+    exposures = "exposures"
 
 
 class RankKind(Enum):
@@ -180,12 +188,17 @@ class RecallConfig:
 class RankConfig:
     """The ranker.
 
-    The number of rounds is fixed: on a hundred validation users the best round is noise (8 to 297 over reruns, decision 0007).
-    ``validation_share`` of the users are held out to report how it does. ``declared_sensitive`` names the sensitive columns
-    of the views that it may use; a release's manifest holds them.
+    ``groups=exposures`` learns from what was shown between the fit and the test part, as ``join_feedback`` has joined it; then
+    ``unbiased`` estimates how much each place is looked at while it learns (XGBoost's ``lambdarank_unbiased``).
+    ``validation_share`` of the groups are held out: users by a hash, exposures the latest ones. Training stops after
+    ``patience`` rounds without a better one on 1,000 held-out groups or more; on fewer the best round is noise (decision 0007),
+    and all rounds are made. ``declared_sensitive`` names the sensitive columns of the views that it may use; a release's
+    manifest holds them.
     """
 
     kind: RankKind = RankKind.xgboost
+    groups: GroupKind = GroupKind.users
+    unbiased: bool = False
     rounds: int = 150
     max_depth: int = 4
     learning_rate: float = 0.03
@@ -194,11 +207,18 @@ class RankConfig:
     colsample: float = 0.6
     reg_lambda: float = 5.0
     validation_share: float = 0.1
+    patience: int = 30
     declared_sensitive: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         between("rank.max_depth", self.max_depth, 1, 16)
         between("rank.validation_share", self.validation_share, 0.01, 0.5)
+        between("rank.patience", self.patience, 1, 10_000)
+        if self.unbiased and self.groups is not GroupKind.exposures:
+            raise ConfigError(
+                f"rank.unbiased: found rank.groups={self.groups.value}, expected exposures; candidates that nobody "
+                "was shown have no place that biases them"
+            )
 
 
 class ExploreKind(Enum):

@@ -129,6 +129,10 @@ class RankFeatures:
             parts.append(self._similarity(self._vectors, history, candidates.item_idx))
         return np.concatenate(parts, axis=1, dtype=np.float32)
 
+    def fused(self, candidates: Candidates) -> NDArray[np.float32]:
+        """What recall would score the candidates by the sources' places alone, shape (n,)."""
+        return fuse(candidates.source_ranks, self._quotas)
+
     def _history(self, request: Request) -> NDArray[np.int64]:
         if request.similar_to:
             rows = self.catalogue.find((request.similar_to,))

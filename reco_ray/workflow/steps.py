@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -13,13 +14,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from reco_ray import __version__
-from reco_ray.config import PipelineConfig, RankKind, SourceName
+from reco_ray.config import GroupKind, PipelineConfig, RankKind, SourceName, SplitKind
 from reco_ray.errors import DataError
 from reco_ray.features import SNAPSHOTS, Catalogue, user_view_version, vocabulary_of
 from reco_ray.hashing import digest
 from reco_ray.lake import sources, storage, tables
+from reco_ray.rank.cuts import groups_of_exposures, groups_of_users
 from reco_ray.rank.features import view_columns
 from reco_ray.rank.sensitive import check_declared
+from reco_ray.rank.stage import COLUMNS_FILE, VOCABULARY_FILE
+from reco_ray.rank.training_set import TABLE, TrainingSet, write_training_set
 from reco_ray.recall.index import index_facts
 from reco_ray.release import assemble, open_release, release_uri, seal
 from reco_ray.release.bundle import MANIFEST
@@ -226,27 +230,68 @@ def _train_embeddings(work: Work) -> Mapping[str, object]:
     return facts
 
 
-def _train_ranker(work: Work) -> Mapping[str, object]:
+def _build_training_set(work: Work) -> Mapping[str, object]:
     from reco_ray.rank.flow import build_training_set
-    from reco_ray.rank.trainer import train_ranker
 
     config, features = work.config, work.inputs["build_features"]
     check_declared(view_columns(), config.rank.declared_sensitive)
+    groups = _groups(config, features)
+    vocabulary = vocabulary_of(groups["context"])
     with _stages(work, "fit", with_ranker=False) as stages:
-        labels = _rows(config, features, "labels", "rank")
-        vocabulary = vocabulary_of(labels["context"])
-        rows, columns = build_training_set(stages, user_rows(config, features, "fit"), labels, vocabulary)
-    keyed = rows.with_columns(snapshot=pl.lit(work.key))
-    tables.replace(config.root, "training_rank", keyed.to_arrow(), f"snapshot = '{work.key}'")
+        batches, columns = build_training_set(stages, user_rows(config, features, "fit"), groups, vocabulary)
+        tally = write_training_set(config.root, work.key, batches)
+    (work.folder / COLUMNS_FILE).write_text(json.dumps(columns))
+    (work.folder / VOCABULARY_FILE).write_text(json.dumps(vocabulary))
+    return {
+        "content": digest(tally.content(), *columns, json.dumps(vocabulary, sort_keys=True)),
+        "rows": tally.rows,
+        "groups": len(tally.useful[False]),
+        "held_out_groups": len(tally.useful[True]),
+        "kind": config.rank.groups.value,
+        "lake_versions": lake_versions(config),
+    }
+
+
+def _groups(config: PipelineConfig, features: Output) -> pl.DataFrame:
+    """The groups that the ranker learns from, as `rank.flow.build_training_set` takes them."""
+    share = config.rank.validation_share
+    if config.rank.groups is GroupKind.users:
+        return groups_of_users(_rows(config, features, "labels", "rank"), share, config.seed)
+    split: Mapping[str, object] = features.facts["split"]  # type: ignore[assignment]
+    if split["kind"] != SplitKind.global_time.value:
+        raise DataError(
+            f"rank.groups=exposures: found a split of kind {split['kind']}, expected global_time, as exposures belong to "
+            "one cut for all; give split=global_time or rank.groups=users"
+        )
+    as_of: Mapping[str, int] = features.facts["as_of"]  # type: ignore[assignment]
+    start, end = (pl.lit(as_of[name]).cast(pl.Datetime("us", "UTC")) for name in ("fit", "eval"))
+    between = (pl.col("ts") > start) & (pl.col("ts") <= end)
+    columns = ("request_id", "user_id", "ts", "item_id", "position", "grade", "consent")
+    feedback = tables.read(config.root, "feedback", columns, between)
+    return groups_of_exposures(feedback, tables.read(config.root, "exposures", ("request_id", "context"), between), share)
+
+
+def _training_set_stands(config: PipelineConfig, output: Output) -> bool:
+    return tables.has_partition(config.root, TABLE, output.key)
+
+
+def _train_ranker(work: Work) -> Mapping[str, object]:
+    from reco_ray.rank.trainer import train_ranker
+
+    config, made = work.config, work.inputs["build_training_set"]
+    columns, vocabulary = (json.loads((made.folder() / name).read_text()) for name in (COLUMNS_FILE, VOCABULARY_FILE))
+    rows, groups, held_out = (int(str(made.facts[name])) for name in ("rows", "groups", "held_out_groups"))
+    given = TrainingSet(config.root, made.key, tuple(columns), vocabulary, rows, groups, held_out)
     with tracked_run(config, "train_ranker", work.key, {**vars(config.rank), "columns": len(columns)}) as run:
         train = storage.join(config.root, "train")
-        result = train_ranker(rows, columns, vocabulary, config.rank, config.cluster, config.seed, train, work.folder)
-        run.metrics({"valid_ndcg10": result.valid_ndcg10, "rounds": result.rounds, "rows": result.rows})
+        name = f"train_ranker-{work.key}"
+        result = train_ranker(given, config.rank, config.cluster, config.seed, name, train, work.folder)
+        run.metrics({"valid_ndcg10": result.valid_ndcg10, "rounds": result.rounds, "rows": rows})
         run.metrics({"ece_before": result.ece_before, "ece_after": result.ece_after})
     return {
-        "training_set": tables.content_hash(rows, ["user_id", "place"]),
-        "rows": result.rows,
-        "groups": result.groups,
+        "training_set": made.content,
+        "rows": rows,
+        "groups": groups,
         "rounds": result.rounds,
         "valid_ndcg10": result.valid_ndcg10,
         "ece_before": result.ece_before,
@@ -318,6 +363,14 @@ def _trained_sources(config: PipelineConfig) -> dict[SourceName, object]:
     return {name: of for name, of in settings.items() if recall.quotas.get(name, 0) > 0}
 
 
+def _of_groups(config: PipelineConfig) -> object:
+    """What decides the groups of a training set; of exposures also which of them the lake holds."""
+    rank = config.rank
+    joined = rank.groups is GroupKind.exposures and tables.exists(config.root, "feedback")
+    now = tables.version(config.root, "feedback") if joined else -1
+    return (rank.groups, rank.validation_share, rank.declared_sensitive, now)
+
+
 STEPS = (
     Step("import_dataset", (), lambda c: (c.source, c.seed, _fingerprint(c)), _import_dataset, stands=_lake_stands),
     Step(
@@ -335,9 +388,17 @@ STEPS = (
         needed=lambda c: bool(_trained_sources(c)),
     ),
     Step(
-        "train_ranker",
+        "build_training_set",
         ("build_features", "train_embeddings"),
-        lambda c: (c.rank, c.recall, c.rerank.seen_items_return, c.seed),
+        lambda c: (_of_groups(c), c.recall, c.rerank.seen_items_return, c.seed),
+        _build_training_set,
+        needed=lambda c: c.rank.kind is RankKind.xgboost,
+        stands=_training_set_stands,
+    ),
+    Step(
+        "train_ranker",
+        ("build_training_set",),
+        lambda c: (c.rank, c.seed),
         _train_ranker,
         needed=lambda c: c.rank.kind is RankKind.xgboost,
     ),

@@ -14,10 +14,12 @@ from reco_ray.compose import compose_config
 from reco_ray.errors import ConfigError, DataError
 from reco_ray.features import USER_COLUMNS
 from reco_ray.features.views import VIEWS, Column
+from reco_ray.hashing import user_bucket
 from reco_ray.rank import features as rank_features
 from reco_ray.rank.features import RankFeatures, view_columns
 from reco_ray.rank.plausible import LEAST_USERS, LIMIT, orderings, refuse_implausible
 from reco_ray.rank.sensitive import check_declared
+from reco_ray.rank.training_set import TrainingSet, write_training_set
 from reco_ray.workflow import STEPS
 from reco_ray.workflow.graph import Work
 
@@ -55,9 +57,16 @@ def test_a_ranker_is_not_fitted_on_such_a_set(tmp_path: Path) -> None:
     from reco_ray.rank.trainer import train_ranker
 
     config = compose_config([])
+    rows, columns = training_set(LEAST_USERS, 9.0)
+    buckets = pl.Series([user_bucket(user) for user in rows["user_id"]], dtype=pl.Int32)
+    places = pl.int_range(pl.len(), dtype=pl.Int32).over("user_id")
+    grouped = rows.with_columns(group_id="user_id", item_id="user_id", user_bucket=buckets, place=places, held_out=False)
+    write_training_set(str(tmp_path), "made", iter([grouped.with_columns(weight=1.0).to_arrow()]))
+    given = TrainingSet(str(tmp_path), "made", tuple(columns), {}, rows.height, LEAST_USERS, 0)
+    target = tmp_path / "model"
     with pytest.raises(DataError, match=r"known .* such a column knows the labels"):
-        train_ranker(*training_set(LEAST_USERS, 9.0), {}, config.rank, config.cluster, 1, str(tmp_path), tmp_path)
-    assert not list(tmp_path.iterdir())
+        train_ranker(given, config.rank, config.cluster, 1, "guarded", str(tmp_path), target)
+    assert not target.exists()
 
 
 @given(
@@ -107,7 +116,7 @@ def test_training_stops_at_an_undeclared_column_before_it_reads_anything(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rank_features, "USER_COLUMNS", (*USER_COLUMNS, PLACE))
-    (step,) = (step for step in STEPS if step.name == "train_ranker")
+    (step,) = (step for step in STEPS if step.name == "build_training_set")
     config = compose_config([f"root={tmp_path}"])
     work = Work(config, {"build_features": None}, "key", tmp_path / "output")  # type: ignore[dict-item]
     with pytest.raises(ConfigError, match="user_place"):

@@ -1,0 +1,17 @@
+"""See `python jobs/build_training_set.py --help`."""
+
+from reco_ray.cluster import ray_session
+from reco_ray.compose import job
+from reco_ray.config import PipelineConfig
+from reco_ray.workflow import STEPS, Output, run_one
+
+
+@job("build_training_set")
+def main(config: PipelineConfig) -> Output:
+    """Run the step on the outputs of the steps before it; a fresh output is left as it is."""
+    with ray_session(config.cluster):
+        return run_one(STEPS, config, "build_training_set")
+
+
+if __name__ == "__main__":
+    main()
