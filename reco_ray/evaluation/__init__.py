@@ -4,7 +4,7 @@ Metrics with intervals over users go out, as a report to read (terminal, HTML) a
 Called by the evaluation job and by the release gates; nothing here knows of Ray.
 """
 
-from reco_ray.evaluation.bootstrap import Interval, confidence_interval, paired_difference
+from reco_ray.evaluation.bootstrap import Interval, confidence_interval, paired_difference, unpaired_difference
 from reco_ray.evaluation.datasets import Dataset, read_dataset
 from reco_ray.evaluation.metrics import (
     catalogue_coverage,
@@ -20,6 +20,7 @@ from reco_ray.evaluation.page import render_html
 from reco_ray.evaluation.protocols import Division, divide
 from reco_ray.evaluation.recall_benchmark import compare, render
 from reco_ray.evaluation.report import Difference, EvaluationReport, StageResult, render_table
+from reco_ray.evaluation.slices import Slice, auc, by_history, by_popularity
 
 __all__ = [
     "Dataset",
@@ -27,7 +28,11 @@ __all__ = [
     "Division",
     "EvaluationReport",
     "Interval",
+    "Slice",
     "StageResult",
+    "auc",
+    "by_history",
+    "by_popularity",
     "catalogue_coverage",
     "compare",
     "confidence_interval",
@@ -44,4 +49,5 @@ __all__ = [
     "render",
     "render_html",
     "render_table",
+    "unpaired_difference",
 ]

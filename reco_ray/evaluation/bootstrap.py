@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Interval", "confidence_interval", "paired_difference"]
+__all__ = ["Interval", "confidence_interval", "paired_difference", "unpaired_difference"]
 
 _CELLS = 4_000_000
 
@@ -83,3 +83,34 @@ def paired_difference(
     if a.shape != b.shape:
         raise ValueError(f"a has shape {a.shape}, b {b.shape}: a paired difference needs the same users in both")
     return confidence_interval(np.asarray(a, np.float64) - np.asarray(b, np.float64), seed, n, confidence)
+
+
+def unpaired_difference(
+    a: NDArray[np.float64], b: NDArray[np.float64], seed: int, n: int = 1000, confidence: float = 0.95
+) -> Interval:
+    """Bootstrap mean(a) - mean(b) of two groups of users, each drawn again by itself.
+
+    Args:
+        a, b: a metric of each, shape (U,) and (V,); NaN entries are left out.
+    Returns: all NaN where a group is empty, no interval where one has a single value.
+    """
+    from scipy.stats import bootstrap
+
+    one, two = (np.asarray(each, np.float64)[~np.isnan(each)] for each in (a, b))
+    mean = float(one.mean() - two.mean()) if one.size and two.size else float("nan")
+    if min(one.size, two.size) < 2:
+        return Interval.point(mean)
+
+    def difference(x: NDArray[np.float64], y: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
+        return np.asarray(x.mean(axis=axis) - y.mean(axis=axis))
+
+    result = bootstrap(
+        (one, two),
+        difference,
+        n_resamples=n,
+        confidence_level=confidence,
+        method="percentile",
+        batch=max(1, _CELLS // (one.size + two.size)),
+        rng=np.random.default_rng(seed),
+    )
+    return Interval(mean, float(result.confidence_interval.low), float(result.confidence_interval.high))

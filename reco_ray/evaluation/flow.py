@@ -9,6 +9,7 @@ import ray
 from numpy.typing import NDArray
 
 from reco_ray.evaluation.lists import StageLists
+from reco_ray.evaluation.slices import auc
 from reco_ray.features import past_request
 from reco_ray.hashing import hash64
 from reco_ray.lake import storage
@@ -46,11 +47,14 @@ def run_stages(folder: str, users: pl.DataFrame, labels: pl.DataFrame, seed: int
     def column(name: str) -> list[NDArray[np.int32]]:
         return [np.asarray(rows, np.int32) for rows in frame[name].to_list()]
 
+    scored = {n.removeprefix("auc:"): frame[n].to_numpy().astype(np.float64) for n in frame.columns if n.startswith("auc:")}
+    history = frame["history_size"].to_numpy().astype(np.int64)
+    frame = frame.drop("history_size", *(name for name in frame.columns if name.startswith("auc:")))
     # a source that answered nobody has nothing to show
     frame = frame.select(name for name in frame.columns if name == "user_id" or frame[name].list.len().sum() > 0)
     lists = {name.removeprefix("list:"): column(name) for name in frame.columns if name.startswith("list:")}
     candidates = {name.removeprefix("candidates:"): column(name) for name in frame.columns if name.startswith("candidates:")}
-    return StageLists(column("relevant"), lists, candidates)
+    return StageLists(column("relevant"), lists, candidates, history, scored)
 
 
 class _Stages:
@@ -78,8 +82,18 @@ class _Stages:
         ranked = [c.item_idx[np.argsort(-s, kind="stable")] for c, s in zip(candidates, scores, strict=True)]
         columns["list:recall+rank"] = [r[:_LIST] for r in ranked]
         columns["list:+rerank"] = [catalogue.find(s.item_ids) for s in slates]
+        wanted = [np.isin(c.item_idx, r) for c, r in zip(candidates, columns["relevant"], strict=True)]
+        by_recall = [c.scores for c in candidates]
+        single: dict[str, list[Any]] = {
+            "user_id": [r["user_id"] for r in rows],
+            "history_size": [len(request.user.history) for request in requests],
+            **{
+                f"auc:{stage}": [auc(s, w) for s, w in zip(of, wanted, strict=True)]
+                for stage, of in (("recall", by_recall), ("recall+rank", scores))
+            },
+        }
         arrays = {name: pa.array([v.tolist() for v in values], pa.list_(pa.int32())) for name, values in columns.items()}
-        return pa.table({"user_id": [r["user_id"] for r in rows]} | arrays)
+        return pa.table(single | arrays)
 
     def _random(self, user_id: str, n_items: int) -> NDArray[np.int64]:
         return np.random.default_rng([self._seed, hash64(user_id) % 2**32]).permutation(n_items)[:_LIST]

@@ -1,6 +1,6 @@
 """What the stages answered, as the report reads it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +16,12 @@ class StageLists:
         relevant: catalogue rows that each user really turned to, per user.
         lists: stage -> per user the rows it put first.
         candidates: source or "union" -> per user the rows that recall brought, best first.
+        history: how many items each user's request carried, shape (U,); empty where nobody counted.
+        auc: stage -> how well its scores order the candidates of each user, shape (U,); NaN where all or none are relevant.
     """
 
     relevant: list[NDArray[np.int32]]
     lists: dict[str, list[NDArray[np.int32]]]
     candidates: dict[str, list[NDArray[np.int32]]]
+    history: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    auc: dict[str, NDArray[np.float64]] = field(default_factory=dict)

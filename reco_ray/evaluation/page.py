@@ -76,6 +76,7 @@ def render_html(report: EvaluationReport) -> str:
         _stages(report),
         _figures(report),
         _differences(report),
+        _slices(report),
         _split(report),
         _footer(report),
     )
@@ -166,6 +167,24 @@ def _differences(report: EvaluationReport) -> str:
         '<div class="wide" role="region" aria-label="Differences" tabindex=0><table class="pairs">'
         "<thead><tr><th scope=col>Compared</th><th scope=col>Difference</th><th scope=col>Verdict</th></tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table></div></section>"
+    )
+
+
+def _slices(report: EvaluationReport) -> str:
+    if not report.slices:
+        return ""
+    rows = []
+    for s in report.slices:
+        pattern, label = METRICS[s.metric].pattern, METRICS[s.metric].label.format(k=report.k)
+        names = (s.of, s.name, stage_label(s.stage), label)
+        cells = f"<td>{s.users:,}</td><td>{_cell(s.value, pattern)}</td><td>{_cell(s.delta, '+' + pattern)}</td>"
+        rows.append(f"<tr><th scope=row>{'</th><td>'.join(escape(name) for name in names[:2])}</td>")
+        rows.append(f"<td>{'</td><td>'.join(escape(name) for name in names[2:])}</td>{cells}</tr>")
+    heads = "".join(f"<th scope=col>{name}</th>" for name in ("Divided", "Part", "Stage", "Metric", "Users", "Value", "Delta"))
+    return (
+        "<section><h2>For whom</h2><p class=soft>Delta: against the other users, or what users took of the other items; below "
+        'zero is worse off.</p><div class="wide" role="region" aria-label="Slices" tabindex=0><table>'
+        f"<thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table></div></section>"
     )
 
 

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from reco_ray.evaluation.bootstrap import Interval
+from reco_ray.evaluation.slices import Slice
 
 __all__ = [
     "CURVE_CUTOFFS",
@@ -61,6 +62,12 @@ METRICS: Mapping[str, Metric] = {
     "recall": Metric("Recall@{k}", "Recall@{k}", ".3f", "share of all the items a user took that the list holds"),
     "mrr": Metric("MRR@{k}", "MRR", ".3f", "1 / position of the first right item, on average"),
     "hit_rate": Metric("Hit rate@{k}", "Hits", ".3f", "share of users whose list holds at least one right item"),
+    "auc": Metric(
+        "AUC",
+        "AUC",
+        ".3f",
+        "share of the pairs of a right and another candidate that stand right; of all candidates, not of lists",
+    ),
     "coverage": Metric("Coverage", "Cover", ".1%", "share of the catalogue that somebody is shown"),
     "novelty": Metric("Novelty", "Novel", ".1f", "how rare the items are in training, in bits"),
     "diversity": Metric("Diversity", "Divers", ".2f", "how unlike each other the items of one list are; 0 to 1"),
@@ -109,6 +116,7 @@ class EvaluationReport:
         n_events: events of each part, in order of time.
         stages: weakest first: random, popular, each single source, recall, recall+rank, +rerank; the last one is served.
         candidate_recall: source -> list length -> mean recall of its candidates; `UNION` holds all sources together.
+        slices: metrics of the served lists, and of recall alone, by users and items, with deltas.
         importances: (feature, gain) of the ranker, largest first.
         lake_versions: table -> version read.
         limits: what a reader must know beyond what the page says of every split.
@@ -124,6 +132,7 @@ class EvaluationReport:
     stages: tuple[StageResult, ...]
     differences: tuple[Difference, ...] = ()
     candidate_recall: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+    slices: tuple[Slice, ...] = ()
     importances: tuple[tuple[str, float], ...] = ()
     lake_versions: Mapping[str, int] = field(default_factory=dict)
     commit: str
@@ -172,6 +181,11 @@ class EvaluationReport:
                 source: {str(n): _finite(value) for n, value in curve.items()}
                 for source, curve in self.candidate_recall.items()
             },
+            "slices": [
+                {"of": s.of, "name": s.name, "stage": s.stage, "metric": s.metric, "users": s.users}
+                | {"value": _interval(s.value), "delta": _interval(s.delta)}
+                for s in self.slices
+            ],
             "importances": [{"feature": name, "gain": _finite(gain)} for name, gain in self.importances],
             "lake_versions": dict(self.lake_versions),
             "commit": self.commit,

@@ -140,7 +140,7 @@ def replace(
         schema_mode="merge" if there and predicate else "overwrite",
         partition_by=None if there else _PARTITIONS.get(name),
         configuration=statistics_property(name),
-        writer_properties=WriterProperties(max_row_group_size=_ROW_GROUPS[name]) if name in _ROW_GROUPS else None,
+        writer_properties=WriterProperties(max_row_group_size=_ROW_GROUPS.get(name)),
         commit_properties=CommitProperties(app_transactions=[transaction]) if transaction else None,
     )
     return version(root, name)

@@ -24,6 +24,9 @@ _OWN = {
 }
 _SOURCES = {
     "two_tower": "what people of like histories turn to",
+    "sequential": "what comes next after the user's last items",
+    "mf": "what people of overlapping tastes take",
+    "content": "what reads like the user's items",
     "covisit": "what is taken together with the user's items",
     "popular": "what most people take",
     "trending": "what many take just now",

@@ -85,6 +85,7 @@ def _report(
             for a, b in dict.fromkeys(pairs)
             if a in ndcg and b in ndcg and a != b
         ),
+        slices=tuple(_slices(answered, ndcg, catalogue, config)),
         candidate_recall={name: _curve(lists, answered.relevant) for name, lists in answered.candidates.items()},
         importances=tuple(model.importances()) if isinstance(model, XGBoostRanker) else (),
         lake_versions=lake_versions,
@@ -114,10 +115,27 @@ def _stage(
         "novelty": ev.novelty(lists, catalogue.events, k),
         "diversity": ev.intra_list_diversity(lists, catalogue.in_category, k),
     }
+    if name in answered.auc:
+        per_user["auc"] = answered.auc[name]
     metrics = {m: ev.confidence_interval(values, config.seed, **_bootstrap(config)) for m, values in per_user.items()}
     metrics["coverage"] = ev.Interval.point(ev.catalogue_coverage(lists, n_items, k))
     metrics["gini"] = ev.Interval.point(ev.gini(lists, n_items, k))
     return ev.StageResult(name, metrics, len(relevant))
+
+
+def _slices(
+    answered: StageLists, ndcg: Mapping[str, NDArray[np.float64]], catalogue: Catalogue, config: PipelineConfig
+) -> list[ev.Slice]:
+    """Of recall alone and of what is served, so that what ranking does to a group can be seen."""
+    found: list[ev.Slice] = []
+    n = config.evaluation.bootstrap
+    for stage in (RECALL, RERANKED):
+        if stage in ndcg:
+            found += ev.by_history(stage, ndcg[stage], answered.history, config.seed, n)
+            found += ev.by_popularity(
+                stage, answered.lists[stage], answered.relevant, catalogue.events, config.evaluation.k, config.seed, n
+            )
+    return found
 
 
 def _curve(lists: Lists, relevant: Lists) -> dict[int, float]:
