@@ -18,7 +18,7 @@ def quantile_matrix(
 ) -> xgboost.QuantileDMatrix:
     """Make the matrix of batches, each of whole groups whose rows stand together.
 
-    XGBoost looks at all values four times; the batches are read once, and lie in a temporary folder meanwhile, without ids.
+    XGBoost looks at all values several times; the batches are read once, and lie in a temporary folder meanwhile, without ids.
     All workers of a training must be here at once: they agree on the bins.
 
     Args:

@@ -22,7 +22,8 @@ def fit_rounds(
 ) -> xgboost.Booster:
     """Boost up to ``rounds`` trees; `best_rounds` of what it returns are the ones to keep.
 
-    A booster's generators of random columns are not in its file, so each stretch of 25 rounds starts from the file of the one
+    A booster that goes on from its file grows other trees than one that ran through (decision 0024), so each stretch of 25
+    rounds starts from the file of the one
     before, with a seed of its own, interrupted or not. The best round stands in the model itself.
 
     Args:
