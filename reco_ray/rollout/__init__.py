@@ -1,8 +1,9 @@
 """Rollouts: counts of what two releases did come in, decisions about their shares of the traffic go out, each with its numbers.
 
-Pure: the controller (`serve.rollouts`) reads the counts, calls `decide`, and carries out what it says; commands plan and show.
+`decide` and the tests are pure; `controller` reads the bus, calls `decide`, and carries out what it says in the online store.
 """
 
+from reco_ray.rollout import commands
 from reco_ray.rollout.decide import Decision, State, Status, decide, first_state
 from reco_ray.rollout.evidence import N_BUCKETS, Arm, Evidence
 from reco_ray.rollout.planning import budget_left, sample_size
@@ -22,6 +23,7 @@ __all__ = [
     "Status",
     "Step",
     "budget_left",
+    "commands",
     "compare_rates",
     "decide",
     "excess",

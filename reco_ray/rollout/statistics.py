@@ -14,7 +14,7 @@ from scipy.special import betainc, betaln, gammaln
 __all__ = ["Difference", "Stratum", "compare_rates", "excess", "mismatch"]
 
 Stratum = tuple[NDArray[np.float64], NDArray[np.float64]]
-_LEAST = 64  # decisions of each side before a rate's variance is worth anything
+_LEAST = 25  # successes, and failures, that each side should have before its rate is anything like normal
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,8 @@ def compare_rates(strata: Sequence[Stratum], alpha: float, effect: float) -> Dif
     for candidate, champion in strata:
         sizes = candidate[:, 0].sum(), champion[:, 0].sum()
         n += int(sizes[0])
-        if min(sizes) < _LEAST:
+        pooled = (candidate[:, 1].sum() + champion[:, 1].sum()) / max(1.0, sum(sizes))
+        if min(sizes) * min(pooled, 1 - pooled) < _LEAST:
             continue
         (a, va), (b, vb) = _rate(candidate), _rate(champion)
         score += (a - b) / (va + vb)

@@ -25,6 +25,7 @@ from reco_ray.store.packing import (
 )
 from reco_ray.store.precomputed import Precomputed, pack_precomputed, unpack_precomputed
 from reco_ray.store.profiles import ProfileStore
+from reco_ray.store.rollouts import RolloutStore
 from reco_ray.store.slates import Purges, SlateStore
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "Profile",
     "ProfileStore",
     "Purges",
+    "RolloutStore",
     "Scope",
     "SlateStore",
     "Traffic",

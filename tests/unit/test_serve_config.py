@@ -203,8 +203,9 @@ class World:
         self._asked += 1
         return {"ready": True, "replica": f"r{self._asked % 2}", "releases": sorted(self.store.traffic().weights)}
 
-    def deploy(self, release: str) -> Any:
-        return deploy(self.config, release, self.url, "", user_view=f"view-{release}", api=self.api, ready=self.ready)
+    def deploy(self, release: str, *, beside: bool = False) -> Any:
+        view = f"view-{release}"
+        return deploy(self.config, release, self.url, "", user_view=view, beside=beside, api=self.api, ready=self.ready)
 
 
 @pytest.fixture
@@ -234,6 +235,22 @@ def test_the_release_before_stays_and_older_ones_go_only_after_the_traffic_has_m
     traffic = world.store.traffic()
     assert traffic.weights == {"c": 1.0, "b": 0.0}
     assert traffic.user_views == {"c": "view-c", "b": "view-b"}
+
+
+def test_a_release_that_comes_up_beside_another_one_leaves_it_the_traffic(world: World) -> None:
+    world.deploy("a")
+    report = world.deploy("b", beside=True)
+    assert (report.kept, report.removed) == (("a",), ())
+    assert world.store.traffic().weights == {"a": 1.0, "b": 0.0}
+    assert sorted(world.api.apps) == ["gateway", "release-a", "release-b"]
+
+
+@pytest.mark.parametrize("before", [[], ["b"]])
+def test_a_release_comes_up_beside_another_one_only(world: World, before: list[str]) -> None:
+    for release in before:
+        world.deploy(release)
+    with pytest.raises(ConfigError, match="expected another release"):
+        world.deploy("b", beside=True)
 
 
 def test_a_release_that_fails_is_withdrawn_with_serves_own_message_and_traffic_stays(world: World) -> None:
