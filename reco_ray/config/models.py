@@ -15,6 +15,7 @@ __all__ = [
     "RankConfig",
     "RankKind",
     "RecallConfig",
+    "ReplayConfig",
     "RerankConfig",
     "SequentialConfig",
     "SourceName",
@@ -228,6 +229,22 @@ class EvaluationConfig:
     k: int = 10
     bootstrap: int = 1000
     confidence: float = 0.95
+
+
+@dataclass(kw_only=True)
+class ReplayConfig:
+    """Logged requests through two releases.
+
+    Attributes:
+        against: release that ``release`` is compared with; empty: the same one.
+        requests: the newest ones that are taken.
+    """
+
+    against: str = ""
+    requests: int = 1_000
+
+    def __post_init__(self) -> None:
+        between("replay.requests", self.requests, 1, 1_000_000)
 
 
 @dataclass(kw_only=True)
