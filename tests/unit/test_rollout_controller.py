@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -230,3 +231,20 @@ def test_one_controller_works_at_a_time(world: World) -> None:
             pass
     with world.rollouts.alone():
         pass
+
+
+def test_the_deployment_turns_in_a_thread_and_gives_the_lock_back(world: World) -> None:
+    from reco_ray.rollout.deployments import Rollouts
+
+    commands.start(world.rollouts, "new", POLICY, world.now, "test")
+    replica = Rollouts.func_or_class(world.events, world.namespace, world.url, "")
+    pause, deadline = threading.Event(), time.monotonic() + 60
+    while world.rollouts.evidence() is None and time.monotonic() < deadline:
+        pause.wait(0.05)
+    assert world.rollouts.evidence() is not None
+    replica.check_health()
+    replica.__del__()
+    with world.rollouts.alone():
+        pass
+    with pytest.raises(NotReadyError, match="thread ended"):
+        replica.check_health()
