@@ -1,7 +1,8 @@
 """`reco`: thin commands over the rooms, for people at a terminal.
 
 `reco demo` and `reco serve` are the two commands of the README; `reco keys` says who may call, `reco events` what comes in,
-`reco erasures` who wished to be forgotten, `reco rules` what is shown and what is not; the rest looks at what is there.
+`reco erasures` who wished to be forgotten, `reco rules` what is shown and what is not, `reco rollouts` who gets which
+release; the rest looks at what is there.
 """
 
 import json
@@ -14,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from reco_ray.cli import erasures, events, features, keys, rules
+from reco_ray.cli import erasures, events, features, keys, rollouts, rules
 from reco_ray.cli.options import Overrides, configure
 from reco_ray.cluster import embedded_store, ray_session
 from reco_ray.config import Auth, PipelineConfig
@@ -29,6 +30,8 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(erasures.app, name="erasures")
 app.add_typer(features.app, name="features")
 app.add_typer(rules.app, name="rules")
+app.add_typer(rollouts.app, name="rollouts")
+app.command()(rollouts.fallback)
 _console = Console()
 _ERASE_EVERY_S = 60.0
 

@@ -20,6 +20,7 @@ __all__ = [
     "RankConfig",
     "RankKind",
     "RecallConfig",
+    "ReplayConfig",
     "RerankConfig",
     "SequentialConfig",
     "SourceName",
@@ -354,6 +355,22 @@ class PolicyConfig:
             raise ConfigError(f"policy.outcome: found {self.outcome!r}, expected one of {list(allowed)}")
         if bool(self.draw) != bool(self.position):
             raise ConfigError(f"policy: found draw={self.draw!r} and position={self.position!r}, expected both or none")
+
+
+@dataclass(kw_only=True)
+class ReplayConfig:
+    """Logged requests through two releases.
+
+    Attributes:
+        against: release that ``release`` is compared with; empty: the same one.
+        requests: the newest ones that are taken.
+    """
+
+    against: str = ""
+    requests: int = 1_000
+
+    def __post_init__(self) -> None:
+        between("replay.requests", self.requests, 1, 1_000_000)
 
 
 @dataclass(kw_only=True)

@@ -5,7 +5,15 @@ from dataclasses import dataclass, field
 from reco_ray.config.cluster import ClusterConfig, StoreConfig, TrackingConfig
 from reco_ray.config.data import DriftConfig, FeaturesConfig, LakeConfig, SkewConfig, SourceConfig, SplitConfig
 from reco_ray.config.events import EventsConfig, ExposuresConfig, FeedbackConfig, PrivacyConfig
-from reco_ray.config.models import BatchConfig, EvaluationConfig, PolicyConfig, RankConfig, RecallConfig, RerankConfig
+from reco_ray.config.models import (
+    BatchConfig,
+    EvaluationConfig,
+    PolicyConfig,
+    RankConfig,
+    RecallConfig,
+    ReplayConfig,
+    RerankConfig,
+)
 from reco_ray.config.serving import ServeConfig
 from reco_ray.errors import ConfigError
 
@@ -47,6 +55,7 @@ class PipelineConfig:
     drift: DriftConfig = field(default_factory=DriftConfig)
     feedback: FeedbackConfig = field(default_factory=FeedbackConfig)
     privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
 
     def __post_init__(self) -> None:
         if not self.root:

@@ -106,6 +106,7 @@ class ServeConfig:
         scale_up_s, scale_down_s: a need for more, or fewer, replicas must last so long before the number changes.
         idle_to_zero_s: a stage with ``min_replicas`` 0 ends when nothing came for so long.
         keep_releases: the newest release and those before it that stay loaded, for a quick way back.
+        rollout_webhook: address that gets each decision of a rollout as JSON; empty: none.
     """
 
     host: str = "127.0.0.1"
@@ -131,6 +132,7 @@ class ServeConfig:
     scale_down_s: float = 60.0
     idle_to_zero_s: float = 600.0
     keep_releases: int = 2
+    rollout_webhook: str = ""
     ready_timeout_s: int = 180
     label_selector: dict[str, str] = field(default_factory=dict)
 

@@ -6,11 +6,20 @@ from typing import Any
 from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 from ray.serve import Application
 
-from reco_ray.serve.args import GatewayArgs, ReleaseArgs
+from reco_ray.rollout.deployments import Rollouts
+from reco_ray.serve.args import GatewayArgs, ReleaseArgs, RolloutArgs
 from reco_ray.serve.deployments import Gateway, Ranker, Recall, Reranker
-from reco_ray.serve.sizing import gateway_options, release_options
+from reco_ray.serve.sizing import gateway_options, release_options, rollout_options
 
-__all__ = ["GatewayArgs", "ReleaseArgs", "build_gateway", "build_release", "serve_client"]
+__all__ = [
+    "GatewayArgs",
+    "ReleaseArgs",
+    "RolloutArgs",
+    "build_gateway",
+    "build_release",
+    "build_rollouts",
+    "serve_client",
+]
 
 _FIXED: dict[str, Any] = {
     "max_surge_percent": 100,  # Serve's default of 0 stops the old replica before the new one is up
@@ -32,6 +41,11 @@ def build_release(args: ReleaseArgs) -> Application:
     where, options = (args.root, args.release_id, args.loader, args.store_url, args.namespace), release_options(args)
     recall, ranker = _bind(Recall, options, *where), _bind(Ranker, options, *where)
     return _bind(Reranker, options, *where, [recall, ranker])
+
+
+def build_rollouts(args: RolloutArgs) -> Application:
+    """Build the application of the controller of rollouts."""
+    return _bind(Rollouts, rollout_options(), args.events, args.namespace, args.store_url, args.webhook)
 
 
 def serve_client(dashboard: str) -> ServeSubmissionClient:

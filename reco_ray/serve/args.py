@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from reco_ray.config import CacheConfig, EventsConfig, ExposuresConfig, UnprofiledConfig
 
-__all__ = ["GatewayArgs", "ReleaseArgs", "Scaling", "Size"]
+__all__ = ["GatewayArgs", "ReleaseArgs", "RolloutArgs", "Scaling", "Size"]
 
 LOADER = "reco_ray.serve.path.loading:ReleaseLoader"
 
@@ -108,3 +108,16 @@ class ReleaseArgs(Args):
     scaling: Scaling = Scaling()
     label_selector: dict[str, str] = {}
     loader: str = LOADER
+
+
+class RolloutArgs(Args):
+    """Arguments of the controller of rollouts.
+
+    Attributes:
+        webhook: address that gets each decision; empty: none.
+    """
+
+    store_url: str
+    namespace: str = "reco"
+    events: EventsConfig = EventsConfig()
+    webhook: str = ""

@@ -63,12 +63,14 @@ def deploy(
     dashboard: str,
     *,
     user_view: str = "",
+    beside: bool = False,
     api: ServeApi | None = None,
     ready: Callable[[str], Mapping[str, Any]] | None = None,
 ) -> DeployReport:
     """Run a release behind the gateway and send all traffic to it.
 
     Args:
+        beside: it gets no traffic, and what has it keeps it: for a rollout.
         user_view: version of the user view that the release was trained on; read from its manifest when empty.
         api, ready: Serve's REST client, and what asks ``/readyz`` at a URL; given by tests.
     Raises:
@@ -85,6 +87,8 @@ def deploy(
     with OnlineStore(store_url, config.store.namespace) as store:
         before = store.traffic()
         keep = _to_keep(release_id, before, details, config)
+        if beside:
+            _check_room(release_id, before, keep)
         wanted = render(config, keep, store_url)
         staying = [app for app in _deployed(details) if app["name"] not in {each["name"] for each in wanted["applications"]}]
         removed = tuple(sorted(app["name"] for app in staying))
@@ -95,7 +99,8 @@ def deploy(
         except NotReadyError:
             _withdraw(api, details, application_name(release_id))
             raise
-        traffic, moved = _move_traffic(store, before, release_id, keep, user_view)
+        weights = {r: w for r, w in before.weights.items() if w > 0} if beside else {release_id: 1.0}
+        traffic, moved = _move_traffic(store, before, weights, keep, user_view)
         url = _url(config, details)
         _await_gateways(ready, url, release_id, details, deadline)
         changed = _put(api, details, wanted) or changed or moved
@@ -129,6 +134,16 @@ def _to_keep(release_id: str, before: Traffic, details: Mapping[str, Any], confi
     if config.serve.topology is Topology.staged:  # a record may be older than this Serve, and name what is not there
         others = [r for r in others if _status(details, application_name(r)) != "absent"]
     return [release_id, *others[: max(0, config.serve.keep_releases - 1)]]
+
+
+def _check_room(release_id: str, before: Traffic, keep: Sequence[str]) -> None:
+    """Refuse to bring a release up beside another one where there is none, or it would have to leave."""
+    live = {release for release, weight in before.weights.items() if weight > 0}
+    if not live or release_id in live or not live <= set(keep):
+        raise ConfigError(
+            f"release {release_id}: found {sorted(live)} with traffic and {list(keep)} to be kept, expected another release "
+            "with all the traffic to stay; deploy one first with jobs/deploy_release.py, and give serve.keep_releases=2 or more"
+        )
 
 
 def _deployed(details: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -195,11 +210,11 @@ def _withdraw(api: ServeApi, before: Mapping[str, Any], name: str) -> None:
 
 
 def _move_traffic(
-    store: OnlineStore, before: Traffic, release_id: str, keep: Sequence[str], user_view: str
+    store: OnlineStore, before: Traffic, live: Mapping[str, float], keep: Sequence[str], user_view: str
 ) -> tuple[Traffic, bool]:
-    """Give the release all traffic; those kept stay in the record with none, so that gateways hold them ready."""
-    views = {release: before.user_views[release] for release in keep[1:]} | {release_id: user_view}
-    weights = {release: float(release == release_id) for release in views}
+    """Set the shares; others that are kept stay in the record with none, so that gateways hold them ready."""
+    views = {release: before.user_views[release] for release in keep[1:]} | {keep[0]: user_view}
+    weights = {release: live.get(release, 0.0) for release in views}
     if (dict(before.weights), dict(before.user_views)) == (weights, views):
         return before, False
     return store.set_traffic(weights, views), True

@@ -6,12 +6,12 @@ from typing import Any
 import yaml
 
 from reco_ray.config import DeploymentConfig, PipelineConfig, ServeConfig, Topology
-from reco_ray.serve.args import GatewayArgs, ReleaseArgs, Scaling, Size
-from reco_ray.serve.sizing import SIZE_FIELDS, gateway_options, release_options
+from reco_ray.serve.args import GatewayArgs, ReleaseArgs, RolloutArgs, Scaling, Size
+from reco_ray.serve.sizing import SIZE_FIELDS, gateway_options, release_options, rollout_options
 
-__all__ = ["GATEWAY", "application_name", "render", "to_yaml"]
+__all__ = ["GATEWAY", "ROLLOUTS", "application_name", "render", "to_yaml"]
 
-GATEWAY = "gateway"
+GATEWAY, ROLLOUTS = "gateway", "rollouts"
 
 
 def application_name(release_id: str) -> str:
@@ -20,7 +20,9 @@ def application_name(release_id: str) -> str:
 
 
 def render(config: PipelineConfig, release_ids: Sequence[str], store_url: str) -> dict[str, Any]:
-    """Render the whole Serve config: the gateway, and an application per release (none in the fused topology)."""
+    """Render the whole Serve config: the gateway, the controller of rollouts, and an application per release
+    (none in the fused topology).
+    """
     serve = config.serve
     gateway = GatewayArgs(
         root=config.root,
@@ -45,7 +47,13 @@ def render(config: PipelineConfig, release_ids: Sequence[str], store_url: str) -
         scaling=_scaling(serve),
         label_selector=dict(serve.label_selector),
     )
-    apps = [_app(GATEWAY, "/", "serve_apps.gateway:build", gateway)]
+    rollouts = RolloutArgs(
+        store_url=store_url, namespace=config.store.namespace, events=config.events, webhook=serve.rollout_webhook
+    )
+    apps = [
+        _app(GATEWAY, "/", "serve_apps.gateway:build", gateway),
+        _app(ROLLOUTS, None, "serve_apps.rollouts:build", rollouts),
+    ]
     if serve.topology is Topology.staged:
         for release_id in release_ids:
             args = ReleaseArgs(
@@ -91,9 +99,17 @@ def _scaling(config: ServeConfig) -> Scaling:
     )
 
 
-def _app(name: str, route_prefix: str | None, import_path: str, args: GatewayArgs | ReleaseArgs) -> dict[str, Any]:
+def _app(
+    name: str, route_prefix: str | None, import_path: str, args: GatewayArgs | ReleaseArgs | RolloutArgs
+) -> dict[str, Any]:
     given = args.model_dump(mode="json", exclude={"loader", *SIZE_FIELDS})
-    options = gateway_options(args) if isinstance(args, GatewayArgs) else release_options(args)
+    match args:
+        case GatewayArgs():
+            options = gateway_options(args)
+        case ReleaseArgs():
+            options = release_options(args)
+        case RolloutArgs():
+            options = rollout_options()
     deployments = [{"name": deployment, **each} for deployment, each in options.items()]
     return {
         "name": name,

@@ -8,7 +8,7 @@ from typing import Any
 from reco_ray.serve.args import GatewayArgs, ReleaseArgs, Scaling, Size
 from reco_ray.serve.autoscaling import WINDOW_S
 
-__all__ = ["SIZE_FIELDS", "gateway_options", "release_options"]
+__all__ = ["SIZE_FIELDS", "gateway_options", "release_options", "rollout_options"]
 
 SIZE_FIELDS = {"gateway", "recall", "ranker", "reranker", "scaling", "label_selector"}
 """Fields of the arguments that are options."""
@@ -38,6 +38,11 @@ def release_options(args: ReleaseArgs) -> dict[str, dict[str, Any]]:
         )
         for name, size in sizes.items()
     }
+
+
+def rollout_options() -> dict[str, dict[str, Any]]:
+    """Options of the controller of rollouts, of which there is one: it sleeps most of the time."""
+    return {"Rollouts": {"num_replicas": 1, "ray_actor_options": {"num_cpus": 0}}}
 
 
 def _options(size: Size, scaling: dict[str, Any], label_selector: dict[str, str]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from reco_ray.store.packing import (
 )
 from reco_ray.store.precomputed import Precomputed, pack_precomputed, unpack_precomputed
 from reco_ray.store.profiles import ProfileStore
+from reco_ray.store.rollouts import RolloutStore
 from reco_ray.store.rules import Decided, RuleRecord, RuleStore
 from reco_ray.store.slates import Purges, SlateStore
 
@@ -54,6 +55,7 @@ __all__ = [
     "Profile",
     "ProfileStore",
     "Purges",
+    "RolloutStore",
     "RuleRecord",
     "RuleStore",
     "Scope",

@@ -20,7 +20,7 @@ from reco_ray.store.keys import KeyStore
 from reco_ray.store.packing import pack_user, unpack_user
 from reco_ray.types import EMPTY_USER, UserRow
 
-__all__ = ["OnlineStore", "Traffic"]
+__all__ = ["OnlineStore", "Traffic", "read_traffic", "write_traffic"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class OnlineStore:
 
     async def poll_traffic(self) -> Traffic:
         """Read the traffic record; version 0 when nothing was ever deployed."""
-        return _traffic(await self.calls.get(self.key("traffic")))
+        return read_traffic(await self.calls.get(self.key("traffic")))
 
     async def alive(self) -> bool:
         """Whether the store answers."""
@@ -115,7 +115,7 @@ class OnlineStore:
         Raises: NotReadyError: the store is away.
         """
         with answering():
-            return _traffic(self.blocking_calls.get(self.key("traffic")))
+            return read_traffic(self.blocking_calls.get(self.key("traffic")))
 
     def set_traffic(self, weights: Mapping[str, float], user_views: Mapping[str, str]) -> Traffic:
         """Replace the traffic record atomically; the version grows by one.
@@ -125,10 +125,10 @@ class OnlineStore:
         key = self.key("traffic")
 
         def change(pipe: redis.client.Pipeline) -> None:
-            now = _traffic(pipe.get(key))  # immediate while the key is watched
+            now = read_traffic(pipe.get(key))  # immediate while the key is watched
             new = Traffic(now.version + 1, dict(weights), dict(user_views))
             pipe.multi()
-            pipe.set(key, json.dumps({"version": new.version, "weights": new.weights, "user_views": new.user_views}))
+            pipe.set(key, write_traffic(new))
 
         self.blocking_calls.transaction(change, key)
         return self.traffic()
@@ -142,7 +142,13 @@ class OnlineStore:
         return self.key("user", view, user_digest(user_id))
 
 
-def _traffic(raw: object) -> Traffic:
+def write_traffic(traffic: Traffic) -> str:
+    """As the store holds it."""
+    return json.dumps({"version": traffic.version, "weights": dict(traffic.weights), "user_views": dict(traffic.user_views)})
+
+
+def read_traffic(raw: object) -> Traffic:
+    """Read `write_traffic`; version 0 of what is not there."""
     if not isinstance(raw, bytes):
         return Traffic()
     found = json.loads(raw)

@@ -17,7 +17,7 @@ from reco_ray.workflow.items import take_live_items
 from reco_ray.workflow.sinks import start_sinks
 from reco_ray.workflow.steps import STEPS
 
-__all__ = ["deploy_release", "load_precomputed", "materialize_features", "run_pipeline"]
+__all__ = ["bring_up_beside", "deploy_release", "load_precomputed", "materialize_features", "run_pipeline"]
 
 if TYPE_CHECKING:
     from reco_ray.streaming.flow import Rebuilt
@@ -50,11 +50,26 @@ def deploy_release(config: PipelineConfig, store_url: str, dashboard: str) -> De
         ArtifactError: there is no such release, or it was made by code that computed other features.
         NotReadyError: it or a sink does not come up; traffic stays where it was.
     """
+    return _deploy(config, store_url, dashboard, beside=False)
+
+
+def bring_up_beside(config: PipelineConfig, store_url: str, dashboard: str) -> DeployReport:
+    """Load ``config.release`` beside the one that has the traffic, which keeps it.
+
+    Raises:
+        ArtifactError: there is no such release, it is damaged, or it was made by code that computed other features.
+        ConfigError: no other release has traffic, or there is no room for two.
+        NotReadyError: it or a sink does not come up.
+    """
+    return _deploy(config, store_url, dashboard, beside=True)
+
+
+def _deploy(config: PipelineConfig, store_url: str, dashboard: str, *, beside: bool) -> DeployReport:
     release = config.release or newest(config.root)
     manifest = verify(open_release(config.root, release))
     materialize_features(config, store_url, manifest)
     start_sinks(config, store_url)
-    report = deploy(config, release, store_url, dashboard, user_view=manifest.user_view)
+    report = deploy(config, release, store_url, dashboard, user_view=manifest.user_view, beside=beside)
     _forget_views(config, store_url)
     made_ts = datetime.now(UTC).isoformat()
     record = json.dumps({**asdict(report), "made_ts": made_ts}, indent=1)

@@ -63,6 +63,13 @@ class BrokenLoader(FakeLoader):
         raise RuntimeError("this ranker is broken on purpose")
 
 
+class FlakyLoader(FakeLoader):
+    """Its ranker fails every third time."""
+
+    def rank(self) -> "FakeRank":
+        return FlakyRank(self._ms[1], self.work)
+
+
 class FakeRecall:
     """Finds the first 300 items, rotated by the length of the user's id, the session and interests named like items."""
 
@@ -102,6 +109,18 @@ class FakeRank:
         starts = [int(request.user.features[0]) if request.user.as_of else 0 for request in requests]
         found = zip(candidates, starts, strict=True)
         return [((each.item_idx - start) % ITEMS + start).astype(np.float32) for each, start in found]
+
+
+class FlakyRank(FakeRank):
+    """Fails every third time."""
+
+    _calls = 0
+
+    def score(self, requests: Sequence[Request], candidates: Sequence[Candidates]) -> list[NDArray[np.float32]]:
+        self._calls += 1
+        if self._calls % 3 == 0:
+            raise RuntimeError("this ranker fails on purpose")
+        return super().score(requests, candidates)
 
 
 class FakeRerank:

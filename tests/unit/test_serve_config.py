@@ -18,7 +18,7 @@ from reco_ray.cluster import embedded_store
 from reco_ray.compose import compose_config
 from reco_ray.config import PipelineConfig
 from reco_ray.errors import ConfigError, NotReadyError
-from reco_ray.serve.app import GatewayArgs, ReleaseArgs, build_gateway, build_release
+from reco_ray.serve.app import GatewayArgs, ReleaseArgs, RolloutArgs, build_gateway, build_release
 from reco_ray.serve.deploy import deploy
 from reco_ray.serve.render import render, to_yaml
 from reco_ray.store import OnlineStore
@@ -51,7 +51,7 @@ def test_the_committed_config_is_valid_and_holds_no_key_that_serve_would_ignore(
         unknown(app, ServeApplicationSchema)
         for deployment in app.get("deployments", []):
             unknown(deployment, DeploymentSchema)
-        (GatewayArgs if app["name"] == "gateway" else ReleaseArgs).model_validate(app["args"])
+        {"gateway": GatewayArgs, "rollouts": RolloutArgs}.get(app["name"], ReleaseArgs).model_validate(app["args"])
 
 
 def unknown(found: Mapping[str, Any], model: type[BaseModel]) -> None:
@@ -78,7 +78,7 @@ def gateway_args(overrides: list[str]) -> GatewayArgs:
 
 def test_the_fused_topology_has_no_release_applications() -> None:
     config = compose_config(["root=/data", "serve.topology=fused"])
-    assert [app["name"] for app in render(config, ["r1", "r2"], "redis://h:1")["applications"]] == ["gateway"]
+    assert [app["name"] for app in render(config, ["r1", "r2"], "redis://h:1")["applications"]] == ["gateway", "rollouts"]
 
 
 def test_arguments_with_an_unknown_key_or_turned_around_sizes_are_refused() -> None:
@@ -203,8 +203,9 @@ class World:
         self._asked += 1
         return {"ready": True, "replica": f"r{self._asked % 2}", "releases": sorted(self.store.traffic().weights)}
 
-    def deploy(self, release: str) -> Any:
-        return deploy(self.config, release, self.url, "", user_view=f"view-{release}", api=self.api, ready=self.ready)
+    def deploy(self, release: str, *, beside: bool = False) -> Any:
+        view = f"view-{release}"
+        return deploy(self.config, release, self.url, "", user_view=view, beside=beside, api=self.api, ready=self.ready)
 
 
 @pytest.fixture
@@ -215,7 +216,7 @@ def world(store_config: tuple[PipelineConfig, str]) -> World:
 def test_deploying_moves_all_traffic_and_doing_it_again_changes_nothing(world: World) -> None:
     report = world.deploy("a")
     assert (report.changed, report.kept, report.removed, report.url) == (True, (), (), "http://127.0.0.1:8000")
-    assert world.api.puts == [["gateway", "release-a"]]
+    assert world.api.puts == [["gateway", "release-a", "rollouts"]]
     again = world.deploy("a")
     assert (again.changed, again.traffic_version) == (False, report.traffic_version)
     assert len(world.api.puts) == 1
@@ -225,15 +226,31 @@ def test_the_release_before_stays_and_older_ones_go_only_after_the_traffic_has_m
     for release in ("a", "b", "c"):
         report = world.deploy(release)
     assert world.api.puts == [
-        ["gateway", "release-a"],
-        ["gateway", "release-a", "release-b"],
-        ["gateway", "release-a", "release-b", "release-c"],
-        ["gateway", "release-b", "release-c"],
+        ["gateway", "release-a", "rollouts"],
+        ["gateway", "release-a", "release-b", "rollouts"],
+        ["gateway", "release-a", "release-b", "release-c", "rollouts"],
+        ["gateway", "release-b", "release-c", "rollouts"],
     ]
     assert (report.kept, report.removed) == (("b",), ("release-a",))
     traffic = world.store.traffic()
     assert traffic.weights == {"c": 1.0, "b": 0.0}
     assert traffic.user_views == {"c": "view-c", "b": "view-b"}
+
+
+def test_a_release_that_comes_up_beside_another_one_leaves_it_the_traffic(world: World) -> None:
+    world.deploy("a")
+    report = world.deploy("b", beside=True)
+    assert (report.kept, report.removed) == (("a",), ())
+    assert world.store.traffic().weights == {"a": 1.0, "b": 0.0}
+    assert sorted(world.api.apps) == ["gateway", "release-a", "release-b", "rollouts"]
+
+
+@pytest.mark.parametrize("before", [[], ["b"]])
+def test_a_release_comes_up_beside_another_one_only(world: World, before: list[str]) -> None:
+    for release in before:
+        world.deploy(release)
+    with pytest.raises(ConfigError, match="expected another release"):
+        world.deploy("b", beside=True)
 
 
 def test_a_release_that_fails_is_withdrawn_with_serves_own_message_and_traffic_stays(world: World) -> None:
@@ -243,7 +260,7 @@ def test_a_release_that_fails_is_withdrawn_with_serves_own_message_and_traffic_s
     with pytest.raises(NotReadyError, match=r"release-b: found DEPLOY_FAILED.*no such index"):
         world.deploy("b")
     assert world.store.traffic() == before
-    assert sorted(world.api.apps) == ["gateway", "release-a"]
+    assert sorted(world.api.apps) == ["gateway", "release-a", "rollouts"]
 
 
 def test_a_release_that_never_comes_up_is_withdrawn_after_the_time_out(world: World) -> None:
@@ -251,7 +268,7 @@ def test_a_release_that_never_comes_up_is_withdrawn_after_the_time_out(world: Wo
     world.api.hanging = {"release-b"}
     with pytest.raises(NotReadyError, match=r"release-b is DEPLOYING.*serve\.ready_timeout_s"):
         world.deploy("b")
-    assert sorted(world.api.apps) == ["gateway", "release-a"]
+    assert sorted(world.api.apps) == ["gateway", "release-a", "rollouts"]
 
 
 def test_a_gateway_replica_that_does_not_load_the_release_fails_the_deployment(world: World) -> None:
@@ -263,7 +280,7 @@ def test_a_gateway_replica_that_does_not_load_the_release_fails_the_deployment(w
 def test_a_record_that_is_older_than_serve_does_not_bring_its_releases_back(world: World) -> None:
     world.store.set_traffic({"gone": 1.0}, {"gone": "view-gone"})
     assert world.deploy("a").kept == ()
-    assert world.api.puts == [["gateway", "release-a"]]
+    assert world.api.puts == [["gateway", "release-a", "rollouts"]]
     assert world.store.traffic().weights == {"a": 1.0}
 
 
