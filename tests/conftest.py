@@ -4,12 +4,12 @@ A free seed for Hypothesis: ``RECO_TEST_FREE_SEED=1 pytest``.
 """
 
 import os
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
+from ports import free_port
 
 from reco_ray.cluster import ray_session, serve_environment
 from reco_ray.config import ClusterConfig
@@ -40,7 +40,7 @@ def pytest_configure() -> None:
     os.environ.pop("RAY_ADDRESS", None)  # tests never attach to a cluster of the user's
     os.environ["RAY_AUTH_MODE"] = "disabled"  # nor write a token to the home folder
     os.environ["RAY_SERVE_PORT_QUARANTINE_S"] = "0"  # ports of stopped replicas are free for the next test
-    os.environ.update({name: str(_free_port()) for name in PROXY_PORTS})
+    os.environ.update({name: str(free_port()) for name in PROXY_PORTS})
     os.environ.update(REPLICA_PORTS)
     folders = [str(TESTS / "ray"), str(TESTS / "serve"), os.environ.get("PYTHONPATH", "")]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, folders))  # workers find functions of test modules
@@ -58,7 +58,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[str]:
     """A local Ray cluster for the whole session; yields its dashboard's HTTP address."""
-    with ray_session(ClusterConfig(num_cpus=4, dashboard_port=_free_port(), auth_mode="disabled")) as address:
+    with ray_session(ClusterConfig(num_cpus=4, dashboard_port=free_port(), auth_mode="disabled")) as address:
         yield address
 
 
@@ -70,9 +70,3 @@ def _folder(item: pytest.Item) -> str:
 def _folder_order(item: pytest.Item) -> int:
     folder = _folder(item)
     return ORDER.index(folder) if folder in ORDER else len(ORDER)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -17,6 +16,7 @@ import httpx
 import numpy as np
 import polars as pl
 import pytest
+from ports import free_port
 from ray import serve
 
 from reco_ray.cluster import embedded_store
@@ -200,12 +200,6 @@ def store_url(config: PipelineConfig, outputs: dict[str, Output]) -> Iterator[st
         yield url
         stop_sinks(config)
     serve.shutdown()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.mark.parametrize("topology", Topology)

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ports import free_port
 from ray import serve
-from serve_world import World, free_port
+from serve_world import World
 
 from reco_ray.cluster import embedded_store
 from reco_ray.compose import compose_config

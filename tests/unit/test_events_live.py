@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import json
 import logging
-import socket
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -18,6 +17,7 @@ import redis
 from event_fakes import EventCounts
 from event_server import EventServer
 from item_fakes import ItemCounts
+from ports import free_port
 from test_ladder import Metrics, Stages, popular_list
 from typer.testing import CliRunner, Result
 
@@ -38,12 +38,6 @@ from reco_ray.serve.path.fleet import Connected
 from reco_ray.store import ErasureStore, OnlineStore
 
 T = TypeVar("T")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def config_of(root: Path, port: int) -> PipelineConfig:

@@ -199,7 +199,7 @@ def test_a_release_is_judged_from_exposures_before_anybody_sees_it(
         for i in range(5)
         for r in requests
     ]
-    truth = np.mean([sum(map(earned, s.item_ids)) for s in stage.arrange(again, candidates * 3, scores * 3)])
+    truth = np.mean([sum(map(earned, s.item_ids)) for s in stage.arrange(again, candidates * 5, scores * 5)])
     assert [e.estimator for e in report.estimates] == ["ips", "snips", "sequential"]
     for each in report.estimates:
         assert each.value.low - 0.02 < truth < each.value.high + 0.02

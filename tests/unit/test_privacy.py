@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import redis
+from ports import free_port
 from privacy_world import (
     GONE,
     START,
@@ -43,12 +43,6 @@ from reco_ray.privacy.settle import settle
 from reco_ray.release import open_release
 from reco_ray.schema import EVENTS, check
 from reco_ray.store import ErasureStore, FenceReader, FenceStore, OnlineStore
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from pathlib import Path
 import orjson
 import pyarrow as pa
 import pytest
+from ports import free_port
 from privacy_world import OTHERS, config_of, event
-from test_privacy import free_port
 
 from reco_ray.cluster import embedded_store
 from reco_ray.config import DateUnit, PipelineConfig

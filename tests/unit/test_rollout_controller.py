@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ports import free_port
 
 from reco_ray.cluster import embedded_store
 from reco_ray.compose import compose_config
@@ -31,7 +32,7 @@ SLOTS = encode_slots(["i1"], np.ones(1, np.float32), [["popular"]])
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, EventsConfig]]:
-    config = compose_config([f"root={tmp_path_factory.mktemp('root')}", "store.port=6394", "events.bus.partitions=2"])
+    config = compose_config([f"root={tmp_path_factory.mktemp('root')}", f"store.port={free_port()}", "events.bus.partitions=2"])
     with embedded_store(config) as url:
         yield url, config.events
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ports import free_port
 from pydantic import BaseModel, ValidationError
 from ray.serve._private.application_state import get_app_code_version
 from ray.serve.schema import DeploymentSchema, HTTPOptionsSchema, LoggingConfig, ServeApplicationSchema, ServeDeploySchema
@@ -184,7 +185,7 @@ class FakeServe:
 
 @pytest.fixture(scope="module")
 def store_config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[PipelineConfig, str]]:
-    overrides = [f"root={tmp_path_factory.mktemp('root')}", "store.port=6397", "serve.ready_timeout_s=1"]
+    overrides = [f"root={tmp_path_factory.mktemp('root')}", f"store.port={free_port()}", "serve.ready_timeout_s=1"]
     config = compose_config(overrides)
     with embedded_store(config) as url:
         yield config, url
