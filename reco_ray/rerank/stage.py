@@ -196,7 +196,8 @@ class Rerank:
         c, rows, standard, wanted = self._catalogue, ready.rows, ready.standard, None
         plan = ready.plan if ready.binds else None
         if plan is not None:
-            wanted = np.isin(rows, [row for _, row, _ in plan.pins_at(request.shown.size, request.k)])
+            pinned = np.array([row for _, row, _ in plan.pins_at(request.shown.size, request.k)], np.int64)
+            wanted = (rows[:, None] == pinned).any(axis=1)  # few: np.isin would sort or hash both
             wanted[plan.more(rows, standard, request.k)] = True
         return make_policy(
             self._config,
@@ -213,7 +214,7 @@ class Rerank:
         """Rows of pinned items that are not among the candidates, and may be shown."""
         pins = plan.pins_at(request.shown.size, request.k)
         pinned = np.array([row for _, row, _ in pins if row >= 0], np.int64)
-        pinned = np.unique(pinned[~np.isin(pinned, rows)])
+        pinned = np.unique(pinned[~(pinned[:, None] == rows).any(axis=1)])
         return pinned[query.visible(pinned) & ~plan.hidden[pinned]]
 
     def _unknown(self, request: Request) -> tuple[str, ...]:
