@@ -69,6 +69,8 @@ class Request:
             float32, shape (len(items),).
         query: the text that ``items`` answer; kept out of the repr, so that no log line shows it.
         at_us: when it was asked, microseconds since the epoch; 0 where that is not known, or is to play no part.
+        shown: keys of the items of the pages before this one, none of which may come back, sorted, shape (m,); the places of
+            the slate count on from there.
         interests: categories that a user without a history says to like: their items come first in the lists that are the same
             for all. A release ignores those it does not know. (Items that such a user likes stand in ``user`` as its history.)
     """
@@ -89,6 +91,7 @@ class Request:
     query: str = field(default="", repr=False)
     at_us: int = 0
     interests: tuple[str, ...] = field(default=(), repr=False)
+    shown: NDArray[np.uint64] = field(default_factory=lambda: _NO_KEYS, repr=False)
 
     def __post_init__(self) -> None:
         n = len(self.items)

@@ -35,6 +35,7 @@ DECISION_COLUMNS = (
     "rung",
     "draw_id",
     "item_ids",
+    "first_position",
     "scores",
     "propensities",
     "date",
@@ -86,7 +87,9 @@ def _slots(decisions: pl.DataFrame) -> pl.DataFrame:
     shown = decisions.select(DECISION_COLUMNS).unique(["request_id", "ts"], keep="first")
     return (
         shown.filter(pl.col("item_ids").list.len() > 0)
-        .with_columns(position=pl.int_ranges(1, pl.col("item_ids").list.len() + 1, dtype=pl.Int32))
+        .with_columns(first=pl.col("first_position").fill_null(1))
+        .with_columns(position=pl.int_ranges(pl.col("first"), pl.col("first") + pl.col("item_ids").list.len(), dtype=pl.Int32))
+        .drop("first", "first_position")
         .explode("item_ids", "scores", "propensities", "position")
         .rename({"item_ids": "item_id", "scores": "score", "propensities": "propensity"})
         .with_row_index("slot")

@@ -71,12 +71,15 @@ def encode_slots(
     scores: NDArray[np.float32],
     reasons: Sequence[Sequence[str]],
     propensities: NDArray[np.float32] | None = None,
+    rules_version: int | None = None,
+    first_position: int = 1,
 ) -> bytes:
     """Write a slate's places; a score that is not finite becomes null.
 
     Args:
         reasons: per place, names of recall sources and of the rules that took effect; they are told apart here.
         propensities: None where the slate was not drawn at random.
+        rules_version: of the rules in force. first_position: of the first place, more than 1 on a later page.
     """
     told_apart = [_told_apart(tuple(each)) for each in reasons]
     fields = {
@@ -85,6 +88,8 @@ def encode_slots(
         "propensities": propensities,
         "sources": [sources for sources, _ in told_apart],
         "rules": [rules for _, rules in told_apart],
+        "rules_version": rules_version,
+        "first_position": first_position,
     }
     return orjson.dumps(fields, option=_NUMPY)
 
@@ -139,6 +144,9 @@ def _rows_to_table(records: Sequence[Record], unit: DateUnit) -> pa.Table:
         "propensities": _propensities([row["propensities"] for row in rows], sizes),
         "sources": _split([row["sources"] for row in rows]),
         "rules": _split([row["rules"] for row in rows]),
+        # records of before lack them
+        "rules_version": pa.array([row.get("rules_version") for row in rows], pa.int32()),
+        "first_position": pa.array([row.get("first_position") for row in rows], pa.int32()),
         "user_row": pa.array([_unpacked(row["user_row"]) for row in rows], pa.binary()),
         "timings": _maps([row["timings"] for row in rows]),
         "date": pa.array([_date(row["ts"] // _HOUR_US, unit) for row in rows], pa.string()),

@@ -33,7 +33,7 @@ def _usable(expression: pl.Expr) -> pl.Expr:
 
 
 _COUNTS = (
-    _usable(pl.col("position") == 1).alias("decisions"),
+    _usable(pl.col("position") == 1).alias("decisions"),  # later pages belong to that of the first
     ((pl.col("position") == 1) & ~pl.col("consent")).sum().alias("without_consent"),
     pl.col("consent").sum().alias("slots"),
     _usable((pl.col("impressions") > 0) | _CLICKED).alias("seen"),

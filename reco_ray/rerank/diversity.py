@@ -65,6 +65,7 @@ def _within(
     """`mmr` within the bounds of rules: the cap gives way before them."""
     n = scores.shape[0]
     value = (1 - diversity) * np.where(np.isfinite(scores), scores, _LAST)  # a pinned item may have no score
+    weighted = np.asarray(diversity * vectors, np.float32)
     near = np.zeros(n, np.float32)
     main = main_category(vectors) if cap else np.empty(0, np.int64)
     picked: list[int] = []
@@ -77,12 +78,13 @@ def _within(
                 full[0] = False
                 spread = may & ~full[main + 1]
                 may = spread if spread.any() else may
-            if not may.any():
+            gains = np.where(may, value - near, -np.inf)
+            best = int(gains.argmax())
+            if gains[best] == -np.inf:
                 break
-            best = int(np.where(may, value - near, -np.inf).argmax())
         picked.append(best)
         if diversity:
-            np.maximum(near, diversity * (vectors @ vectors[best]), out=near)
+            np.maximum(near, weighted @ vectors[best], out=near)
     return np.array(picked, np.int64)
 
 

@@ -142,7 +142,7 @@ class Rerank:
         kept = kept[plan.keeps(rows[kept])]
         rows, scores, bits = rows[kept], scores[kept], candidates.sources[kept]
         binds = plan.binds and not request.items
-        if binds and (pinned := self._pinned(plan, query, rows)).size:
+        if binds and (pinned := self._pinned(request, plan, query, rows)).size:
             rows = np.concatenate([rows, pinned])
             scores = np.concatenate([scores, np.full(pinned.size, np.nan, np.float32)])
             bits = np.concatenate([bits, np.zeros(pinned.size, bits.dtype)])
@@ -196,7 +196,8 @@ class Rerank:
         c, rows, standard, wanted = self._catalogue, ready.rows, ready.standard, None
         plan = ready.plan if ready.binds else None
         if plan is not None:
-            wanted = np.isin(rows, [row for _, row, _ in plan.pins])
+            pinned = np.array([row for _, row, _ in plan.pins_at(request.shown.size, request.k)], np.int64)
+            wanted = (rows[:, None] == pinned).any(axis=1)  # few: np.isin would sort or hash both
             wanted[plan.more(rows, standard, request.k)] = True
         return make_policy(
             self._config,
@@ -205,14 +206,15 @@ class Rerank:
             explores=not request.similar_to,
             mix=ready.query.taste,
             wanted=wanted,
-            bound=None if plan is None else lambda pool: plan.bounds(rows[pool], request.k),
+            bound=None if plan is None else lambda pool: plan.bounds(rows[pool], request.k, request.shown.size),
         )
 
     @staticmethod
-    def _pinned(plan: Plan, query: Query, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _pinned(request: Request, plan: Plan, query: Query, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Rows of pinned items that are not among the candidates, and may be shown."""
-        pinned = np.array([row for _, row, _ in plan.pins if row >= 0], np.int64)
-        pinned = np.unique(pinned[~np.isin(pinned, rows)])
+        pins = plan.pins_at(request.shown.size, request.k)
+        pinned = np.array([row for _, row, _ in pins if row >= 0], np.int64)
+        pinned = np.unique(pinned[~(pinned[:, None] == rows).any(axis=1)])
         return pinned[query.visible(pinned) & ~plan.hidden[pinned]]
 
     def _unknown(self, request: Request) -> tuple[str, ...]:

@@ -62,9 +62,14 @@ class Bounds:
         k: int,
     ) -> None:
         n = inside.shape[0]
+        there = inside.sum(axis=0).tolist()
+        # what cannot be broken by these items is not asked again at each place
+        exclusives = [columns for columns in exclusives if sum(there[column] > 0 for column in columns) > 1]
         self._k, self._exclusives = k, exclusives
         members, most, windows = [np.zeros((n, 0), np.bool_)], [], []
         for limit in limits:
+            if limit.column >= 0 and there[limit.column] <= limit.most:
+                continue
             base = np.ones(n, np.bool_) if limit.column < 0 else inside[:, limit.column]
             values = _values(limit.per, categories, years, n) & base[:, None]
             members.append(values)
@@ -73,6 +78,7 @@ class Bounds:
         # float32: sums over members are products of matrices then
         self._member = np.concatenate(members, axis=1).astype(np.float32)
         self._most, self._window = np.array(most, np.float32), np.array(windows, np.int64)
+        self._counting = (np.arange(k)[:, None] < self._window).astype(np.float32)
         self._wanted = inside[:, [each.column for each in leasts]].astype(np.float32)
         self._within = np.array([min(each.window or k, k) for each in leasts], np.int64)
         self._least = np.minimum([each.least for each in leasts], self._within).astype(np.float32)
@@ -116,12 +122,10 @@ class Bounds:
             self._chosen.append(item)
         place = len(chosen)
         mask: NDArray[np.bool_] = self._free & ~self._shut_at(place)
-        if self._least.size:
-            due = self._due(place)
-            if due.any():
-                wanted = mask & (self._wanted @ due > 0)
-                if wanted.any():
-                    return wanted
+        if self._least.size and (due := self._due(place)).any():
+            wanted = mask & (self._wanted @ due > 0)
+            if wanted.any():
+                return wanted
         return mask
 
     def pins_of(self, chosen: Sequence[int]) -> list[tuple[int, str]]:
@@ -152,7 +156,7 @@ class Bounds:
     def _count(self, place: int, item: int) -> None:
         self._free[item] = False
         if self._most.size:
-            self._counts += self._member[item] * (place < self._window)
+            self._counts += self._member[item] * self._counting[place]
         if self._least.size:
             self._has += self._wanted[item] * (place < self._within)
         if self._sets is not None and (inside := np.flatnonzero(self._sets[item])).size:

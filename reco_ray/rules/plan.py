@@ -132,8 +132,18 @@ class Plan:
         first = inside & (np.cumsum(inside, axis=0) <= most)
         return order[first.any(axis=1)]
 
-    def bounds(self, rows: NDArray[np.int64], k: int) -> Bounds:
-        """Bounds on slates of ``k`` of these items, which are numbered from 0 in the order of their rows."""
+    def pins_at(self, before: int, k: int) -> list[tuple[int, int, str]]:
+        """Pins of a page of ``k`` places behind ``before`` others: place on the page from 0, row and rule."""
+        return [(place - before, row, name) for place, row, name in self.pins if before <= place < before + k]
+
+    def bounds(self, rows: NDArray[np.int64], k: int, before: int = 0) -> Bounds:
+        """Bounds on slates of ``k`` of these items, which are numbered from 0 in the order of their rows.
+
+        Pins count places from the first page, caps and quotas from the start of each.
+
+        Args:
+            before: places of earlier pages.
+        """
         catalogue = self._catalogue
         at = {row: item for item, row in enumerate(rows.tolist())} if self.pins else {}
         return Bounds(
@@ -143,7 +153,7 @@ class Plan:
             self._limits,
             self._leasts,
             self._exclusives,
-            [(place, at.get(row, -1), name) for place, row, name in self.pins],
+            [(place, at.get(row, -1), name) for place, row, name in self.pins_at(before, k)],
             k,
         )
 

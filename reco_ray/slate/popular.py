@@ -67,8 +67,9 @@ class PopularList:
     def pick(self, request: Request, withdrawn: Container[str] = (), rules: Standing = NO_RULES) -> Slate:
         """Make a slate of the best items that the request lets through: 0.05 ms.
 
-        Filters and interests mean what they mean to recall; excluded items, and unless they return those seen and of the
-        session, do not come back. Fewer than k are marked ``short_slate``; there may be none.
+        Filters and interests mean what they mean to recall; excluded items, those of earlier pages, and
+        unless they return those seen and of the session, do not come back. Fewer than k are marked ``short_slate``; there
+        may be none.
 
         Args:
             withdrawn: ids that nobody may be shown any more.
@@ -78,6 +79,8 @@ class PopularList:
             self._book = RuleBook(rules, self)
         plan = self._book.plan(request, time.time())
         mask = self._passing(request) & ~plan.hidden
+        if request.shown.size:
+            mask &= lookup(request.shown, self._keys) < 0
         hidden = set(request.exclude)
         if not self._seen_items_return:
             hidden.update(request.session)
@@ -96,7 +99,7 @@ class PopularList:
         missed: tuple[str, ...] = ()
         if plan.binds:
             at = np.array(rows, np.int64)
-            bounds = plan.bounds(at, request.k)
+            bounds = plan.bounds(at, request.k, request.shown.size)
             picked = mmr(-np.arange(at.size, dtype=np.float32), np.zeros((at.size, 1), np.float32), request.k, 0.0, 0, bounds)
             rows, missed = at[picked].tolist(), bounds.missed_by(picked.tolist())
         return Slate(

@@ -78,6 +78,7 @@ def recent_requests(root: str, hours: float = 1.0, most: int = 100, now: float |
     dates = sorted(date for date in tables.partitions(root, _TABLE) if date <= f"{end:%Y-%m-%d}")[-2:]
     wanted = ["request_id", "call", "user_id", "ts", "surface", "context", "consent", "item_ids", "user_row"]
     then = pl.col("call").is_in(_CALLS) & (pl.col("ts") > start) & (pl.col("ts") <= end)
+    then &= pl.col("first_position").fill_null(1) == 1  # no later pages, which hang on what was shown before
     frames = [tables.read(root, _TABLE, wanted, where=(pl.col("date") == date) & then) for date in dates]
     if not frames:
         return []

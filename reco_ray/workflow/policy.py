@@ -68,6 +68,7 @@ def _from_exposures(config: PipelineConfig, release: str, now: datetime) -> Draw
     """Draws of the lake, each once: the decision that a slate was drawn for. Showings of it from a cache are no draws."""
     view, since = user_view(config.root, release), now - timedelta(hours=config.policy.hours)
     kept = (pl.col("ts") >= since) & (pl.col("draw_id") == pl.col("request_id")) & (pl.col("rung") == "full")
+    kept &= pl.col("first_position").fill_null(1) == 1  # the odds of later pages hang on what was shown before
     columns = ["request_id", "user_id", "ts", "surface", "context", "item_ids", "propensities", "user_view", "user_row"]
     rows = tables.read(config.root, "exposures", columns, kept)
     drawn = rows.filter(pl.col("propensities").list.drop_nulls().list.len() > 0)

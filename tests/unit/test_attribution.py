@@ -324,3 +324,10 @@ def test_groups_of_the_report_add_up(world: tuple[list[dict[str, Any]], list[dic
         revenue = sum(row["revenue"].get("EUR", 0) for row in report.by[dimension])
         assert revenue == pytest.approx(report.total["revenue"].get("EUR", 0))
         assert all(0 <= row[name] <= 1 for row in report.by[dimension] for name in ("ctr", "cvr") if row[name] is not None)
+
+
+def test_the_places_of_a_later_page_count_on() -> None:
+    page = decision("r2", 1, ["c", "d"], first_position=11)
+    found = join([decision("r1", 0, ["a", "b"]), page], [event("click", 1.1, "d", request_id="r2")])
+    assert dict(zip(found["item_id"], found["position"], strict=True)) == {"a": 1, "b": 2, "c": 11, "d": 12}
+    assert found.filter(pl.col("clicks") > 0)["position"].to_list() == [12]

@@ -31,6 +31,7 @@ from reco_ray.serve.http.user_bodies import UserBody
 from reco_ray.serve.path.fleet import Connected, Fleet
 from reco_ray.serve.path.pipeline import LoggingObserver
 from reco_ray.serve.path.service import GatewayService
+from reco_ray.slate import PopularList
 from reco_ray.store import (
     NO_INTERESTS,
     FinishedSlate,
@@ -186,13 +187,14 @@ class World:
         self, *, release: str = "rel", gate: Gate | None = None, behind: bool = False, events: Events | None = None
     ) -> None:
         self.stages, self.store = Echo(), Store()
+        self.popular: PopularList | None = None
         self.traffic = Traffic(1, {release: 1.0}, {release: "v1"}) if release else Traffic()
 
         async def poll() -> Traffic:
             return self.traffic
 
         async def connect(release_id: str) -> Connected:
-            return self.stages, None
+            return self.stages, self.popular
 
         self.fleet = Fleet(poll, connect)
         self.wishes, self.profiles, self.items = Wishes(), Profiles(), Items()

@@ -79,6 +79,8 @@ def test_a_decision_becomes_one_row() -> None:
         "propensities": [None, None],
         "sources": [["two_tower", "covisit"], ["popular"]],
         "rules": [["boost"], []],
+        "rules_version": None,
+        "first_position": 1,
         "user_view": "v1",
         "user_row": b"\x00\xff",
         "date": "2025-12-31",

@@ -3,11 +3,14 @@
 import hashlib
 from typing import NamedTuple
 
+import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from reco_ray.events.personal import coarse_location
 from reco_ray.hashing import user_digest
 from reco_ray.serve.http.contract import RecommendationsBody
+from reco_ray.serve.http.cursors import NOTHING_SHOWN
 
 __all__ = ["SlateKey", "cache_key"]
 
@@ -22,7 +25,7 @@ class SlateKey(NamedTuple):
         user: `hashing.user_digest`, of "" for anonymous requests.
         variant: digest of all in the request that may change the answer.
         release, rules: what answers it. ``rules`` holds whatever else outside of the request shows in the answer.
-        scope: surface and filters; an answer of another scope never stands in.
+        scope: surface, filters and the pages before; an answer of another scope never stands in.
         hidden: ids that must not come back whatever the release says: excluded ones and those of the session.
         excludes: whether the request names items to exclude.
     """
@@ -54,11 +57,11 @@ class SlateKey(NamedTuple):
 
     @property
     def filtered(self) -> bool:
-        """Whether the request filters."""
+        """Whether the request filters, or asks for a later page."""
         return ":" in self.scope
 
 
-def cache_key(body: RecommendationsBody, release: str, rules: str) -> SlateKey:
+def cache_key(body: RecommendationsBody, release: str, rules: str, shown: NDArray[np.uint64] = NOTHING_SHOWN) -> SlateKey:
     """Make the key of a request: 5 us.
 
     The order of filters, their values and excluded ids does not matter, that of the session does. Of the context, all
@@ -66,12 +69,15 @@ def cache_key(body: RecommendationsBody, release: str, rules: str) -> SlateKey:
 
     Args:
         rules: version of the rules, and whatever else outside of the request shows in the answer: "main" or "canary".
+        shown: keys of the items of earlier pages.
     """
     exclude, session, context = body.exclude, body.session, body.context
     scope = body.surface
     if body.filters:  # no surface holds a colon
         filters = {name: sorted(values) for name, values in body.filters.items()}
         scope = f"{scope}:{_digest(orjson.dumps(filters, option=_SORTED))}"
+    if shown.size:
+        scope = f"{scope}:{_digest(shown.tobytes())}"
     place = coarse_location(context.location)
     asked = (context.device, context.locale, context.surface, place, body.k, body.explain, body.consent)
     shape = (scope, *asked, sorted(exclude), session)

@@ -20,7 +20,8 @@ def fit(slate: FinishedSlate, key: SlateKey, hidden: set[str]) -> FinishedSlate 
     items = [item for item in fields["items"] if item["item_id"] not in hidden][: key.k]
     if not items:
         return None
-    for position, item in enumerate(items, 1):
+    first = fields["items"][0]["position"]  # of a later page the places count on
+    for position, item in enumerate(items, first):
         item["position"] = position
         if not key.explain:
             item.pop("propensity", None)

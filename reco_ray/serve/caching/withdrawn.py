@@ -61,7 +61,7 @@ class Withdrawn:
             return slate
         fields = orjson.loads(b"{" + slate.tail)
         items = [item for item in fields["items"] if item["item_id"] not in self]
-        for position, item in enumerate(items, 1):
+        for position, item in enumerate(items, fields["items"][0]["position"]):
             item["position"] = position
             item.pop("propensity", None)
         degraded = tuple(dict.fromkeys((*slate.degraded, "short_slate")))

@@ -7,10 +7,12 @@ from typing import cast
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from reco_ray.events.personal import coarse_location
 from reco_ray.hashing import digest, item_keys
 from reco_ray.serve.http.contract import Context, RankBody, RecommendationsBody, SimilarItemsBody
+from reco_ray.serve.http.cursors import NOTHING_SHOWN
 from reco_ray.serve.served import Served
 from reco_ray.store import NO_INTERESTS, FinishedSlate, Interests
 from reco_ray.types import EMPTY_USER, Request, Slate, UserRow
@@ -37,11 +39,13 @@ def recommend_request(
     user: UserRow = EMPTY_USER,
     interests: Interests = NO_INTERESTS,
     at_us: int = 0,
+    shown: NDArray[np.uint64] = NOTHING_SHOWN,
 ) -> Request:
     """Turn a checked body into the request that the stages take.
 
     Args:
         interests: of a user without a history; `NO_INTERESTS` of others. at_us: when it was asked.
+        shown: from `cursors.read`.
     """
     return Request(
         request_id=request_id,
@@ -56,6 +60,7 @@ def recommend_request(
         user=_begun(user, interests.items),
         interests=interests.categories,
         at_us=at_us,
+        shown=shown,
     )
 
 
@@ -153,7 +158,7 @@ class Answer:
     Attributes:
         timings: milliseconds per stage; empty when it was not made for this caller.
         cache: how the cache came by it: fresh, stale, made or joined; empty when it was not asked.
-        asked: by whom.
+        asked: by whom. next_cursor: asks for the next page; empty where there is none.
         at: unix time in seconds of the answer; set when it is written.
     """
 
@@ -163,6 +168,7 @@ class Answer:
     timings: dict[str, float] = field(default_factory=dict)
     cache: str = ""
     asked: Asked = field(default_factory=Asked)
+    next_cursor: str = field(default="", repr=False)
     at: float = 0.0
 
     def body(self, now: float) -> bytes:
@@ -172,7 +178,9 @@ class Answer:
             now: unix time in seconds.
         """
         self.at = now
-        head = {"request_id": self.request_id, "age_s": round(max(0.0, now - self.slate.made), 3)}
+        head: dict[str, object] = {"request_id": self.request_id, "age_s": round(max(0.0, now - self.slate.made), 3)}
+        if self.next_cursor:
+            head["next_cursor"] = self.next_cursor
         return b"".join((orjson.dumps(head)[:-1], b",", self.slate.tail))
 
     def describe(self, served: Served) -> None:
@@ -193,19 +201,21 @@ def finish(
     *,
     explain: bool = False,
     draw_id: str | None = None,
+    before: int = 0,
 ) -> FinishedSlate:
-    """Write a slate out once; positions count from 1, and a score that is not finite is null.
+    """Write a slate out once; positions count from 1 over all pages, and a score that is not finite is null.
 
     Args:
         degraded: what the path adds to the slate's own.
         made: unix time in seconds.
         draw_id: request that the slate was made for, where that is another one.
+        before: places of earlier pages.
     """
     scores = [score if math.isfinite(score) else None for score in slate.scores.tolist()]
     items: list[dict[str, object]] = [
         {"item_id": item_id, "title": title, "score": score, "position": position, "reasons": reasons}
         for position, (item_id, title, score, reasons) in enumerate(
-            zip(slate.item_ids, slate.titles, scores, slate.reasons, strict=True), 1
+            zip(slate.item_ids, slate.titles, scores, slate.reasons, strict=True), before + 1
         )
     ]
     if explain:

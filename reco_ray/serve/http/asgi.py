@@ -281,7 +281,7 @@ class HttpApp:
         return _slate(await self._service.recommend(body, incoming.request_id, incoming.budget_s))
 
     async def _recommend_user(self, incoming: "_Incoming") -> _Reply:
-        fields = _query(incoming, ("k", "surface", "consent"))
+        fields = _query(incoming, ("k", "surface", "consent", "cursor"))
         body = RecommendationsBody.model_validate({"user_id": incoming.tail, **fields})
         answer = await self._service.recommend(body, incoming.request_id, incoming.budget_s)
         reply = _slate(answer)

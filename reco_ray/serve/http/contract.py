@@ -14,6 +14,7 @@ from reco_ray.types import MAX_OWN_ITEMS
 
 __all__ = [
     "MAX_BODY_BYTES",
+    "MAX_CURSOR",
     "MAX_ID_BYTES",
     "Context",
     "FieldError",
@@ -34,6 +35,7 @@ __all__ = [
 
 MAX_BODY_BYTES = 2**20
 MAX_ID_BYTES = 256
+MAX_CURSOR = 6_500
 
 
 def _fits(value: str) -> str:
@@ -85,6 +87,15 @@ Consent = Annotated[
         "regions where profiling is switched off, marked profiling_off."
     ),
 ]
+Cursor = Annotated[
+    str,
+    Field(
+        max_length=MAX_CURSOR,
+        pattern="^[A-Za-z0-9_-]*$",
+        description="The next_cursor of an answer: the same request with it gets the next page, which repeats no item of "
+        "the pages before, whatever was released meanwhile. It holds for the same user (or none), and for an hour.",
+    ),
+]
 Explain = Annotated[bool, Field(description="Add each item's propensity.")]
 Exclude = Annotated[tuple[ItemId, ...], Field(max_length=1000, description="Ids that must not come back.")]
 
@@ -116,6 +127,7 @@ class RecommendationsBody(Body):
     exclude: Exclude = ()
     explain: Explain = False
     consent: Consent = True
+    cursor: Cursor = ""
 
     def impersonal(self) -> "RecommendationsBody":
         """The same wish of nobody: without user and session."""
@@ -197,6 +209,12 @@ class RecommendationsAnswer(BaseModel):
     """A slate. ``degraded`` names what is less than full in it; empty for a full answer."""
 
     request_id: str
+    next_cursor: Annotated[
+        str | None,
+        Field(
+            description="Asks for the next page; absent behind an empty page, where 600 items were shown, and of other calls."
+        ),
+    ] = None
     age_s: Annotated[float, Field(ge=0, description="Seconds since the slate was made; 0 when it was made for this request.")]
     release: str
     variant: Annotated[str, Field(description="'main' for the release with most traffic, else 'canary'.")]

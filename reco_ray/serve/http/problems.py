@@ -15,6 +15,8 @@ __all__ = [
     "KINDS",
     "HttpProblem",
     "being_erased",
+    "cursor_expired",
+    "cursor_refused",
     "events_refused",
     "forbidden",
     "invalid",
@@ -49,6 +51,7 @@ KINDS: Mapping[str, tuple[int, str]] = {
     "method-not-allowed": (405, "The resource does not answer this method"),
     "being-erased": (409, "The user is being erased"),
     "rules-changed": (409, "Other rules are in force than were expected"),
+    "cursor-expired": (410, "The cursor has expired"),
     "too-large": (413, "The body is too large"),
     "invalid-request": (422, "The request does not fit the contract"),
     "rate-limited": (429, "The API key is used faster than it may be"),
@@ -135,6 +138,19 @@ def method_not_allowed(method: str, allowed: str) -> HttpProblem:
 def unknown_item(item_id: str) -> HttpProblem:
     """Similar items of an item that the release does not know."""
     return HttpProblem("unknown-item", f"found no item {item_id!r} in the release that answered; send an id of its catalogue")
+
+
+def cursor_refused() -> HttpProblem:
+    """A cursor that was given to somebody else, or is not one of ours."""
+    detail = "found one that was not given to this user, or was changed on the way; expected a next_cursor as it was answered"
+    return HttpProblem("invalid-request", "1 field(s) cannot be used; see errors", (("cursor", detail),))
+
+
+def cursor_expired(age_s: float, life_s: float) -> HttpProblem:
+    """A cursor of long ago."""
+    return HttpProblem(
+        "cursor-expired", f"found a cursor {age_s:.0f} s old, expected at most {life_s:.0f} s; ask without cursor"
+    )
 
 
 def item_not_kept(item_id: str) -> HttpProblem:

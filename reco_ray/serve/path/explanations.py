@@ -59,6 +59,8 @@ class ExplanationCalls:
                 raise problems.unknown_request()
             if decision["call"] not in _EXPLAINED:
                 raise problems.unexplained(f"call {decision['call']}")
+            if (decision["first_position"] or 1) > 1:
+                raise problems.unexplained("a later page, which hangs on what the pages before have shown")
             try:
                 user, whose = await self._user(decision)
                 found = await asyncio.to_thread(_explained, self._root, decision, user, item_id, self._rules())

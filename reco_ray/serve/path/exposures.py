@@ -179,11 +179,14 @@ class Exposures:
 
 
 def _slots(slate: FinishedSlate) -> bytes:
-    items = orjson.loads(b"{" + slate.tail)["items"]
+    fields = orjson.loads(b"{" + slate.tail)
+    items, rules = fields["items"], fields.get("rules")
     scores = [item["score"] for item in items]
     return encode_slots(
         [item["item_id"] for item in items],
         np.array([np.nan if score is None else score for score in scores], np.float32),
         [item["reasons"] for item in items],
         np.frombuffer(slate.propensities, "<f4") if slate.propensities else None,
+        rules["version"] if rules else None,
+        items[0]["position"] if items else 1,
     )

@@ -71,8 +71,8 @@ class Ladder:
             except StageFailed:
                 precomputed = None
             if precomputed is not None and (slate := self._pick(precomputed, request)) is not None:
-                made, draw_id = precomputed.made, precomputed.draw_id
-                return finish(slate, precomputed.release, variant, "precomputed", marks, made, draw_id=draw_id)
+                made, draw_id, before = precomputed.made, precomputed.draw_id, request.shown.size
+                return finish(slate, precomputed.release, variant, "precomputed", marks, made, draw_id=draw_id, before=before)
         return self.popular(route, request, variant, marks)
 
     def kept(self, key: SlateKey | None, stored: FinishedSlate | None, marks: Sequence[str]) -> FinishedSlate | None:
@@ -101,7 +101,7 @@ class Ladder:
         slate = route.popular.pick(request, self._withdrawn, self._rules()) if route.popular is not None else None
         if slate is None or not slate.item_ids:
             return None
-        return finish(slate, route.release, variant, "popular", marks, time.time())
+        return finish(slate, route.release, variant, "popular", marks, time.time(), before=request.shown.size)
 
 
 def rung_of(degraded: Sequence[str]) -> str:

@@ -7,6 +7,9 @@ import time
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from reco_ray.errors import NotReadyError
 from reco_ray.rules import NO_RULES, Standing
 from reco_ray.serve.caching.cache import SlateCache
@@ -14,7 +17,7 @@ from reco_ray.serve.caching.cache_key import SlateKey, cache_key
 from reco_ray.serve.caching.withdrawn import Withdrawn
 from reco_ray.serve.guard.admission import Admission
 from reco_ray.serve.guard.breaker import Breaker
-from reco_ray.serve.http import problems
+from reco_ray.serve.http import cursors, problems
 from reco_ray.serve.http.answers import Answer, Asked, caller_order, finish, rank_request, recommend_request, similar_request
 from reco_ray.serve.http.contract import (
     Context,
@@ -88,33 +91,37 @@ class GatewayService:
         self._rules = rules
         self._ladder = Ladder(cache, store, self._withdrawn, standing)
         self._store_breaker = Breaker()
+        self._keys = cursors.SlateKeys()
 
     async def recommend(self, body: RecommendationsBody, request_id: str, budget_s: float) -> Answer:
         """Answer ``/v1/recommendations``.
 
-        Raises: HttpProblem: nothing is loaded, overload, or no rung of the ladder has anything.
+        Raises: HttpProblem: the cursor is not this user's or too old, nothing is loaded, overload, or no rung of the ladder has
+            anything.
         """
         body = self._seen_by(body)
+        shown = cursors.read(body.cursor, body.user_id, time.time()) if body.cursor else cursors.NOTHING_SHOWN
         route, variant, run = self._start(body.user_id or request_id, budget_s)
         version, phase = self._rules()
-        key = cache_key(body, route.release, f"{variant}.{version}.{phase}" if version else variant)
+        key = cache_key(body, route.release, f"{variant}.{version}.{phase}" if version else variant, shown)
         asked = Asked(body.user_id, body.surface, body.context, body.consent)
 
         async def make() -> FinishedSlate:
-            return await self._make(route, variant, body, request_id, key, run, asked)
+            return await self._make(route, variant, body, request_id, key, run, asked, shown)
 
         try:
             found = await self._cache.answer(key, make, run.deadline.left("answer"), hasty=run.hasty)
         except TimeoutError as exc:
             slate = self._ladder.at_once(
-                route, recommend_request(body, request_id), variant, ["late", *self._refusal(body)], key
+                route, recommend_request(body, request_id, shown=shown), variant, ["late", *self._refusal(body)], key
             )
             if slate is None:
                 raise problems.stage_failed("the answer", "late") from exc
             asked = Asked(body.user_id, body.surface, body.context, body.consent)  # the other one is still being written to
-            return Answer(request_id, slate, variant, asked=asked)
+            return Answer(request_id, slate, variant, asked=asked, next_cursor=self._next(slate, shown, body.user_id))
         slate = self._withdrawn.out_of(found.slate)  # the stages may not have heard yet
-        return Answer(request_id, slate, variant, run.taken() if found.how == "made" else {}, found.how, asked)
+        timings, cursor = run.taken() if found.how == "made" else {}, self._next(found.slate, shown, body.user_id)
+        return Answer(request_id, slate, variant, timings, found.how, asked, cursor)
 
     async def similar(self, body: SimilarItemsBody, request_id: str, budget_s: float) -> Answer:
         """Answer ``/v1/similar-items``.
@@ -176,6 +183,10 @@ class GatewayService:
             missing.append("live items")
         return ReadinessAnswer(ready=alive and bool(loaded) and known, replica=self._replica, releases=loaded, missing=missing)
 
+    def _next(self, slate: FinishedSlate, shown: NDArray[np.uint64], user_id: str) -> str:
+        """The cursor of the page behind a slate; a short one may be so by rules, which bind the next page anew."""
+        return cursors.write(shown, self._keys.of(slate), user_id, time.time())
+
     def _seen_by(self, body: B) -> B:
         """The request as we may know it: one of nobody where the user may not be known, or is hidden."""
         if self._refusal(body):
@@ -194,14 +205,22 @@ class GatewayService:
         return route, "main" if route.release == self._fleet.main else "canary", run
 
     async def _make(
-        self, route: Route, variant: str, body: RecommendationsBody, request_id: str, key: SlateKey, run: Run, asked: Asked
+        self,
+        route: Route,
+        variant: str,
+        body: RecommendationsBody,
+        request_id: str,
+        key: SlateKey,
+        run: Run,
+        asked: Asked,
+        shown: NDArray[np.uint64],
     ) -> FinishedSlate:
         user, stored, interests, marks = await self._user(body.user_id, route, key.field, run)
         if stored is not None and self._cache.fresh(key, stored.made) and not self._withdrawn.in_slate(stored):
             return stored
         if marks and (found := self._ladder.cached(key, marks)) is not None:
             return found  # an older slate of this user is better than a new one of nobody
-        request = recommend_request(body, request_id, user, interests, _now_us())
+        request = recommend_request(body, request_id, user, interests, _now_us(), shown)
         marks += [*self._lateness(body.user_id, user, route), *self._refusal(body)]
         return await self._live(route, variant, request, run, marks, key, stored, asked, explain=body.explain)
 
@@ -239,7 +258,8 @@ class GatewayService:
         if outcome.slate.rules != self._rules()[0]:
             marks.append("rules_behind")  # within a second of a change; such a slate is not kept
         rung = rung_of([*marks, *outcome.slate.degraded])
-        return finish(outcome.slate, route.release, variant, rung, marks, time.time(), explain=explain)
+        before = request.shown.size
+        return finish(outcome.slate, route.release, variant, rung, marks, time.time(), explain=explain, before=before)
 
     async def _user(
         self, user_id: str, route: Route, field: str, run: Run

@@ -27,15 +27,17 @@ __all__ = [
 ]
 
 _NO_SCORES = np.empty(0, np.float32)
-_NO_MORE: list[Any] = [(), "", ()]  # own items, their query, interests
+_NO_MORE: list[Any] = [(), "", (), 0]  # own items, their query, interests, how many were shown before
 _LENGTH = struct.Struct("<I")
 _SIZES = struct.Struct("<III")  # candidates, sources, length of the JSON list of missing sources
 
 
 def pack_request(request: Request) -> bytes:
-    """Pack a request with its user row; items of the caller's own, and interests, take room only where there are any."""
+    """Pack a request with its user row; own items, interests and items shown take room only where there are any."""
     more: tuple[object, ...] = ()
-    if request.interests:
+    if request.shown.size:
+        more = request.items, request.query, request.interests, request.shown.size
+    elif request.interests:
         more = request.items, request.query, request.interests
     elif request.items or request.query:
         more = request.items, request.query
@@ -56,8 +58,9 @@ def pack_request(request: Request) -> bytes:
         )
     )
     scores = pack_scores(request.item_scores) if request.items else b""
+    shown = request.shown.astype("<u8", copy=False).tobytes()
     user = b"" if request.user is EMPTY_USER else pack_user(request.user)
-    return b"".join((_LENGTH.pack(len(head)), head, scores, user))
+    return b"".join((_LENGTH.pack(len(head)), head, scores, shown, user))
 
 
 def unpack_request(block: bytes) -> Request:
@@ -65,11 +68,13 @@ def unpack_request(block: bytes) -> Request:
     end = 4 + _LENGTH.unpack_from(block)[0]
     head = orjson.loads(block[4:end])
     request_id, user_id, k, surface, context, session, filters, exclude, consent, similar_to, at_us, *more = head
-    items, query, interests = more + _NO_MORE[len(more) :]
+    items, query, interests, n_shown = more + _NO_MORE[len(more) :]
     scores = _NO_SCORES
     if items:
         scores = np.frombuffer(block, "<f4", len(items), end)
         end += 4 * len(items)
+    shown = np.frombuffer(block, "<u8", n_shown, end)
+    end += 8 * n_shown
     return Request(
         request_id=request_id,
         user_id=user_id,
@@ -87,6 +92,7 @@ def unpack_request(block: bytes) -> Request:
         query=query,
         at_us=at_us,
         interests=tuple(interests),
+        shown=shown,
     )
 
 
