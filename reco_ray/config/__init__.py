@@ -41,6 +41,7 @@ from reco_ray.config.models import (
     TwoTowerConfig,
 )
 from reco_ray.config.pipeline import PipelineConfig
+from reco_ray.config.releases import ReleasesConfig
 from reco_ray.config.serving import Auth, CacheConfig, DeploymentConfig, ServeConfig, Topology, UnprofiledConfig
 
 __all__ = [
@@ -76,6 +77,7 @@ __all__ = [
     "RankConfig",
     "RankKind",
     "RecallConfig",
+    "ReleasesConfig",
     "ReplayConfig",
     "RerankConfig",
     "SequentialConfig",

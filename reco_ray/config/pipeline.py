@@ -14,6 +14,7 @@ from reco_ray.config.models import (
     ReplayConfig,
     RerankConfig,
 )
+from reco_ray.config.releases import ReleasesConfig
 from reco_ray.config.serving import ServeConfig
 from reco_ray.errors import ConfigError
 
@@ -56,6 +57,7 @@ class PipelineConfig:
     feedback: FeedbackConfig = field(default_factory=FeedbackConfig)
     privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
     replay: ReplayConfig = field(default_factory=ReplayConfig)
+    releases: ReleasesConfig = field(default_factory=ReleasesConfig)
 
     def __post_init__(self) -> None:
         if not self.root:

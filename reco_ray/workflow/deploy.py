@@ -14,6 +14,7 @@ from reco_ray.serve.deploy import DeployReport, deploy
 from reco_ray.store import FeatureStore, OnlineStore, registered_views
 from reco_ray.workflow.graph import Output, run_all
 from reco_ray.workflow.items import take_live_items
+from reco_ray.workflow.releases import point_aliases
 from reco_ray.workflow.sinks import start_sinks
 from reco_ray.workflow.steps import STEPS
 
@@ -71,6 +72,9 @@ def _deploy(config: PipelineConfig, store_url: str, dashboard: str, *, beside: b
     start_sinks(config, store_url)
     report = deploy(config, release, store_url, dashboard, user_view=manifest.user_view, beside=beside)
     _forget_views(config, store_url)
+    if not beside:  # a rollout that starts does it itself
+        with OnlineStore(store_url, config.store.namespace) as store:
+            point_aliases(config, store)
     made_ts = datetime.now(UTC).isoformat()
     record = json.dumps({**asdict(report), "made_ts": made_ts}, indent=1)
     storage.write_bytes(storage.join(config.root, "reports", "deploy_release", f"{made_ts}.json"), record.encode())
