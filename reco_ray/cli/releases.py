@@ -9,6 +9,7 @@ from rich.table import Table
 
 from reco_ray.cli.options import Overrides, configure
 from reco_ray.cluster import embedded_store
+from reco_ray.lake import storage
 from reco_ray.release import open_release, release_ids, verify
 from reco_ray.release.shelf import differences, read_manifest, size_bytes
 from reco_ray.store import OnlineStore
@@ -46,9 +47,12 @@ def list_(overrides: list[str] | None = Overrides) -> None:
 
 @app.command()
 def show(release: str = _Release, overrides: list[str] | None = Overrides) -> None:
-    """Print what a release says of itself, as JSON: settings, lake versions, metrics, files."""
+    """Print what a release says of itself, as JSON: settings, lake versions, metrics, files; and what the gates said last."""
     config = configure(overrides)
-    typer.echo(json.dumps(asdict(read_manifest(config.root, release)), indent=1, sort_keys=True, default=str))
+    found, gates = asdict(read_manifest(config.root, release)), storage.join(config.root, "reports", "gates", f"{release}.json")
+    if storage.exists(gates):
+        found["gates"] = json.loads(storage.read_bytes(gates))
+    typer.echo(json.dumps(found, indent=1, sort_keys=True, default=str))
 
 
 @app.command()

@@ -41,7 +41,7 @@ from reco_ray.config.models import (
     TwoTowerConfig,
 )
 from reco_ray.config.pipeline import PipelineConfig
-from reco_ray.config.releases import ReleasesConfig
+from reco_ray.config.releases import GateName, GatesConfig, ReleasesConfig
 from reco_ray.config.serving import Auth, CacheConfig, DeploymentConfig, ServeConfig, Topology, UnprofiledConfig
 
 __all__ = [
@@ -67,6 +67,8 @@ __all__ = [
     "ExposuresConfig",
     "FeaturesConfig",
     "FeedbackConfig",
+    "GateName",
+    "GatesConfig",
     "GroupKind",
     "LakeConfig",
     "MfConfig",

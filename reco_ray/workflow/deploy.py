@@ -12,6 +12,7 @@ from reco_ray.lake import storage
 from reco_ray.release import Manifest, newest, open_release, release_ids, verify
 from reco_ray.serve.deploy import DeployReport, deploy
 from reco_ray.store import FeatureStore, OnlineStore, registered_views
+from reco_ray.workflow.gates import pass_gates
 from reco_ray.workflow.graph import Output, run_all
 from reco_ray.workflow.items import take_live_items
 from reco_ray.workflow.releases import point_aliases
@@ -48,7 +49,7 @@ def deploy_release(config: PipelineConfig, store_url: str, dashboard: str) -> De
     """Deploy ``config.release``, or the newest one, and the sinks; deploying what is deployed changes nothing.
 
     Raises:
-        ArtifactError: there is no such release, or it was made by code that computed other features.
+        ArtifactError: there is no such release, a gate did not pass, or it was made by code that computed other features.
         NotReadyError: it or a sink does not come up; traffic stays where it was.
     """
     return _deploy(config, store_url, dashboard, beside=False)
@@ -58,7 +59,7 @@ def bring_up_beside(config: PipelineConfig, store_url: str, dashboard: str) -> D
     """Load ``config.release`` beside the one that has the traffic, which keeps it.
 
     Raises:
-        ArtifactError: there is no such release, it is damaged, or it was made by code that computed other features.
+        ArtifactError: there is no such release, a gate did not pass, or it was made by code that computed other features.
         ConfigError: no other release has traffic, or there is no room for two.
         NotReadyError: it or a sink does not come up.
     """
@@ -67,6 +68,9 @@ def bring_up_beside(config: PipelineConfig, store_url: str, dashboard: str) -> D
 
 def _deploy(config: PipelineConfig, store_url: str, dashboard: str, *, beside: bool) -> DeployReport:
     release = config.release or newest(config.root)
+    with OnlineStore(store_url, config.store.namespace) as store:
+        if beside or release not in store.traffic().weights:  # one that is loaded was let in before: a way back is quick
+            pass_gates(config, store, release)
     manifest = verify(open_release(config.root, release))
     materialize_features(config, store_url, manifest)
     start_sinks(config, store_url)
