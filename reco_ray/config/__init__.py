@@ -41,7 +41,7 @@ from reco_ray.config.models import (
     TwoTowerConfig,
 )
 from reco_ray.config.pipeline import PipelineConfig
-from reco_ray.config.releases import GateName, GatesConfig, ReleasesConfig
+from reco_ray.config.releases import GateName, GatesConfig, ReleasesConfig, RetrainConfig
 from reco_ray.config.serving import Auth, CacheConfig, DeploymentConfig, ServeConfig, Topology, UnprofiledConfig
 
 __all__ = [
@@ -82,6 +82,7 @@ __all__ = [
     "ReleasesConfig",
     "ReplayConfig",
     "RerankConfig",
+    "RetrainConfig",
     "SequentialConfig",
     "ServeConfig",
     "SkewConfig",

@@ -14,7 +14,7 @@ from reco_ray.config.models import (
     ReplayConfig,
     RerankConfig,
 )
-from reco_ray.config.releases import GatesConfig, ReleasesConfig
+from reco_ray.config.releases import GatesConfig, ReleasesConfig, RetrainConfig
 from reco_ray.config.serving import ServeConfig
 from reco_ray.errors import ConfigError
 
@@ -61,6 +61,7 @@ class PipelineConfig:
     replay: ReplayConfig = field(default_factory=ReplayConfig)
     gates: GatesConfig = field(default_factory=GatesConfig)
     releases: ReleasesConfig = field(default_factory=ReleasesConfig)
+    retrain: RetrainConfig = field(default_factory=RetrainConfig)
 
     def __post_init__(self) -> None:
         if not self.root:

@@ -1,4 +1,4 @@
-"""Releases: how many stay, and what one must show before it takes traffic."""
+"""Releases: how many stay, and what one must show before it takes traffic, and when the next is made."""
 
 from dataclasses import dataclass, field
 from enum import Enum
@@ -6,7 +6,7 @@ from enum import Enum
 from reco_ray.config.checks import between
 from reco_ray.errors import ConfigError
 
-__all__ = ["GateName", "GatesConfig", "ReleasesConfig"]
+__all__ = ["GateName", "GatesConfig", "ReleasesConfig", "RetrainConfig"]
 
 _METRICS = ("ndcg", "recall", "mrr", "hit_rate")
 
@@ -63,3 +63,25 @@ class ReleasesConfig:
 
     def __post_init__(self) -> None:
         between("releases.keep", self.keep, 1, 100_000)
+
+
+@dataclass(kw_only=True)
+class RetrainConfig:
+    """``retrain``: when to train, and for how long at most.
+
+    Attributes:
+        max_age_h: of the release published last; 0: age is no reason.
+        new_events: that came in since; 0: their number is no reason.
+        on_drift: whether drifting features are one; see ``drift``.
+        max_wall_s: it ends itself after so long; 0: never.
+    """
+
+    max_age_h: float = 24.0
+    new_events: int = 100_000
+    on_drift: bool = True
+    max_wall_s: float = 6 * 3600.0
+
+    def __post_init__(self) -> None:
+        between("retrain.max_age_h", self.max_age_h, 0, 100_000)
+        between("retrain.new_events", self.new_events, 0, 10**15)
+        between("retrain.max_wall_s", self.max_wall_s, 0, 10**7)

@@ -19,7 +19,7 @@ from reco_ray.workflow.releases import point_aliases
 from reco_ray.workflow.sinks import start_sinks
 from reco_ray.workflow.steps import STEPS
 
-__all__ = ["bring_up_beside", "deploy_release", "load_precomputed", "materialize_features", "run_pipeline"]
+__all__ = ["bring_up_beside", "deploy_release", "load_precomputed", "materialize_features", "run_pipeline", "run_steps"]
 
 if TYPE_CHECKING:
     from reco_ray.streaming.flow import Rebuilt
@@ -33,16 +33,21 @@ def run_pipeline(config: PipelineConfig, dashboard: str) -> dict[str, Output]:
     Args:
         dashboard: HTTP address of the cluster's.
     """
-    if config.only != "import_dataset":
-        run_all(STEPS, config, upto="import_dataset")
-        take_live_items(config)  # before the next step looks at what the lake holds
-    outputs = run_all(STEPS, config, upto=config.only)
+    outputs = run_steps(config)
     if not config.only and attaches(config.cluster):
         config = replace(config, release=str(outputs["publish_release"].facts["release"]))
         with embedded_store(config) as store:
             deploy_release(config, store, dashboard)
             load_precomputed(config, outputs["recommend_batch"], store)
     return outputs
+
+
+def run_steps(config: PipelineConfig) -> dict[str, Output]:
+    """Run every step that is not fresh, in order, and deploy nothing."""
+    if config.only != "import_dataset":
+        run_all(STEPS, config, upto="import_dataset")
+        take_live_items(config)  # before the next step looks at what the lake holds
+    return run_all(STEPS, config, upto=config.only)
 
 
 def deploy_release(config: PipelineConfig, store_url: str, dashboard: str) -> DeployReport:
