@@ -1,8 +1,8 @@
 """`reco`: thin commands over the rooms, for people at a terminal.
 
 `reco demo` and `reco serve` are the two commands of the README; `reco keys` says who may call, `reco events` what comes in,
-`reco erasures` who wished to be forgotten, `reco rules` what is shown and what is not, `reco rollouts` who gets which
-release; the rest looks at what is there.
+`reco erasures` who wished to be forgotten, `reco rules` what is shown and what is not, `reco releases` what was
+published, `reco rollouts` who gets which release; the rest looks at what is there.
 """
 
 import json
@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from reco_ray.cli import erasures, events, features, keys, rollouts, rules
+from reco_ray.cli import erasures, events, features, keys, releases, rollouts, rules
 from reco_ray.cli.options import Overrides, configure
 from reco_ray.cluster import embedded_store, ray_session
 from reco_ray.config import Auth, PipelineConfig
@@ -30,6 +30,7 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(erasures.app, name="erasures")
 app.add_typer(features.app, name="features")
 app.add_typer(rules.app, name="rules")
+app.add_typer(releases.app, name="releases")
 app.add_typer(rollouts.app, name="rollouts")
 app.command()(rollouts.fallback)
 _console = Console()
@@ -113,23 +114,6 @@ def assess(overrides: list[str] | None = Overrides) -> None:
         table.add_row(name, value)
     _console.print(table)
     _console.print(found.advice)
-
-
-@app.command()
-def releases(overrides: list[str] | None = Overrides) -> None:
-    """List the published releases, oldest first."""
-    from reco_ray.release import open_release, release_ids, verify
-
-    config = configure(overrides)
-    table = Table("release", "made", "commit", "NDCG@10")
-    for release_id in release_ids(config.root):
-        facts = verify(open_release(config.root, release_id)).facts
-        metrics = facts.get("metrics", {})
-        ndcg = metrics.get("reranked_ndcg10") if isinstance(metrics, dict) else None
-        table.add_row(
-            release_id, str(facts.get("made_ts", ""))[:19], str(facts.get("commit", "")), f"{ndcg:.4f}" if ndcg else ""
-        )
-    _console.print(table)
 
 
 @app.command()

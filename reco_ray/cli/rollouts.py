@@ -45,6 +45,7 @@ def start(
     with embedded_store(config) as url, ray_session(config.cluster) as dashboard, _open(config, url) as rollouts:
         bring_up_beside(config, url, dashboard)
         state = commands.start(rollouts, release, wanted, time.time(), getpass.getuser())
+        _point(config, url)
     typer.echo(f"rollout {state.rollout_id}: {state.release} has {state.share:.0%} of the users, {state.champion} the rest")
 
 
@@ -76,8 +77,10 @@ def resume(overrides: list[str] | None = Overrides) -> None:
 @app.command()
 def abort(reason: str = _Reason, overrides: list[str] | None = Overrides) -> None:
     """End the rollout: the release before has all traffic at once."""
-    with _rollouts(configure(overrides)) as rollouts:
+    config = configure(overrides)
+    with embedded_store(config) as url, _open(config, url) as rollouts:
         _say(commands.abort(rollouts, time.time(), getpass.getuser(), reason))
+        _point(config, url)
 
 
 @app.command()
@@ -124,9 +127,11 @@ def fallback(
     overrides: list[str] | None = Overrides,
 ) -> None:
     """Send all traffic to another loaded release at once, and end the rollout that runs."""
-    with _rollouts(configure(overrides)) as rollouts:
+    config = configure(overrides)
+    with embedded_store(config) as url, _open(config, url) as rollouts:
         to = commands.fall_back(rollouts, release, time.time(), getpass.getuser())
-    typer.echo(f"all traffic goes to {to}; gateways follow within a second or so")
+        typer.echo(f"all traffic goes to {to}; gateways follow within a second or so")
+        _point(config, url)
 
 
 @contextlib.contextmanager
@@ -139,6 +144,13 @@ def _rollouts(config: PipelineConfig) -> Iterator[RolloutStore]:
 def _open(config: PipelineConfig, url: str) -> Iterator[RolloutStore]:
     with OnlineStore(url, config.store.namespace) as store:
         yield RolloutStore(store)
+
+
+def _point(config: PipelineConfig, url: str) -> None:
+    from reco_ray.workflow.releases import point_aliases
+
+    with OnlineStore(url, config.store.namespace) as store:
+        point_aliases(config, store)
 
 
 def _policy(path: Path) -> Policy:

@@ -41,6 +41,7 @@ from reco_ray.config.models import (
     TwoTowerConfig,
 )
 from reco_ray.config.pipeline import PipelineConfig
+from reco_ray.config.releases import GateName, GatesConfig, ReleasesConfig, RetrainConfig
 from reco_ray.config.serving import Auth, CacheConfig, DeploymentConfig, ServeConfig, Topology, UnprofiledConfig
 
 __all__ = [
@@ -66,6 +67,8 @@ __all__ = [
     "ExposuresConfig",
     "FeaturesConfig",
     "FeedbackConfig",
+    "GateName",
+    "GatesConfig",
     "GroupKind",
     "LakeConfig",
     "MfConfig",
@@ -76,8 +79,10 @@ __all__ = [
     "RankConfig",
     "RankKind",
     "RecallConfig",
+    "ReleasesConfig",
     "ReplayConfig",
     "RerankConfig",
+    "RetrainConfig",
     "SequentialConfig",
     "ServeConfig",
     "SkewConfig",

@@ -14,6 +14,7 @@ from reco_ray.config.models import (
     ReplayConfig,
     RerankConfig,
 )
+from reco_ray.config.releases import GatesConfig, ReleasesConfig, RetrainConfig
 from reco_ray.config.serving import ServeConfig
 from reco_ray.errors import ConfigError
 
@@ -29,12 +30,14 @@ class PipelineConfig:
         seed: of every random choice.
         release: id of the release to deploy or score with; empty means the newest one published.
         only: ``run_pipeline`` stops after this step; empty runs all of them.
+        force: let a release that does not pass its gates take traffic, with an audit record.
     """
 
     root: str = "~/.reco_ray"
     seed: int = 7
     release: str = ""
     only: str = ""
+    force: bool = False
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     store: StoreConfig = field(default_factory=StoreConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
@@ -56,6 +59,9 @@ class PipelineConfig:
     feedback: FeedbackConfig = field(default_factory=FeedbackConfig)
     privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
     replay: ReplayConfig = field(default_factory=ReplayConfig)
+    gates: GatesConfig = field(default_factory=GatesConfig)
+    releases: ReleasesConfig = field(default_factory=ReleasesConfig)
+    retrain: RetrainConfig = field(default_factory=RetrainConfig)
 
     def __post_init__(self) -> None:
         if not self.root:

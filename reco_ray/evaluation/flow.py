@@ -54,7 +54,7 @@ def run_stages(folder: str, users: pl.DataFrame, labels: pl.DataFrame, seed: int
     frame = frame.select(name for name in frame.columns if name == "user_id" or frame[name].list.len().sum() > 0)
     lists = {name.removeprefix("list:"): column(name) for name in frame.columns if name.startswith("list:")}
     candidates = {name.removeprefix("candidates:"): column(name) for name in frame.columns if name.startswith("candidates:")}
-    return StageLists(column("relevant"), lists, candidates, history, scored)
+    return StageLists(column("relevant"), lists, candidates, history, scored, tuple(frame["user_id"].to_list()))
 
 
 class _Stages:

@@ -17,6 +17,7 @@ class StageLists:
         lists: stage -> per user the rows it put first.
         candidates: source or "union" -> per user the rows that recall brought, best first.
         history: how many items each user's request carried, shape (U,); empty where nobody counted.
+        users: their ids, in the same order; empty where nobody kept them.
         auc: stage -> how well its scores order the candidates of each user, shape (U,); NaN where all or none are relevant.
     """
 
@@ -25,3 +26,4 @@ class StageLists:
     candidates: dict[str, list[NDArray[np.int32]]]
     history: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     auc: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    users: tuple[str, ...] = ()

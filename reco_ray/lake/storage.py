@@ -28,6 +28,7 @@ __all__ = [
     "read_parquet",
     "read_parts",
     "remove",
+    "sizes",
     "walk",
     "write_bytes",
     "write_parquet",
@@ -139,6 +140,13 @@ def walk(uri: str) -> list[tuple[str, float]]:
     found = system.get_file_info(fs.FileSelector(path, allow_not_found=True, recursive=True))
     files = [info for info in found if info.type == fs.FileType.File]
     return sorted((info.path[len(path.rstrip("/")) + 1 :], (info.mtime_ns or 0) / 1e9) for info in files)
+
+
+def sizes(uri: str) -> dict[str, int]:
+    """Bytes of each file below a folder, by its path within it; none when there is no folder."""
+    system, path = _open(uri)
+    found = system.get_file_info(fs.FileSelector(path, allow_not_found=True, recursive=True))
+    return {i.path[len(path.rstrip("/")) + 1 :]: int(i.size or 0) for i in found if i.type == fs.FileType.File}
 
 
 def read_parts(uri: str, size: int = 2**24) -> Iterator[bytes]:

@@ -12,7 +12,7 @@ from reco_ray.rollout.policy import Policy
 from reco_ray.store import RolloutStore, Traffic
 from reco_ray.store.rollouts import Change
 
-__all__ = ["abort", "fall_back", "pause", "resume", "start"]
+__all__ = ["abort", "fall_back", "note", "pause", "resume", "start"]
 
 _Found = Mapping[str, Any] | None
 
@@ -36,6 +36,14 @@ def start(store: RolloutStore, release: str, policy: Policy, now: float, by: str
         return Change(new.to_json(), shares(new), audit_record(Decision("start", new.reason, new), now, by))
 
     return _state(store.change(make))
+
+
+def note(
+    store: RolloutStore, action: str, release: str, reason: str, now: float, by: str, numbers: Mapping[str, Any] | None = None
+) -> None:
+    """Leave an audit record of what changes no share, such as what the gates said."""
+    record = {"ts": now, "by": by, "action": action, "release": release, "reason": reason, **(numbers or {})}
+    store.change(lambda _found, _traffic: Change(None, None, record))
 
 
 def pause(store: RolloutStore, now: float, by: str, reason: str) -> State:

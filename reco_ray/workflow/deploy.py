@@ -12,12 +12,14 @@ from reco_ray.lake import storage
 from reco_ray.release import Manifest, newest, open_release, release_ids, verify
 from reco_ray.serve.deploy import DeployReport, deploy
 from reco_ray.store import FeatureStore, OnlineStore, registered_views
+from reco_ray.workflow.gates import pass_gates
 from reco_ray.workflow.graph import Output, run_all
 from reco_ray.workflow.items import take_live_items
+from reco_ray.workflow.releases import point_aliases
 from reco_ray.workflow.sinks import start_sinks
 from reco_ray.workflow.steps import STEPS
 
-__all__ = ["bring_up_beside", "deploy_release", "load_precomputed", "materialize_features", "run_pipeline"]
+__all__ = ["bring_up_beside", "deploy_release", "load_precomputed", "materialize_features", "run_pipeline", "run_steps"]
 
 if TYPE_CHECKING:
     from reco_ray.streaming.flow import Rebuilt
@@ -31,10 +33,7 @@ def run_pipeline(config: PipelineConfig, dashboard: str) -> dict[str, Output]:
     Args:
         dashboard: HTTP address of the cluster's.
     """
-    if config.only != "import_dataset":
-        run_all(STEPS, config, upto="import_dataset")
-        take_live_items(config)  # before the next step looks at what the lake holds
-    outputs = run_all(STEPS, config, upto=config.only)
+    outputs = run_steps(config)
     if not config.only and attaches(config.cluster):
         config = replace(config, release=str(outputs["publish_release"].facts["release"]))
         with embedded_store(config) as store:
@@ -43,11 +42,19 @@ def run_pipeline(config: PipelineConfig, dashboard: str) -> dict[str, Output]:
     return outputs
 
 
+def run_steps(config: PipelineConfig) -> dict[str, Output]:
+    """Run every step that is not fresh, in order, and deploy nothing."""
+    if config.only != "import_dataset":
+        run_all(STEPS, config, upto="import_dataset")
+        take_live_items(config)  # before the next step looks at what the lake holds
+    return run_all(STEPS, config, upto=config.only)
+
+
 def deploy_release(config: PipelineConfig, store_url: str, dashboard: str) -> DeployReport:
     """Deploy ``config.release``, or the newest one, and the sinks; deploying what is deployed changes nothing.
 
     Raises:
-        ArtifactError: there is no such release, or it was made by code that computed other features.
+        ArtifactError: there is no such release, a gate did not pass, or it was made by code that computed other features.
         NotReadyError: it or a sink does not come up; traffic stays where it was.
     """
     return _deploy(config, store_url, dashboard, beside=False)
@@ -57,7 +64,7 @@ def bring_up_beside(config: PipelineConfig, store_url: str, dashboard: str) -> D
     """Load ``config.release`` beside the one that has the traffic, which keeps it.
 
     Raises:
-        ArtifactError: there is no such release, it is damaged, or it was made by code that computed other features.
+        ArtifactError: there is no such release, a gate did not pass, or it was made by code that computed other features.
         ConfigError: no other release has traffic, or there is no room for two.
         NotReadyError: it or a sink does not come up.
     """
@@ -66,11 +73,17 @@ def bring_up_beside(config: PipelineConfig, store_url: str, dashboard: str) -> D
 
 def _deploy(config: PipelineConfig, store_url: str, dashboard: str, *, beside: bool) -> DeployReport:
     release = config.release or newest(config.root)
+    with OnlineStore(store_url, config.store.namespace) as store:
+        if beside or release not in store.traffic().weights:  # one that is loaded was let in before: a way back is quick
+            pass_gates(config, store, release)
     manifest = verify(open_release(config.root, release))
     materialize_features(config, store_url, manifest)
     start_sinks(config, store_url)
     report = deploy(config, release, store_url, dashboard, user_view=manifest.user_view, beside=beside)
     _forget_views(config, store_url)
+    if not beside:  # a rollout that starts does it itself
+        with OnlineStore(store_url, config.store.namespace) as store:
+            point_aliases(config, store)
     made_ts = datetime.now(UTC).isoformat()
     record = json.dumps({**asdict(report), "made_ts": made_ts}, indent=1)
     storage.write_bytes(storage.join(config.root, "reports", "deploy_release", f"{made_ts}.json"), record.encode())

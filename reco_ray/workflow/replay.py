@@ -20,7 +20,7 @@ from reco_ray.slate import Pipeline
 from reco_ray.store import unpack_user
 from reco_ray.types import Request
 
-__all__ = ["replay"]
+__all__ = ["logged_requests", "replay"]
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ def replay(config: PipelineConfig) -> ReplayReport:
             f"replay: found release {first} with user view {views[0]}, {second} with {views[1]}, expected the same one: "
             "the logged rows mean nothing to the other; compare releases that have it in common"
         )
-    requests = _logged(config, views[0])
+    requests = logged_requests(config, views[0], config.replay.requests)
     pipelines = []
     for release in (first, second):
         folder = open_release(config.root, release)
@@ -65,10 +65,14 @@ def replay(config: PipelineConfig) -> ReplayReport:
     return report
 
 
-def _logged(config: PipelineConfig, view: str) -> list[Request]:
+def logged_requests(config: PipelineConfig, view: str, n: int) -> list[Request]:
+    """The newest ``n`` logged requests that hold their user's row of this view, newest first.
+
+    Raises: DataError: there is none.
+    """
     where = pl.col("user_row").is_not_null() & (pl.col("user_view") == view) & pl.col("call").is_in(_CALLS)
     rows = tables.read(config.root, "exposures", _COLUMNS, where) if tables.exists(config.root, "exposures") else pl.DataFrame()
-    newest_first = rows.sort("ts", "request_id", descending=True).head(config.replay.requests) if rows.height else rows
+    newest_first = rows.sort("ts", "request_id", descending=True).head(n) if rows.height else rows
     requests = [each for row in newest_first.iter_rows(named=True) if (each := _request(row)) is not None]
     if not requests:
         raise DataError(

@@ -14,6 +14,7 @@ from reco_ray import evaluation as ev
 from reco_ray.compose import to_yaml
 from reco_ray.config import PipelineConfig, SourceKind
 from reco_ray.evaluation.lists import StageLists
+from reco_ray.evaluation.per_user import per_user_metrics, write_per_user
 from reco_ray.evaluation.report import CURVE_CUTOFFS, POPULAR, RANDOM, RANKED, RECALL, RERANKED
 from reco_ray.features import Catalogue
 from reco_ray.hashing import digest
@@ -36,11 +37,13 @@ def write_report(
     commit: str,
     lake_versions: Mapping[str, int],
 ) -> dict[str, object]:
-    """Write both files into ``folder``; returns the headline numbers."""
+    """Write both files into ``folder``, and the served lists' metrics of each user; returns the headline numbers."""
     started = time.monotonic()
     report = _report(answered, stages, config, features, commit, lake_versions, started)
     content = report.to_json()
     (folder / "report.json").write_text(json.dumps(content, indent=1))
+    if RERANKED in answered.lists:  # one that answered nobody has no lists
+        write_per_user(folder, answered.users, per_user_metrics(answered, RERANKED, config.evaluation.k))
     (folder / "report.html").write_text(ev.render_html(report))
     checks: list[dict[str, Any]] = content["checks"]  # type: ignore[assignment]
     result = {name: value for name, value in content.items() if name not in _OF_THE_RUN}

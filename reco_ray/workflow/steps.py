@@ -27,6 +27,7 @@ from reco_ray.rank.training_set import TABLE, TrainingSet, write_training_set
 from reco_ray.recall.index import index_facts
 from reco_ray.release import assemble, open_release, release_uri, seal
 from reco_ray.release.bundle import MANIFEST
+from reco_ray.release.registry import Registry
 from reco_ray.schema import LABELS
 from reco_ray.workflow.erased import erased_users
 from reco_ray.workflow.graph import Output, Step, Work
@@ -325,6 +326,7 @@ def _publish_release(work: Work) -> Mapping[str, object]:
     facts = {
         "inputs": {name: output.content for name, output in work.inputs.items()},
         "features_key": features.key,
+        "evaluation_key": evaluated.key,
         "features": asdict(config.features),
         "sensitive_columns": sorted(config.rank.declared_sensitive) if "train_ranker" in work.inputs else [],
         "indexes": index_facts(bundle),
@@ -333,9 +335,10 @@ def _publish_release(work: Work) -> Mapping[str, object]:
         "commit": commit(),
         "made_ts": datetime.now(UTC).isoformat(),
     }
-    seal(bundle, release_id, str(features.facts["user_view"]), facts)
+    manifest = seal(bundle, release_id, str(features.facts["user_view"]), facts)
     storage.publish(bundle, release_uri(config.root, release_id), MANIFEST)
     open_release(config.root, release_id)  # what cannot be opened was not published
+    Registry(config.root, config.tracking).register(manifest)
     return {"content": release_id, "release": release_id, "user_view": features.facts["user_view"]}
 
 

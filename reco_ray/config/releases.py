@@ -1,0 +1,87 @@
+"""Releases: how many stay, and what one must show before it takes traffic, and when the next is made."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from reco_ray.config.checks import between
+from reco_ray.errors import ConfigError
+
+__all__ = ["GateName", "GatesConfig", "ReleasesConfig", "RetrainConfig"]
+
+_METRICS = ("ndcg", "recall", "mrr", "hit_rate")
+
+
+class GateName(Enum):
+    """What there is to pass."""
+
+    integrity = "integrity"
+    smoke = "smoke"
+    metrics = "metrics"
+    latency = "latency"
+    size = "size"
+
+
+@dataclass(kw_only=True)
+class GatesConfig:
+    """What a release must pass before it takes traffic, against the release that has it.
+
+    Attributes:
+        wanted: the gates, in order.
+        requests: asked of both releases, in process.
+        metric: ndcg, recall, mrr or hit_rate of the served lists.
+        metric_margin: share of the champion's metric that the release may be worse by; the lower end of the interval of the
+            paired difference, at ``confidence``, may not be below.
+        latency_ratio, latency_slack_ms: its p95 may be the champion's times the one and the other on top.
+        size_ratio: of the bundles' bytes.
+    """
+
+    wanted: list[GateName] = field(default_factory=lambda: list(GateName))
+    requests: int = 100
+    metric: str = "ndcg"
+    metric_margin: float = 0.1
+    confidence: float = 0.95
+    latency_ratio: float = 2.0
+    latency_slack_ms: float = 5.0
+    size_ratio: float = 2.0
+
+    def __post_init__(self) -> None:
+        between("gates.requests", self.requests, 1, 100_000)
+        between("gates.metric_margin", self.metric_margin, 0, 1)
+        between("gates.confidence", self.confidence, 0.5, 0.999)
+        between("gates.latency_ratio", self.latency_ratio, 0.1, 1000)
+        between("gates.latency_slack_ms", self.latency_slack_ms, 0, 60_000)
+        between("gates.size_ratio", self.size_ratio, 0.1, 1000)
+        if self.metric not in _METRICS:
+            raise ConfigError(f"gates.metric: found {self.metric!r}, expected one of {list(_METRICS)}")
+
+
+@dataclass(kw_only=True)
+class ReleasesConfig:
+    """``keep``: of the releases published last, how many `reco releases prune` leaves whether they are used or not."""
+
+    keep: int = 5
+
+    def __post_init__(self) -> None:
+        between("releases.keep", self.keep, 1, 100_000)
+
+
+@dataclass(kw_only=True)
+class RetrainConfig:
+    """``retrain``: when to train, and for how long at most.
+
+    Attributes:
+        max_age_h: of the release published last; 0: age is no reason.
+        new_events: that came in since; 0: their number is no reason.
+        on_drift: whether drifting features are one; see ``drift``.
+        max_wall_s: it ends itself after so long; 0: never.
+    """
+
+    max_age_h: float = 24.0
+    new_events: int = 100_000
+    on_drift: bool = True
+    max_wall_s: float = 6 * 3600.0
+
+    def __post_init__(self) -> None:
+        between("retrain.max_age_h", self.max_age_h, 0, 100_000)
+        between("retrain.new_events", self.new_events, 0, 10**15)
+        between("retrain.max_wall_s", self.max_wall_s, 0, 10**7)

@@ -1,0 +1,97 @@
+"""Leases: one owner at a time for a piece of work, in the whole cluster; the store ends those of owners that died.
+
+``{namespace}:lease:<name>`` holds ``{"owner", "since_ts", "token"}`` with a time to live, which the owner renews.
+"""
+
+import contextlib
+import json
+import secrets
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import redis
+
+from reco_ray.errors import NotReadyError
+from reco_ray.store.away import answering
+from reco_ray.store.online import OnlineStore
+
+__all__ = ["Lease", "leased"]
+
+# KEYS: the lease. ARGV: what we wrote, and for a renewal the time to live in milliseconds.
+_RENEW = "if redis.call('GET',KEYS[1])==ARGV[1] then return redis.call('PEXPIRE',KEYS[1],ARGV[2]) end return 0"
+_RELEASE = "if redis.call('GET',KEYS[1])==ARGV[1] then return redis.call('DEL',KEYS[1]) end return 0"
+
+
+class Lease:
+    """One attempt to own a name.
+
+    Args:
+        owner: for people: user, host, process.
+        ttl_s: it ends so long after the last renewal.
+    """
+
+    def __init__(self, store: OnlineStore, name: str, owner: str, ttl_s: float) -> None:
+        self._calls, self._name, self._ttl_ms = store.blocking_calls, name, int(ttl_s * 1000)
+        self._key = store.key("lease", name)
+        self._value = json.dumps({"owner": owner, "since_ts": time.time(), "token": secrets.token_hex(8)})
+
+    def take(self) -> None:
+        """Take it.
+
+        Raises: NotReadyError: another one has it, or the store is away.
+        """
+        with answering():
+            if self._calls.set(self._key, self._value, nx=True, px=self._ttl_ms):
+                return
+            raw, left_ms = self._calls.get(self._key), self._calls.pttl(self._key)
+        if not isinstance(raw, bytes):
+            raise NotReadyError(f"{self._name}: found its lock given back just now, expected to get it; start it again")
+        held = json.loads(raw)
+        since = f"{datetime.fromtimestamp(held['since_ts'], UTC):%Y-%m-%d %H:%M:%S} UTC"
+        raise NotReadyError(
+            f"{self._name}: found the lock held by {held['owner']} since {since}, expected nobody; wait for it to end, "
+            f"or where it has died {max(0, int(left_ms)) / 1000:.0f} s for its lease to"
+        )
+
+    def renew(self) -> None:
+        """Hold it for its time to live from now on.
+
+        Raises: NotReadyError: it was lost, or the store is away.
+        """
+        with answering():
+            held = self._calls.eval(_RENEW, 1, self._key, self._value, str(self._ttl_ms))
+        if not held:
+            raise NotReadyError(f"{self._name}: the lock was lost, expected to hold it; another one may be at work")
+
+    def give_back(self) -> None:
+        """End it, where it is still ours."""
+        with contextlib.suppress(redis.RedisError, OSError):
+            self._calls.eval(_RELEASE, 1, self._key, self._value)
+
+
+@contextlib.contextmanager
+def leased(store: OnlineStore, name: str, owner: str, ttl_s: float = 60.0) -> Iterator[Lease]:
+    """Own a name while the block runs; a thread renews the lease three times within its life.
+
+    Before what must not be done twice, call `Lease.renew`: it raises where the lease was lost meanwhile.
+
+    Raises: NotReadyError: another one has it.
+    """
+    lease, stop = Lease(store, name, owner, ttl_s), threading.Event()
+    lease.take()
+
+    def keep() -> None:
+        while not stop.wait(ttl_s / 3):
+            with contextlib.suppress(NotReadyError):  # the owner asks before what matters
+                lease.renew()
+
+    thread = threading.Thread(target=keep, name=f"lease-{name}", daemon=True)
+    thread.start()
+    try:
+        yield lease
+    finally:
+        stop.set()
+        thread.join()
+        lease.give_back()
