@@ -153,10 +153,11 @@ def _ablated(config: PipelineConfig, outputs: dict[str, Output], asked: Asked) -
         scores = model.inplace_predict(np.ascontiguousarray(asked.matrix[:, kept]))
         return [_best(c, s) for c, s in zip(asked.candidates, np.split(scores, ends), strict=True)]
 
+    varies = np.nan_to_num(x, nan=-1e30).max(axis=0) > np.nan_to_num(x, nan=-1e30).min(axis=0)
     groups = np.array([group_of(name) for name in columns])
     everything = np.arange(len(columns))
     found = {"all columns": lists(everything)}
-    for name in dict.fromkeys(groups.tolist()):
+    for name in dict.fromkeys(groups[varies].tolist()):
         found[f"without {name}"] = lists(everything[groups != name])
     return {**found, "recall evidence only": lists(everything[groups == "recall evidence"])}
 
@@ -166,6 +167,8 @@ def group_of(column: str) -> str:
     for name, view in (("item", ITEM_COLUMNS), ("user", USER_COLUMNS), ("context", CONTEXT_COLUMNS)):
         if column in [c.name for c in view]:
             return name
+    if column.startswith("had_"):
+        return "what the user has had"
     return "recall evidence" if column == "recall_place" or column.endswith(("_inverse_rank", "_score")) else "user x item"
 
 
