@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -82,24 +83,27 @@ def main(
             by_seed: dict[int, dict[str, Any]] = {}
             for seed in map(int, seeds.split(",")):
                 home = (root or Path(scratch)) / f"{dataset}-{seed}"
-                by_seed[seed] = _measure(compose_config([f"source={dataset}", f"seed={seed}", f"root={home}", *given]))
-                found[dataset] = _together(by_seed)
-                _write(out, {"k": K, "overrides": given, "load": os.getloadavg(), "datasets": found})
+                config = compose_config([f"source={dataset}", f"seed={seed}", f"root={home}", *given])
+                for by_seed[seed] in _measure(config):
+                    found[dataset] = _together(by_seed)
+                    _write(out, {"k": K, "overrides": given, "load": os.getloadavg(), "datasets": found})
             _show(dataset, found[dataset])
 
 
-def _measure(config: PipelineConfig) -> dict[str, Any]:
-    """NDCG@10 of each user by each way to order, of one seed."""
+def _measure(config: PipelineConfig) -> Iterator[dict[str, Any]]:
+    """NDCG@10 of each user by each way to order, of one seed; again with each ranker that was trained."""
     with ray_session(config.cluster):
         outputs = run_all(STEPS, config, upto="train_ranker")
     with tempfile.TemporaryDirectory(prefix="stages-") as folder:
         asked = _ask(config, outputs, Path(folder))
     ndcg = {name: ndcg_at_k(lists, asked.relevant, K) for name, lists in asked.lists.items()}
-    for name, lists in _ablated(config, outputs, asked).items():
-        ndcg[name] = ndcg_at_k(lists, asked.relevant, K)
     facts = outputs["train_ranker"].facts
     trained = {name: facts[name] for name in ("rows", "groups", "rounds", "valid_ndcg10")}
-    return {"users": asked.users, "ndcg": ndcg, "trained": trained, "sources": list(asked.lists)[:-2]}
+    measured = {"users": asked.users, "ndcg": ndcg, "trained": trained, "sources": list(asked.lists)[:-2]}
+    yield measured
+    for name, lists in _ablated(config, outputs, asked):
+        ndcg[name] = ndcg_at_k(lists, asked.relevant, K)
+        yield measured
 
 
 def _ask(config: PipelineConfig, outputs: dict[str, Output], folder: Path) -> Asked:
@@ -136,7 +140,7 @@ def _source_ids(config: PipelineConfig, users: pl.Series) -> list[str]:
     return users.replace_strict(new, old["user_id"]).to_list()
 
 
-def _ablated(config: PipelineConfig, outputs: dict[str, Output], asked: Asked) -> dict[str, list[NDArray[np.int32]]]:
+def _ablated(config: PipelineConfig, outputs: dict[str, Output], asked: Asked) -> Iterator[tuple[str, list[NDArray[np.int32]]]]:
     """Best rows by rankers that were trained again, as the release's was, on some of the columns."""
     made = outputs["build_training_set"]
     columns: list[str] = json.loads((made.folder() / "ranker_columns.json").read_text())
@@ -156,10 +160,10 @@ def _ablated(config: PipelineConfig, outputs: dict[str, Output], asked: Asked) -
     varies = np.nan_to_num(x, nan=-1e30).max(axis=0) > np.nan_to_num(x, nan=-1e30).min(axis=0)
     groups = np.array([group_of(name) for name in columns])
     everything = np.arange(len(columns))
-    found = {"all columns": lists(everything)}
+    yield "all columns", lists(everything)
     for name in dict.fromkeys(groups[varies].tolist()):
-        found[f"without {name}"] = lists(everything[groups != name])
-    return {**found, "recall evidence only": lists(everything[groups == "recall evidence"])}
+        yield f"without {name}", lists(everything[groups != name])
+    yield "recall evidence only", lists(everything[groups == "recall evidence"])
 
 
 def group_of(column: str) -> str:
@@ -181,7 +185,8 @@ def _together(by_seed: dict[int, dict[str, Any]]) -> dict[str, Any]:
     users = sorted(set.intersection(*(set(one["users"]) for one in by_seed.values())))
     seed, first = next(iter(by_seed.items()))
     places = {s: [one["users"].index(user) for user in users] for s, one in by_seed.items()}
-    ndcg = {name: np.mean([one["ndcg"][name][places[s]] for s, one in by_seed.items()], axis=0) for name in first["ndcg"]}
+    names = [name for name in first["ndcg"] if all(name in one["ndcg"] for one in by_seed.values())]
+    ndcg = {name: np.mean([one["ndcg"][name][places[s]] for s, one in by_seed.items()], axis=0) for name in names}
     best = max(first["sources"], key=lambda name: float(ndcg[name].mean()))
     baseline = max((best, "recall"), key=lambda name: float(ndcg[name].mean()))
     pairs = [("xgboost", baseline), ("xgboost", "popular"), ("recall", best)]
