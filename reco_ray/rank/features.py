@@ -17,7 +17,19 @@ from reco_ray.recall.sources.two_tower import Weights, embed_new
 from reco_ray.store import LiveItem
 from reco_ray.types import Candidates, Request
 
-__all__ = ["RankFeatures", "view_columns"]
+__all__ = ["PAIR_COLUMNS", "RankFeatures", "view_columns"]
+
+PAIR_COLUMNS = (
+    "taste_share",
+    "taste_lift",
+    "year_distance",
+    "value_distance",
+    "popularity_distance",
+    "had_before",
+    "had_times",
+    "had_ago",
+)
+"""Of user and item together, in a release without towers too."""
 
 _RECENT = 10
 _YEAR = [c.name for c in ITEM_COLUMNS].index("item_year")
@@ -67,14 +79,7 @@ class RankFeatures:
             *(c.name for c in ITEM_COLUMNS),
             *(c.name for c in USER_COLUMNS),
             *(c.name for c in CONTEXT_COLUMNS),
-            "taste_share",
-            "taste_lift",
-            "year_distance",
-            "value_distance",
-            "popularity_distance",
-            "had_before",
-            "had_times",
-            "had_ago",
+            *PAIR_COLUMNS,
             *(("similar_max", "similar_mean", "similar_last") if vectors is not None else ()),
         ]
 

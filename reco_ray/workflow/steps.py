@@ -20,7 +20,7 @@ from reco_ray.features import SNAPSHOTS, Catalogue, user_view_version, vocabular
 from reco_ray.hashing import digest
 from reco_ray.lake import sources, storage, tables
 from reco_ray.rank.cuts import groups_of_exposures, groups_of_users
-from reco_ray.rank.features import view_columns
+from reco_ray.rank.features import PAIR_COLUMNS, view_columns
 from reco_ray.rank.sensitive import check_declared
 from reco_ray.rank.stage import COLUMNS_FILE, VOCABULARY_FILE
 from reco_ray.rank.training_set import TABLE, TrainingSet, write_training_set
@@ -400,7 +400,7 @@ STEPS = (
     Step(
         "build_training_set",
         ("build_features", "train_embeddings"),
-        lambda c: (_of_groups(c), c.recall, c.rerank.seen_items_return, c.seed),
+        lambda c: (_of_groups(c), PAIR_COLUMNS, c.recall, c.rerank.seen_items_return, c.seed),
         _build_training_set,
         needed=lambda c: c.rank.kind is RankKind.xgboost,
         stands=_training_set_stands,
