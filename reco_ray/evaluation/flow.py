@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from reco_ray.evaluation.lists import StageLists
 from reco_ray.evaluation.slices import auc
-from reco_ray.features import past_request
+from reco_ray.features import Catalogue, past_request
 from reco_ray.hashing import hash64
 from reco_ray.lake import storage
 from reco_ray.recall import load as load_recall
 from reco_ray.slate import load_rank, load_rerank
 
-__all__ = ["run_stages"]
+__all__ = ["relevant_rows", "run_stages", "tested_users"]
 
 _DEPTH = 500  # of the candidate lists kept for the recall curve
 _LIST = 50  # of the ranked lists
@@ -29,9 +29,7 @@ def run_stages(folder: str, users: pl.DataFrame, labels: pl.DataFrame, seed: int
         folder: stages assembled from the snapshot before the test part; a folder or URI that every node can read.
         users: rows of the user view of that snapshot. labels: rows of `schema.LABELS` of the test part.
     """
-    positive = labels.explode("item_ids", "grades").filter(pl.col("grades") >= 0.5)
-    relevant = positive.group_by("user_id", maintain_order=True).agg(pl.col("item_ids").alias("relevant"))
-    joined = users.join(relevant, on="user_id").join(labels.select("user_id", "ts", "context"), on="user_id").sort("user_id")
+    joined = tested_users(users, labels)
     dataset = ray.data.from_arrow(joined.to_arrow()).repartition(max(1, joined.height // 64))
     answered = dataset.map_batches(
         _Stages,
@@ -57,6 +55,20 @@ def run_stages(folder: str, users: pl.DataFrame, labels: pl.DataFrame, seed: int
     return StageLists(column("relevant"), lists, candidates, history, scored, tuple(frame["user_id"].to_list()))
 
 
+def tested_users(users: pl.DataFrame, labels: pl.DataFrame) -> pl.DataFrame:
+    """Rows of the user view that have a positive among the labels, with column relevant, and ts and context of the labels."""
+    positive = labels.explode("item_ids", "grades").filter(pl.col("grades") >= 0.5)
+    relevant = positive.group_by("user_id", maintain_order=True).agg(pl.col("item_ids").alias("relevant"))
+    return users.join(relevant, on="user_id").join(labels.select("user_id", "ts", "context"), on="user_id").sort("user_id")
+
+
+def relevant_rows(catalogue: Catalogue, item_ids: list[str]) -> NDArray[np.int64]:
+    """Rows of items; one outside the snapshot gets a row of its own past its end: nobody can find it, it counts as missed."""
+    found = catalogue.find(item_ids)
+    unknown = found < 0
+    return np.where(unknown, len(catalogue) + np.cumsum(unknown) - 1, found)
+
+
 class _Stages:
     def __init__(self, folder: str, seed: int, k: int) -> None:
         path = storage.fetch(folder)
@@ -71,7 +83,7 @@ class _Stages:
         scores = self._rank.score(requests, candidates)
         slates = self._rerank.arrange(requests, candidates, scores)
         columns: dict[str, list[NDArray[Any]]] = {}
-        columns["relevant"] = [_rows(catalogue.find(r["relevant"]), len(catalogue)) for r in rows]
+        columns["relevant"] = [relevant_rows(catalogue, r["relevant"]) for r in rows]
         columns["list:random"] = [self._random(r["user_id"], len(catalogue)) for r in rows]
         for name in recall.sources:
             hits = [item_idx for item_idx, _ in recall.alone(name, requests, _DEPTH)]
@@ -97,9 +109,3 @@ class _Stages:
 
     def _random(self, user_id: str, n_items: int) -> NDArray[np.int64]:
         return np.random.default_rng([self._seed, hash64(user_id) % 2**32]).permutation(n_items)[:_LIST]
-
-
-def _rows(item_idx: NDArray[np.int64], n_items: int) -> NDArray[np.int64]:
-    """Give items outside the snapshot rows of their own past its end: nobody can find them, and they count as missed."""
-    unknown = item_idx < 0
-    return np.where(unknown, n_items + np.cumsum(unknown) - 1, item_idx)

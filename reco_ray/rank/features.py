@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from reco_ray.arrays import with_room
+from reco_ray.arrays import lookup, with_room
 from reco_ray.features import CONTEXT_COLUMNS, ITEM_COLUMNS, USER_COLUMNS, Catalogue, ContextRows, Vocabulary
 from reco_ray.features.views import USER_TASTE, Column
 from reco_ray.recall.merge import fuse
@@ -17,7 +17,19 @@ from reco_ray.recall.sources.two_tower import Weights, embed_new
 from reco_ray.store import LiveItem
 from reco_ray.types import Candidates, Request
 
-__all__ = ["RankFeatures", "view_columns"]
+__all__ = ["PAIR_COLUMNS", "RankFeatures", "view_columns"]
+
+PAIR_COLUMNS = (
+    "taste_share",
+    "taste_lift",
+    "year_distance",
+    "value_distance",
+    "popularity_distance",
+    "had_before",
+    "had_times",
+    "had_ago",
+)
+"""Of user and item together, in a release without towers too."""
 
 _RECENT = 10
 _YEAR = [c.name for c in ITEM_COLUMNS].index("item_year")
@@ -67,11 +79,7 @@ class RankFeatures:
             *(c.name for c in ITEM_COLUMNS),
             *(c.name for c in USER_COLUMNS),
             *(c.name for c in CONTEXT_COLUMNS),
-            "taste_share",
-            "taste_lift",
-            "year_distance",
-            "value_distance",
-            "popularity_distance",
+            *PAIR_COLUMNS,
             *(("similar_max", "similar_mean", "similar_last") if vectors is not None else ()),
         ]
 
@@ -124,6 +132,7 @@ class RankFeatures:
             np.abs(item[:, _YEAR] - user[_USER_YEAR])[:, None],
             (item[:, _ITEM_VALUE] - user[_USER_VALUE])[:, None],
             (item[:, _EVENTS] - self._mean_popularity(history))[:, None],
+            self._had(request, history, candidates.item_idx),
         ]
         if self._vectors is not None:
             parts.append(self._similarity(self._vectors, history, candidates.item_idx))
@@ -148,6 +157,18 @@ class RankFeatures:
         taste = user[len(USER_COLUMNS) :].reshape(2, c)
         of = self.catalogue.in_category[item_idx]
         return np.asarray(of / np.maximum(of.sum(axis=1, keepdims=True), 1) @ taste.T, np.float32)
+
+    def _had(self, request: Request, history: NDArray[np.int64], item_idx: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Whether the user has had each item, and how often and how long ago among the newest ones; shape (n, 3)."""
+        rows, newest, times = np.unique(history[::-1], return_index=True, return_counts=True)
+        at = lookup(rows.astype(np.uint64), item_idx.astype(np.uint64))
+        recent = at >= 0
+        had = recent | (lookup(request.user.seen, self.catalogue.keys[item_idx]) >= 0)
+        found = np.zeros((item_idx.size, 3), np.float32)
+        found[:, 0], found[:, 2] = had, np.nan
+        found[recent, 1] = np.log1p(times[at[recent]])
+        found[recent, 2] = np.log1p(newest[at[recent]])
+        return found
 
     def _mean_popularity(self, history: NDArray[np.int64]) -> float:
         return float(self._items[history, _EVENTS].mean()) if history.size else 0.0

@@ -20,7 +20,7 @@ from reco_ray.features import SNAPSHOTS, Catalogue, user_view_version, vocabular
 from reco_ray.hashing import digest
 from reco_ray.lake import sources, storage, tables
 from reco_ray.rank.cuts import groups_of_exposures, groups_of_users
-from reco_ray.rank.features import view_columns
+from reco_ray.rank.features import PAIR_COLUMNS, view_columns
 from reco_ray.rank.sensitive import check_declared
 from reco_ray.rank.stage import COLUMNS_FILE, VOCABULARY_FILE
 from reco_ray.rank.training_set import TABLE, TrainingSet, write_training_set
@@ -35,7 +35,7 @@ from reco_ray.workflow.report import write_report
 from reco_ray.workflow.tracking import Run as TrackedRun
 from reco_ray.workflow.tracking import commit, lake_versions, tracked_run
 
-__all__ = ["STEPS", "of_snapshot", "user_rows"]
+__all__ = ["STEPS", "assemble_snapshot", "label_rows", "of_snapshot", "user_rows"]
 
 _RAW = ("user_id", "item_id", "ts", "type", "value", "event_id", "consent")
 _USERS_COUNTED = 100_000
@@ -166,6 +166,11 @@ def user_rows(config: PipelineConfig, features: Output, snapshot: str) -> pl.Dat
     return _rows(config, features, "features_users", snapshot)
 
 
+def label_rows(config: PipelineConfig, features: Output, part: str) -> pl.DataFrame:
+    """What users turned to in a part of the split."""
+    return _rows(config, features, "labels", part)
+
+
 def _some_users(config: PipelineConfig, features: Output, snapshot: str) -> pl.DataFrame:
     """What recall counts by segment: of 100,000 users or fewer."""
     parts = -(-int(str(features.facts["users"])) // _USERS_COUNTED)
@@ -173,7 +178,12 @@ def _some_users(config: PipelineConfig, features: Output, snapshot: str) -> pl.D
     return tables.read(config.root, "features_users", ("user_id", "seen", "features"), some).sort("user_id")
 
 
-def _assemble(work: Work, snapshot: str, folder: Path, with_ranker: bool = True) -> None:
+def assemble_snapshot(work: Work, snapshot: str, folder: Path, with_ranker: bool = True) -> None:
+    """Write the stages as they are at the end of a snapshot into an empty folder.
+
+    Args:
+        work: with the outputs of the steps before ``evaluate`` as its inputs.
+    """
     config, features = work.config, work.inputs["build_features"]
     models, ranker = work.inputs.get("train_embeddings"), work.inputs.get("train_ranker")
     assemble(
@@ -195,7 +205,7 @@ def _stages(work: Work, snapshot: str, with_ranker: bool = True) -> Iterator[str
     uri = storage.join(work.config.root, "tmp", f"stages-{work.key}-{snapshot}")
     folder = work.folder.with_name("stages")
     folder.mkdir()
-    _assemble(work, snapshot, folder, with_ranker)
+    assemble_snapshot(work, snapshot, folder, with_ranker)
     storage.publish(folder, uri, "recall.json")
     try:
         yield uri
@@ -257,7 +267,7 @@ def _groups(config: PipelineConfig, features: Output) -> pl.DataFrame:
     """The groups that the ranker learns from, as `rank.flow.build_training_set` takes them."""
     share = config.rank.validation_share
     if config.rank.groups is GroupKind.users:
-        return groups_of_users(_rows(config, features, "labels", "rank"), share, config.seed)
+        return groups_of_users(label_rows(config, features, "rank"), share, config.seed)
     split: Mapping[str, object] = features.facts["split"]  # type: ignore[assignment]
     if split["kind"] != SplitKind.global_time.value:
         raise DataError(
@@ -305,7 +315,7 @@ def _evaluate(work: Work) -> Mapping[str, object]:
 
     config, features = work.config, work.inputs["build_features"]
     with _stages(work, "eval") as stages:
-        labels = _rows(config, features, "labels", "test")
+        labels = label_rows(config, features, "test")
         answered = run_stages(stages, user_rows(config, features, "eval"), labels, config.seed, config.evaluation.k)
         with tracked_run(config, "evaluate", work.key, {"k": config.evaluation.k, "seed": config.seed}) as run:
             local = storage.fetch(stages)
@@ -318,7 +328,7 @@ def _publish_release(work: Work) -> Mapping[str, object]:
     config, features, evaluated = work.config, work.inputs["build_features"], work.inputs["evaluate"]
     bundle = work.folder / "bundle"
     bundle.mkdir()
-    _assemble(work, "live", bundle)
+    assemble_snapshot(work, "live", bundle)
     settings = repr((config.recall, config.rank, config.rerank, config.features))
     release_id = digest(
         "release", __version__, settings, *(f"{n}={o.content}" for n, o in sorted(work.inputs.items()) if n != "evaluate")
@@ -393,7 +403,7 @@ STEPS = (
     Step(
         "build_training_set",
         ("build_features", "train_embeddings"),
-        lambda c: (_of_groups(c), c.recall, c.rerank.seen_items_return, c.seed),
+        lambda c: (_of_groups(c), PAIR_COLUMNS, c.recall, c.rerank.seen_items_return, c.seed),
         _build_training_set,
         needed=lambda c: c.rank.kind is RankKind.xgboost,
         stands=_training_set_stands,

@@ -1,6 +1,7 @@
 """Rank and rerank: what each stage may do, and what it may not."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,21 @@ def test_the_matrix_has_the_named_columns_and_marks_absent_sources(folder: Path,
     assert matrix.dtype == np.float32
     score = matrix[:, features.columns.index("covisit_score")]
     np.testing.assert_array_equal(np.isnan(score), candidates.source_ranks[:, recall.names.index("covisit")] < 0)
+
+
+def test_the_matrix_knows_what_the_user_has_had(folder: Path, requests: list[Request]) -> None:
+    features, recall = rank_features(folder), load_recall(folder)
+    keys = recall.catalogue.keys
+    row = replace(
+        requests[0].user, history=keys[[3, 1, 3, 2]], weights=np.ones(4, np.float32), seen=np.sort(keys[[1, 2, 3, 4]])
+    )
+    items = tuple(recall.catalogue.item_ids[:6])
+    request = replace(requests[0], user=row, k=6, items=items, item_scores=np.full(6, np.nan, np.float32))
+    at = [features.columns.index(name) for name in ("had_before", "had_times", "had_ago")]
+    found = features.matrix(request, recall.recall([request])[0])[:, at]
+    nan, one, two = np.nan, np.log(2), np.log(3)
+    expected = [[0, 0, nan], [1, one, two], [1, one, 0], [1, two, one], [1, 0, nan], [0, 0, nan]]
+    np.testing.assert_allclose(found, np.array(expected), rtol=1e-6)
 
 
 def test_a_ranker_of_other_columns_is_refused(folder: Path, ranker: XGBoostRanker, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import threading
 import time
 import uuid
@@ -234,9 +235,10 @@ def test_one_controller_works_at_a_time(world: World) -> None:
         pass
 
 
-def test_the_deployment_turns_in_a_thread_and_gives_the_lock_back(world: World) -> None:
+def test_the_deployment_turns_in_a_thread_and_gives_the_lock_back(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     from reco_ray.rollout.deployments import Rollouts
 
+    monkeypatch.setattr(logging.getLogger("reco_ray"), "handlers", [logging.NullHandler()])  # as one that is set up already
     commands.start(world.rollouts, "new", POLICY, world.now, "test")
     replica = Rollouts.func_or_class(world.events, world.namespace, world.url, "")
     pause, deadline = threading.Event(), time.monotonic() + 60
