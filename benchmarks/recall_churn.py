@@ -72,4 +72,4 @@ def _quality(index: VectorIndex, queries: np.ndarray) -> dict[str, float]:  # ty
     exact = np.stack([index.exact(query, _K) for query in queries])
     found, _ = index.search(queries, _K)
     per_s = median_per_s({"": lambda: index.search(queries, _K)}, len(queries), 5)[""]
-    return {"recall100": round(float(recall_at(found, exact).mean()), 4), "per_s": round(per_s)}
+    return {"recall100": round(float(recall_at(found, exact, index.vectors, queries).mean()), 4), "per_s": round(per_s)}

@@ -55,7 +55,7 @@ def _compare(index: VectorIndex, queries: np.ndarray, masks: list[np.ndarray], k
             rows, _ = index.search(query[None], k, [mask])
             took[way].append(1e3 * (time.perf_counter() - began))
             if way in found and exact.size:
-                found[way].append(float(recall_at(rows[:, : exact.size], exact[None])[0]))
+                found[way].append(float(recall_at(rows[:, : exact.size], exact[None], index.vectors, query[None])[0]))
     live._SCORED_PER_FETCHED = usual
     medians = {f"{way}_ms": round(float(np.median(ms)), 3) for way, ms in took.items()}
     return medians | {f"{way}_recall": round(float(np.mean(values)), 4) for way, values in found.items() if values}

@@ -47,7 +47,10 @@ def measure(items: int, seed: int) -> dict[str, Any]:
     return {
         **{f"{name}_per_s": round(value) for name, value in per_s.items()},
         "vs_exact": round(per_s["scann"] / max(per_s["scann_brute_force"], per_s["numpy"]), 2),
-        **{f"recall{k}": round(float(recall_at(rows, exact[:, :k]).mean()), 4) for k, rows in found.items()},
+        **{
+            f"recall{k}": round(float(recall_at(rows, exact[:, :k], index.vectors, queries).mean()), 4)
+            for k, rows in found.items()
+        },
         "build_s": round(build_s, 1),
         "vectors_mb": round(vectors.nbytes / 1e6),
         "build_peak_mb": round(peak - before),

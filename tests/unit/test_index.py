@@ -19,7 +19,7 @@ from reco_ray.recall.index.locks import SharedLock
 from reco_ray.recall.index.probe import selectivity
 from reco_ray.recall.index.searcher import check_cpu
 from reco_ray.recall.index.shards import merge_shards, shard_of
-from reco_ray.recall.index.tuning import Reach, Tuning, recall_at
+from reco_ray.recall.index.tuning import Reach, Tuning, recall_at, sample_queries
 from reco_ray.recall.query import Query
 
 NOTHING = np.empty(0, np.int64)
@@ -59,7 +59,7 @@ def tree(saved: Path) -> VectorIndex:
 
 def recall(index: VectorIndex, queries: NDArray[np.float32], k: int) -> float:
     exact = np.stack([index.exact(each, k) for each in queries])
-    return float(recall_at(index.search(queries, k)[0], exact).mean())
+    return float(recall_at(index.search(queries, k)[0], exact, index.vectors, queries).mean())
 
 
 class TestTuning:
@@ -476,3 +476,14 @@ class TestCpu:
     )
     def test_others_pass(self, machine: str, text: str) -> None:
         check_cpu(machine, text)
+
+
+def test_of_equal_items_any_is_found_and_items_without_a_vector_are_not_asked_for() -> None:
+    rng = np.random.default_rng(1)
+    some = rng.normal(size=(40, 8)).astype(np.float32)
+    vectors = np.concatenate([np.repeat(some, 50, axis=0), np.zeros((3_000, 8), np.float32)])
+    one, other = np.arange(20)[None], np.arange(20, 40)[None]  # of the fifty that are the same
+    assert recall_at(other, one, vectors, some[:1]) == 1
+    assert recall_at(other + 50, one, vectors, some[:1]) == 0
+    assert recall_at(np.where(other < 30, other, -1), one, vectors, some[:1]) == 0.5
+    assert sample_queries(vectors, seed=1).any(axis=1).all()

@@ -61,7 +61,7 @@ class Probe:
             mask[query.hidden[query.hidden < mask.size]] = False
             exact = self._index.exact(point, k, mask)
             if exact.size:
-                self._report(bucket, float(recall_at(found[None], exact[None])[0]))
+                self._report(bucket, float(recall_at(found[None], exact[None], self._index.vectors, point[None])[0]))
         except Exception:
             log.exception("the recall of a search could not be measured")
         finally:

@@ -23,6 +23,7 @@ _SIZES = (100, 500)
 _RESCORED = (2, 3, 4, 6, 8, 12)
 _GROWTH = 1.25  # of leaves from one point of the curve to the next
 _HALF = 250  # queries of each kind
+_SAME = 1e-5  # by so much two sums of the same products may differ
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +80,15 @@ class Tuning:
 def sample_queries(vectors: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
     """Queries to measure with, shape (q, d): items as they are (similar items), then means of three (mixed tastes).
 
+    Items without a vector, of which a source knows nothing, are none of them.
+
     The second half is harder than users are, whose items resemble each other: what holds there holds for them.
     """
     rng = np.random.default_rng(seed)
-    alone = vectors[rng.integers(0, len(vectors), _HALF)]
-    mixed = vectors[rng.integers(0, len(vectors), (_HALF, 3))].mean(axis=1)
+    rows = np.flatnonzero(vectors.any(axis=1))
+    rows = rows if rows.size else np.arange(len(vectors))
+    alone = vectors[rng.choice(rows, _HALF)]
+    mixed = vectors[rng.choice(rows, (_HALF, 3))].mean(axis=1)
     mixed /= np.maximum(np.linalg.norm(mixed, axis=1, keepdims=True), 1e-12)
     return np.concatenate([alone, mixed])
 
@@ -99,10 +104,10 @@ def tune(searcher: Any, vectors: NDArray[np.float32], leaves: int, target: float
     exact = best_of(vectors, queries, sizes[-1])
     reaches, curve = [], []
     for k in sizes:
-        rescored = _rescored(searcher, queries, exact[:, :k], leaves, target)
+        rescored = _rescored(searcher, vectors, queries, exact[:, :k], leaves, target)
         points = []
         for searched in _steps(leaves):
-            points.append(_point(searcher, queries, exact[:, :k], searched, rescored))
+            points.append(_point(searcher, vectors, queries, exact[:, :k], searched, rescored))
             if points[-1]["recall"] >= (1 + target) / 2:
                 break
         enough = next((p for p in points if p["recall"] >= target), points[-1])
@@ -114,28 +119,51 @@ def tune(searcher: Any, vectors: NDArray[np.float32], leaves: int, target: float
     return Tuning(len(vectors), leaves, target, seed, tuple(reaches), tuple(curve))
 
 
-def recall_at(found: NDArray[np.int64], exact: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Share of each query's exact answer that was found, shape (q,); both of shape (q, k), rows distinct, -1 for none."""
-    shared = [np.intersect1d(f, e).size for f, e in zip(found, exact, strict=True)]
-    return np.asarray(np.divide(shared, exact.shape[1]), np.float64)
+def recall_at(
+    found: NDArray[np.int64], exact: NDArray[np.int64], vectors: NDArray[np.float32], queries: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """Share of the best items that was found, shape (q,): those that score as high as the last of the exact answer.
+
+    Scores are compared, not rows, because of items that are equal, such as products of one name, any is right.
+
+    Args:
+        found: rows, distinct, -1 for none, shape (q, k). exact: shape (q, k), none missing. vectors: shape (n, d).
+        queries: shape (q, d).
+    """
+    bar = np.einsum("qd,qd->q", vectors[exact[:, -1]], queries)
+    scores = np.einsum("qkd,qd->qk", vectors[found], queries)
+    good = (found >= 0) & (scores >= (bar - _SAME * np.maximum(1, np.abs(bar)))[:, None])
+    return np.asarray(np.minimum(good.sum(axis=1) / exact.shape[1], 1), np.float64)
 
 
-def _rescored(searcher: Any, queries: NDArray[np.float32], exact: NDArray[np.int64], leaves: int, target: float) -> int:
+def _rescored(
+    searcher: Any,
+    vectors: NDArray[np.float32],
+    queries: NDArray[np.float32],
+    exact: NDArray[np.int64],
+    leaves: int,
+    target: float,
+) -> int:
     """The fewest candidates per wanted item that leave half of what the target allows to be missed to the leaves."""
     for rescored in _RESCORED:
-        if _point(searcher, queries, exact, leaves, rescored)["recall"] >= (1 + target) / 2:
+        if _point(searcher, vectors, queries, exact, leaves, rescored)["recall"] >= (1 + target) / 2:
             break
     return rescored
 
 
 def _point(
-    searcher: Any, queries: NDArray[np.float32], exact: NDArray[np.int64], leaves: int, rescored: int
+    searcher: Any,
+    vectors: NDArray[np.float32],
+    queries: NDArray[np.float32],
+    exact: NDArray[np.int64],
+    leaves: int,
+    rescored: int,
 ) -> dict[str, float]:
     k = exact.shape[1]
     began = time.perf_counter()
     rows, scores = searcher.search_batched(queries, k, rescored * k, leaves)
     took = time.perf_counter() - began
-    recalls = recall_at(np.where(np.isfinite(scores), rows.astype(np.int64), -1), exact)
+    recalls = recall_at(np.where(np.isfinite(scores), rows.astype(np.int64), -1), exact, vectors, queries)
     worse = min(recalls[:_HALF].mean(), recalls[_HALF:].mean())
     return {
         "k": k,
