@@ -184,14 +184,12 @@ class DriftConfig:
         rows: compared at most on either side, a random sample, one of each user.
         min_rows: with fewer rows on either side nothing drifts.
         psi: population stability index above which a column drifts; by custom 0.1 is a small shift, 0.25 one to act on.
-        retrain: run the pipeline where the newest release drifts.
     """
 
     hours: float = 24.0
     rows: int = 5_000
     min_rows: int = 500
     psi: float = 0.25
-    retrain: bool = False
 
     def __post_init__(self) -> None:
         between("drift.hours", self.hours, 0.01, 10_000)

@@ -135,9 +135,9 @@ class SlatePolicy:
     cap: Callable[[list[int]], NDArray[np.bool_]] | None = None
     bounds: Bounds | None = None
 
-    def draw(self, k: int, rng: np.random.Generator) -> Drawn:
-        """Fill at most ``k`` places."""
-        if not self.rate:
+    def draw(self, k: int, rng: np.random.Generator | None) -> Drawn:
+        """Fill at most ``k`` places; without ``rng`` nothing is left to chance."""
+        if rng is None or not self.rate:
             chosen = self.arranged[:k]
             return Drawn(chosen, np.ones(chosen.size), np.zeros(chosen.size, np.bool_), np.zeros((0, chosen.size)))
         coins = rng.random((k, 2))

@@ -163,7 +163,8 @@ class Rerank:
             propensities, explored = np.ones(chosen.size), np.zeros(chosen.size, np.bool_)
         else:
             pool, policy = self._policy(request, ready)
-            drawn = policy.draw(request.k, generator_of(request.request_id, request.user_id))
+            chance = generator_of(request.request_id, request.user_id) if policy.rate else None
+            drawn = policy.draw(request.k, chance)
             chosen, picked, bounds = pool[drawn.chosen], drawn.chosen.tolist(), policy.bounds
             propensities, explored = drawn.propensities, drawn.explored
         item_idx = rows[chosen]

@@ -1,12 +1,12 @@
 """The controller as a Serve deployment: Serve starts it again wherever it dies, and it outlives the driver."""
 
-import logging
 import threading
 
 from ray import serve
 
 from reco_ray.config import EventsConfig
 from reco_ray.errors import NotReadyError
+from reco_ray.monitoring.serve_log import share_serve_log
 from reco_ray.rollout.running import run_controller
 
 __all__ = ["Rollouts"]
@@ -19,11 +19,7 @@ class Rollouts:
     """One replica with a thread that takes a turn each second; until an old one has ended, the store's lock holds it up."""
 
     def __init__(self, events: EventsConfig, namespace: str, store_url: str, webhook: str) -> None:
-        package, serves = logging.getLogger("reco_ray"), logging.getLogger("ray.serve")
-        if not package.handlers:
-            package.setLevel(logging.INFO)
-            for handler in serves.handlers:
-                package.addHandler(getattr(handler, "target", None) or handler)
+        share_serve_log()
         self._stop = threading.Event()
         self._thread = threading.Thread(
             target=run_controller,

@@ -6,11 +6,9 @@ and the gateway calls all three directly. Gateway is an application of its own a
 
 import asyncio
 import logging
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +18,7 @@ from ray.serve.handle import DeploymentHandle
 
 from reco_ray.errors import ArtifactError
 from reco_ray.monitoring.metrics import EventMetrics, GatewayMetrics, ItemMetrics, RecallMetrics, RuleMetrics
+from reco_ray.monitoring.serve_log import share_serve_log
 from reco_ray.release import read_part
 from reco_ray.rerank import POPULAR
 from reco_ray.serve.args import GatewayArgs
@@ -154,7 +153,7 @@ class Gateway:
     """Owns HTTP, users and traffic: the shell around `service.GatewayService`."""
 
     async def __init__(self, args: GatewayArgs) -> None:  # type: ignore[misc]
-        folder = _share_serve_log()
+        folder = share_serve_log()
         connect = _connect_fused if args.topology == "fused" else _connect_staged
         replica = serve.get_replica_context().replica_id.unique_id
         self._parts = GatewayParts(
@@ -184,24 +183,8 @@ class Gateway:
         self._parts.check_health()
 
 
-def _share_serve_log() -> Path:
-    """Send this package's log to the replica's own file; returns the folder it lies in.
-
-    Past Serve's buffer, which throughput mode fills with 1,000 lines before it writes one.
-    """
-    package = logging.getLogger("reco_ray")
-    handlers = [getattr(handler, "target", None) or handler for handler in logging.getLogger("ray.serve").handlers]
-    if not package.handlers:
-        package.setLevel(logging.INFO)
-        package.propagate = False
-        for handler in handlers:
-            package.addHandler(handler)
-    files = [Path(handler.baseFilename) for handler in handlers if isinstance(handler, logging.FileHandler)]
-    return files[0].parent if files else Path(tempfile.gettempdir())
-
-
 def _load(root: str, release_id: str, loader: str) -> Loader:
-    _share_serve_log()
+    share_serve_log()
     started = time.monotonic()
     found = find_loader(loader)(root, release_id)
     log.info("opened release %s in %.1f s", release_id, time.monotonic() - started)

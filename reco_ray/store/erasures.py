@@ -5,22 +5,17 @@ erasure has no more need of it: the one place of the store that knows one.
 """
 
 import contextlib
-import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import orjson
-import redis
-from redis.lock import Lock
 
-from reco_ray.errors import NotReadyError
 from reco_ray.hashing import user_digest
 from reco_ray.store.away import answering
+from reco_ray.store.leases import leased
 from reco_ray.store.online import OnlineStore
 
 __all__ = ["ErasureStore"]
-
-_LOCK_S = 60
 
 # A fence's version is the time of its change in microseconds, so that one that starts anew is another one too.
 _BUMP = """local now=redis.call('TIME')
@@ -141,20 +136,8 @@ class ErasureStore:
 
         Raises: NotReadyError: another process holds it.
         """
-        lock = self._store.blocking_calls.lock(self._store.key("erasures", "lock"), timeout=_LOCK_S, thread_local=False)
-        with answering():
-            if not lock.acquire(blocking=False):
-                raise NotReadyError("erasures: found a run at work, expected none; wait for it, a minute where it was killed")
-        done = threading.Event()
-        keeper = threading.Thread(target=_keep, args=(lock, done), name="erasures-lock", daemon=True)
-        keeper.start()
-        try:
+        with leased(self._store, "erasures"):
             yield
-        finally:
-            done.set()
-            keeper.join()
-            with contextlib.suppress(redis.RedisError):
-                lock.release()
 
     def _eval(self, script: str, keys: int, *args: str | bytes) -> Any:
         with answering():
@@ -171,9 +154,3 @@ def _entry(receipt_id: str, erased_us: int, done: bool) -> bytes:
 
 def _literal(text: str) -> str:
     return "".join(f"\\{each}" if each in "*?[]\\^" else each for each in text)
-
-
-def _keep(lock: Lock, done: threading.Event) -> None:
-    while not done.wait(_LOCK_S / 4):
-        with contextlib.suppress(redis.RedisError):
-            lock.extend(_LOCK_S, replace_ttl=True)

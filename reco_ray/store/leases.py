@@ -1,17 +1,20 @@
 """Leases: one owner at a time for a piece of work, in the whole cluster; the store ends those of owners that died.
 
-``{namespace}:lease:<name>`` holds ``{"owner", "since_ts", "token"}`` with a time to live, which the owner renews.
+``{namespace}:lease:<name>`` is a lock of the redis client, whose token says whose it is: ``{"owner", "since_ts", "token"}``.
 """
 
 import contextlib
 import json
+import os
 import secrets
+import socket
 import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import redis
+from redis.exceptions import LockError
 
 from reco_ray.errors import NotReadyError
 from reco_ray.store.away import answering
@@ -19,22 +22,19 @@ from reco_ray.store.online import OnlineStore
 
 __all__ = ["Lease", "leased"]
 
-# KEYS: the lease. ARGV: what we wrote, and for a renewal the time to live in milliseconds.
-_RENEW = "if redis.call('GET',KEYS[1])==ARGV[1] then return redis.call('PEXPIRE',KEYS[1],ARGV[2]) end return 0"
-_RELEASE = "if redis.call('GET',KEYS[1])==ARGV[1] then return redis.call('DEL',KEYS[1]) end return 0"
-
 
 class Lease:
     """One attempt to own a name.
 
     Args:
-        owner: for people: user, host, process.
         ttl_s: it ends so long after the last renewal.
+        owner: for people; empty: this process.
     """
 
-    def __init__(self, store: OnlineStore, name: str, owner: str, ttl_s: float) -> None:
-        self._calls, self._name, self._ttl_ms = store.blocking_calls, name, int(ttl_s * 1000)
-        self._key = store.key("lease", name)
+    def __init__(self, store: OnlineStore, name: str, ttl_s: float, owner: str = "") -> None:
+        self._calls, self._name, self._key, self._ttl_s = store.blocking_calls, name, store.key("lease", name), ttl_s
+        self._lock = self._calls.lock(self._key, timeout=ttl_s, thread_local=False)
+        owner = owner or f"process {os.getpid()} on {socket.gethostname()}"
         self._value = json.dumps({"owner": owner, "since_ts": time.time(), "token": secrets.token_hex(8)})
 
     def take(self) -> None:
@@ -43,7 +43,7 @@ class Lease:
         Raises: NotReadyError: another one has it, or the store is away.
         """
         with answering():
-            if self._calls.set(self._key, self._value, nx=True, px=self._ttl_ms):
+            if self._lock.acquire(blocking=False, token=self._value):
                 return
             raw, left_ms = self._calls.get(self._key), self._calls.pttl(self._key)
         if not isinstance(raw, bytes):
@@ -61,25 +61,28 @@ class Lease:
         Raises: NotReadyError: it was lost, or the store is away.
         """
         with answering():
-            held = self._calls.eval(_RENEW, 1, self._key, self._value, str(self._ttl_ms))
-        if not held:
-            raise NotReadyError(f"{self._name}: the lock was lost, expected to hold it; another one may be at work")
+            try:
+                self._lock.extend(self._ttl_s, replace_ttl=True)
+            except LockError as exc:
+                raise NotReadyError(
+                    f"{self._name}: the lock was lost, expected to hold it; another one may be at work"
+                ) from exc
 
     def give_back(self) -> None:
         """End it, where it is still ours."""
         with contextlib.suppress(redis.RedisError, OSError):
-            self._calls.eval(_RELEASE, 1, self._key, self._value)
+            self._lock.release()
 
 
 @contextlib.contextmanager
-def leased(store: OnlineStore, name: str, owner: str, ttl_s: float = 60.0) -> Iterator[Lease]:
+def leased(store: OnlineStore, name: str, owner: str = "", ttl_s: float = 60.0) -> Iterator[Lease]:
     """Own a name while the block runs; a thread renews the lease three times within its life.
 
     Before what must not be done twice, call `Lease.renew`: it raises where the lease was lost meanwhile.
 
     Raises: NotReadyError: another one has it.
     """
-    lease, stop = Lease(store, name, owner, ttl_s), threading.Event()
+    lease, stop = Lease(store, name, ttl_s, owner), threading.Event()
     lease.take()
 
     def keep() -> None:

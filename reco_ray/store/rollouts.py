@@ -13,8 +13,8 @@ from typing import Any
 
 import redis
 
-from reco_ray.errors import NotReadyError
 from reco_ray.store.away import answering
+from reco_ray.store.leases import Lease
 from reco_ray.store.online import OnlineStore, Traffic, read_traffic, write_traffic
 
 __all__ = ["Change", "RolloutStore"]
@@ -114,24 +114,12 @@ class RolloutStore:
 
         Raises: NotReadyError: another one holds it, or this one has lost it.
         """
-        lock = self._calls.lock(f"{self._key}:lock", timeout=_LOCK_S, thread_local=False)
-        with answering():
-            if not lock.acquire(blocking=False):
-                raise NotReadyError("rollouts: found a controller at work, expected none; it ends with its process")
-
-        def extend() -> None:
-            try:
-                lock.extend(_LOCK_S, replace_ttl=True)
-            except redis.exceptions.LockError as exc:
-                raise NotReadyError("rollouts: the lock was lost, expected to hold it; another controller goes on") from exc
-            except (redis.RedisError, OSError) as exc:
-                raise NotReadyError(f"the online store does not answer: {exc}; start it, or check store.url") from exc
-
+        lease = Lease(self._store, "rollouts", _LOCK_S)
+        lease.take()
         try:
-            yield extend
+            yield lease.renew
         finally:
-            with contextlib.suppress(redis.RedisError, OSError):
-                lock.release()
+            lease.give_back()
 
 
 def _json(raw: object) -> Found:

@@ -30,11 +30,10 @@ from reco_ray.lake import storage, tables
 from reco_ray.release import Manifest, newest, open_release, verify
 from reco_ray.store import OnlineStore
 from reco_ray.streaming.items import LiveItems
-from reco_ray.workflow.deploy import run_pipeline
 from reco_ray.workflow.skew import unpacked
 from reco_ray.workflow.steps import of_snapshot
 
-__all__ = ["Compared", "DriftReport", "report_drift", "require_none", "retrain", "wants_retraining"]
+__all__ = ["Compared", "DriftReport", "report_drift", "require_none"]
 
 log = logging.getLogger(__name__)
 
@@ -114,30 +113,7 @@ def require_none(config: PipelineConfig, report: DriftReport) -> None:
         found = "; ".join(f"{each.view} view of release {each.release}: {_names(each)}" for each in report.drifting)
         latest = newest(config.root)
         since = "" if latest in _releases(report) else f"deploy release {latest}, which was published since, or "
-        raise DataError(f"features drift: found {found}, expected none; {since}run jobs/run_pipeline.py; see {report.uri}")
-
-
-def wants_retraining(config: PipelineConfig, report: DriftReport) -> bool:
-    """Whether ``drift.retrain`` asks for it, and the release published last drifts: another one has been replaced already."""
-    return config.drift.retrain and newest(config.root) in _releases(report)
-
-
-def retrain(config: PipelineConfig, report: DriftReport, dashboard: str) -> None:
-    """Run the pipeline, as `run_pipeline` does.
-
-    Args:
-        dashboard: HTTP address of the cluster's.
-    Raises: DataError: the lake holds nothing new, so that every step was fresh and the release is the one that drifts.
-    """
-    before = newest(config.root)
-    log.warning("features drift: %s; running the pipeline", "; ".join(_names(each) for each in report.drifting))
-    release = run_pipeline(replace(config, only=""), dashboard)["publish_release"].facts["release"]
-    if release == before:
-        raise DataError(
-            f"features drift: found nothing in the lake that release {before} was not made of, expected new events; "
-            f"run jobs/run_sinks.py or jobs/import_dataset.py, then this again; see {report.uri}"
-        )
-    log.info("release %s was made after %s, whose features drift", release, before)
+        raise DataError(f"features drift: found {found}, expected none; {since}run jobs/retrain.py; see {report.uri}")
 
 
 def _served(config: PipelineConfig, since: datetime) -> pl.DataFrame:

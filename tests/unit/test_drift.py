@@ -34,7 +34,6 @@ from reco_ray.schema import EXPOSURES
 from reco_ray.store import LAKE_ITEMS, pack_user
 from reco_ray.types import UserRow
 from reco_ray.workflow import drift
-from reco_ray.workflow.graph import Output
 
 Matrix = NDArray[np.float32]
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
@@ -269,9 +268,7 @@ def test_a_column_that_drifts_is_named_and_no_other(
         report = drift.report_drift(config, now=NOW)
     (found,) = report.compared
     assert (found.release, found.view, found.drifting) == ("r1", "user", ["user_strength_mean"])
-    with pytest.raises(
-        DataError, match=r"user view of release r1: user_strength_mean, expected none; run jobs/run_pipeline.py"
-    ):
+    with pytest.raises(DataError, match=r"user view of release r1: user_strength_mean, expected none; run jobs/retrain.py"):
         drift.require_none(config, report)
     content = json.loads(Path(report.uri).read_text())["releases"]["r1"]["user"]
     assert content["drifting"] == ["user_strength_mean"]
@@ -289,8 +286,6 @@ def test_rows_as_they_were_trained_on_pass(config: PipelineConfig, columns: list
     report = drift.report_drift(config, now=NOW)
     assert report.drifting == []
     drift.require_none(config, report)
-    config.drift.retrain = True
-    assert not drift.wants_retraining(config, report)
 
 
 def test_each_user_counts_once_and_what_is_old_or_has_no_features_does_not(config: PipelineConfig, columns: list[str]) -> None:
@@ -314,37 +309,19 @@ def test_at_most_so_many_rows_are_compared(config: PipelineConfig, columns: list
     np.testing.assert_array_equal(first.current, again.current)
 
 
-def test_only_a_release_that_was_not_replaced_is_retrained(
+def test_of_a_release_that_was_replaced_the_remedy_is_the_newer_one(
     config: PipelineConfig, columns: list[str], catalogue: Catalogue
 ) -> None:
     publish(config.root, "r2", catalogue, "2026-02-01")
-    config.drift.retrain = True
     write_decisions(config.root, served(columns, "r1", "user_events"))
     replaced = drift.report_drift(config, now=NOW)
-    assert not drift.wants_retraining(config, replaced)
-    with pytest.raises(DataError, match=r"deploy release r2, which was published since, or run jobs/run_pipeline"):
+    with pytest.raises(DataError, match=r"deploy release r2, which was published since, or run jobs/retrain"):
         drift.require_none(config, replaced)
     write_decisions(config.root, served(columns, "r2", "user_events", 3))
     both = drift.report_drift(config, now=NOW)
     assert {each.release for each in both.drifting} == {"r1", "r2"}
-    assert drift.wants_retraining(config, both)
-    config.drift.retrain = False
-    assert not drift.wants_retraining(config, both)
-
-
-@pytest.mark.parametrize("made", ["r1", "r2"])
-def test_retraining_on_a_lake_with_nothing_new_says_so(
-    config: PipelineConfig, columns: list[str], made: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_decisions(config.root, served(columns, shifted="user_events"))
-    report = drift.report_drift(config, now=NOW)
-    output = Output("publish_release", "k", "", "c", {"release": made}, 0.0)
-    monkeypatch.setattr(drift, "run_pipeline", lambda config, dashboard: {"publish_release": output})
-    if made == "r2":
-        drift.retrain(config, report, "")
-    else:
-        with pytest.raises(DataError, match="found nothing in the lake that release r1 was not made of"):
-            drift.retrain(config, report, "")
+    with pytest.raises(DataError, match=r"expected none; run jobs/retrain"):
+        drift.require_none(config, both)
 
 
 def test_what_is_not_there_is_said(config: PipelineConfig, columns: list[str]) -> None:

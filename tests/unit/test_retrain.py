@@ -115,10 +115,10 @@ def test_the_second_of_two_says_who_is_at_work_and_leaves(world: World) -> None:
 
 def test_a_lease_ends_by_itself_and_its_owner_notices(world: World) -> None:
     _, _, store = world
-    dead = Lease(store, "work", "dead", 60.0)
+    dead = Lease(store, "work", 60.0, "dead")
     dead.take()
     store.blocking_calls.delete(store.key("lease", "work"))  # as when its time is over
-    other = Lease(store, "work", "other", 60.0)
+    other = Lease(store, "work", 60.0, "other")
     other.take()
     with pytest.raises(NotReadyError, match="the lock was lost"):
         dead.renew()

@@ -229,7 +229,7 @@ def test_falling_back_moves_all_users_at_once_and_ends_the_rollout(world: World)
 def test_one_controller_works_at_a_time(world: World) -> None:
     with world.rollouts.alone() as extend:
         extend()
-        with pytest.raises(NotReadyError, match="found a controller at work"), world.rollouts.alone():
+        with pytest.raises(NotReadyError, match="rollouts: found the lock held by process"), world.rollouts.alone():
             pass
     with world.rollouts.alone():
         pass

@@ -1,18 +1,15 @@
 """Live items reach a replica: it follows their changes in the online store, from all there are on."""
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from reco_ray.errors import RecoError
+from reco_ray.serve.path.looking import Looks
 from reco_ray.slate import LiveStage
 from reco_ray.store import Cursor, ItemChanges, ItemStore, LiveItem, OnlineStore
 
 __all__ = ["INTERVAL_S", "ItemFollower", "ItemMetrics", "keep_items_live"]
-
-log = logging.getLogger(__name__)
 
 INTERVAL_S = 0.5
 
@@ -42,7 +39,7 @@ class ItemFollower:
         metrics: ItemMetrics,
     ) -> None:
         self._since, self._take, self._metrics = since, take, metrics
-        self._cursor, self._lock, self._answers = Cursor(), threading.Lock(), True
+        self._cursor, self._lock, self._looks = Cursor(), threading.Lock(), Looks("live items")
         self.complete = False
 
     def catch_up(self) -> None:
@@ -65,18 +62,7 @@ class ItemFollower:
 
     def look(self) -> None:
         """Catch up where that is possible; what fails is said once, and tried again by the next look."""
-        try:
-            self.catch_up()
-            self._answers = True
-        except RecoError as exc:
-            self._failed("live items stay as they are: %s", exc)
-        except Exception:
-            self._failed("changes of live items could not be taken", exc_info=True)
-
-    def _failed(self, message: str, *args: object, exc_info: bool = False) -> None:
-        if self._answers:
-            log.warning(message, *args, exc_info=exc_info)
-        self._answers = False
+        self._looks.once(self.catch_up)
 
 
 def keep_items_live(stages: Sequence[object], store_url: str, namespace: str, metrics: ItemMetrics) -> threading.Event:

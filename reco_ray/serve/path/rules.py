@@ -5,8 +5,8 @@ import threading
 from collections.abc import Callable
 from typing import Protocol
 
-from reco_ray.errors import RecoError
 from reco_ray.rules import NO_RULES, Hits, RulesRefused, Standing
+from reco_ray.serve.path.looking import Looks
 from reco_ray.slate import RuledStage
 from reco_ray.store import OnlineStore, RuleRecord, RuleStore
 
@@ -53,7 +53,7 @@ class RuleFollower:
 
     def __init__(self, store: Reads, take: Callable[[Standing], None]) -> None:
         self._store, self._take = store, take
-        self._seen, self._lock, self._answers = ("", 0), threading.Lock(), True
+        self._seen, self._lock, self._looks = ("", 0), threading.Lock(), Looks("rules")
         self.standing = NO_RULES
 
     def catch_up(self) -> None:
@@ -81,13 +81,7 @@ class RuleFollower:
 
     def look(self) -> None:
         """Catch up where that is possible; what fails is said once, and tried again by the next look."""
-        try:
-            self.catch_up()
-            self._answers = True
-        except RecoError as exc:
-            self._failed("rules stay as they are: %s", exc)
-        except Exception:
-            self._failed("rules could not be taken", exc_info=True)
+        self._looks.once(self.catch_up)
 
     def _last_readable(self) -> None:
         for record in self._store.history():
@@ -100,11 +94,6 @@ class RuleFollower:
     def _obey(self, standing: Standing) -> None:
         self._take(standing)
         self.standing = standing
-
-    def _failed(self, message: str, *args: object, exc_info: bool = False) -> None:
-        if self._answers:
-            log.warning(message, *args, exc_info=exc_info)
-        self._answers = False
 
 
 def keep_rules(stage: object, store_url: str, namespace: str, metrics: RuleMetrics) -> threading.Event:
