@@ -42,15 +42,14 @@ def test_more_workers_than_groups_are_refused_before_ray_starts_any(tmp_path: Pa
 
 
 def _kill_one(run: Path, killed: list[int]) -> None:
-    """Kill one of the training's workers once its first checkpoint stands."""
+    """Kill one of the training's workers once its first checkpoint stands; the state of actors may lag behind it."""
     from ray.util.state import list_actors
 
     deadline, pause = time.monotonic() + 120, threading.Event()
-    while not list(run.glob("checkpoint_*/ranker.ubj")):
-        if time.monotonic() > deadline:
-            return
+    alive = [("state", "=", "ALIVE"), ("class_name", "=", "RayTrainWorker")]
+    while not killed and time.monotonic() < deadline:
+        pids = [actor.pid for actor in list_actors(filters=alive, detail=True) if actor.pid]
+        if pids and list(run.glob("checkpoint_*/ranker.ubj")):
+            os.kill(pids[0], signal.SIGKILL)
+            killed.append(pids[0])
         pause.wait(0.01)
-    workers = [a for a in list_actors(detail=True) if a.state == "ALIVE" and "TrainWorker" in a.class_name and a.pid]
-    if workers:
-        os.kill(workers[0].pid, signal.SIGKILL)
-        killed.append(workers[0].pid)
