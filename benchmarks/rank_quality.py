@@ -153,7 +153,7 @@ def _ablated(config: PipelineConfig, outputs: dict[str, Output], asked: Asked) -
 
     def lists(kept: NDArray[np.int64]) -> list[NDArray[np.int32]]:
         train, valid = (xgboost.QuantileDMatrix(x[of][:, kept], label=label[of], qid=group[of]) for of in (~held_out, held_out))
-        model = fit_rounds(params, train, valid, config.rank.rounds, 0, None, lambda _model, _metrics: None)
+        model = fit_rounds(params, train, valid, config.rank.rounds, 0, None, lambda *_: None)
         scores = model.inplace_predict(np.ascontiguousarray(asked.matrix[:, kept]))
         return [_best(c, s) for c, s in zip(asked.candidates, np.split(scores, ends), strict=True)]
 

@@ -1,6 +1,5 @@
 """Groups of a training set stay whole, however they are cut into batches and workers, and training on them can be resumed."""
 
-import multiprocessing
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,9 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 import xgboost
-from rank_world import stored, training_rows
-from xgboost.collective import CommunicatorContext
-from xgboost.tracker import RabitTracker
+from rank_world import stored, together, training_rows
 
 from reco_ray.config import RankConfig
 from reco_ray.errors import DataError
@@ -87,7 +84,7 @@ def test_what_is_resumed_from_a_checkpoint_equals_what_ran_undisturbed(tmp_path:
     given = stored(tmp_path, training_rows())
     params = parameters(RankConfig(subsample=0.5, colsample=0.5), 3) | {"nthread": 1}
     kept: list[bytes] = []
-    whole = fit_rounds(params, *matrices(given), 60, 0, None, lambda model, _: kept.append(bytes(model.save_raw())))
+    whole = fit_rounds(params, *matrices(given), 60, 0, None, lambda model, *_: kept.append(bytes(model.save_raw())))
     assert len(kept) == 3, "after 25, 50 and 60 rounds"
     resumed = fit_rounds(params, *matrices(given), 60, 0, kept[0], lambda *_: None)
     assert resumed.get_dump() == whole.get_dump()
@@ -98,40 +95,24 @@ def test_training_stops_after_rounds_without_a_better_one_also_when_resumed(tmp_
     given = stored(tmp_path, training_rows(60))
     params = parameters(RankConfig(learning_rate=0.3, max_depth=6), 3) | {"nthread": 1}
     kept: list[bytes] = []
-    model = fit_rounds(params, *matrices(given), 300, 20, None, lambda made, _: kept.append(bytes(made.save_raw())))
+    model = fit_rounds(params, *matrices(given), 300, 20, None, lambda made, *_: kept.append(bytes(made.save_raw())))
     assert model.num_boosted_rounds() == best_rounds(model) + 20 < 300
     resumed = fit_rounds(params, *matrices(given), 300, 20, kept[0], lambda *_: None)
     assert (resumed.num_boosted_rounds(), best_rounds(resumed)) == (model.num_boosted_rounds(), best_rounds(model))
-
-
-def _work(
-    given: TrainingSet, rank: int, world: int, arguments: dict[str, object], answers: "multiprocessing.Queue[object]"
-) -> None:
-    with CommunicatorContext(**arguments, dmlc_task_id=str(rank)):
-        params = parameters(RankConfig(subsample=1, colsample=1), 3) | {"nthread": 1}
-        model = fit_rounds(params, *matrices(given, rank, world), 40, 0, None, lambda *_: None)
-        answers.put(bytes(model.save_raw()))
 
 
 def test_two_workers_learn_as_well_as_one(tmp_path: Path) -> None:
     given = stored(tmp_path, training_rows(1000))
     params = parameters(RankConfig(subsample=1, colsample=1), 3) | {"nthread": 1}
     alone = fit_rounds(params, *matrices(given), 40, 0, None, lambda *_: None)
-    tracker = RabitTracker(n_workers=2, host_ip="127.0.0.1")
-    tracker.start()
-    context = multiprocessing.get_context("spawn")
-    answers = context.Queue()
-    workers = [context.Process(target=_work, args=(given, rank, 2, tracker.worker_args(), answers)) for rank in range(2)]
-    for worker in workers:
-        worker.start()
-    found = [answers.get(timeout=120) for _ in workers]
-    for worker in workers:
-        worker.join(30)
+    found = together(
+        lambda rank: bytes(fit_rounds(params, *matrices(given, rank, 2), 40, 0, None, lambda *_: None).save_raw()), 2
+    )
     assert found[0] == found[1], "both hold the one model"
-    together = xgboost.Booster(params, model_file=bytearray(found[0]))  # files do not hold the metric
+    shared = xgboost.Booster(params, model_file=bytearray(found[0]))  # files do not hold the metric
     train, valid = matrices(given)
     untrained = xgboost.Booster(params, [train, valid])
-    ndcg = [float(model.eval(valid).rsplit(":", 1)[1]) for model in (untrained, alone, together)]
+    ndcg = [float(model.eval(valid).rsplit(":", 1)[1]) for model in (untrained, alone, shared)]
     assert ndcg[2] == pytest.approx(ndcg[1], abs=0.01)
     assert min(ndcg[1:]) > ndcg[0] + 0.1
 
