@@ -119,7 +119,7 @@ def _plain(given: TrainingSet, config: RankConfig) -> dict[str, float]:
     train = xgboost.QuantileDMatrix(x[~held_out], label=label[~held_out], qid=group[~held_out], nthread=_THREADS)
     valid = xgboost.QuantileDMatrix(x[held_out], label=label[held_out], qid=group[held_out], nthread=_THREADS, ref=train)
     history: dict[str, Any] = {}
-    params = parameters(config, 7) | {"nthread": _THREADS}
+    params = parameters(config, 7) | {"nthread": _THREADS, "seed_per_iteration": True}  # as `fit_rounds`
     xgboost.train(params, train, config.rounds, evals=[(valid, "valid")], evals_result=history, verbose_eval=False)
     seconds = time.monotonic() - started
     memory_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
