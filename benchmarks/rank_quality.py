@@ -130,7 +130,7 @@ def _ask(config: PipelineConfig, outputs: dict[str, Output], folder: Path) -> As
     assemble_snapshot(Work(config, outputs, "", folder), "eval", folder)
     recall, ranker = load_recall(folder), load_rank(folder)
     rows = tested_users(user_rows(config, features, "eval"), label_rows(config, features, "test"))
-    users = _source_ids(config, rows["user_id"])
+    users = source_ids(config, rows["user_id"])
     lists: dict[str, list[NDArray[np.int32]]] = {name: [] for name in (*recall.sources, "recall", "xgboost")}
     relevant: list[NDArray[np.int32]] = []
     found: list[NDArray[np.int32]] = []
@@ -150,7 +150,7 @@ def _ask(config: PipelineConfig, outputs: dict[str, Output], folder: Path) -> As
     return Asked(users, relevant, lists, found, np.concatenate(matrices))
 
 
-def _source_ids(config: PipelineConfig, users: pl.Series) -> list[str]:
+def source_ids(config: PipelineConfig, users: pl.Series) -> list[str]:
     """The ids before they were permuted, which differs by seed."""
     events = sources.open_source(config.source).events
     assert isinstance(events, pl.DataFrame)
