@@ -17,7 +17,8 @@ def cohorts(root: str, attribute: str, users: pl.Series, setting: str) -> list[s
         users: ids. setting: that named the attribute, for the error.
     Raises: ConfigError: no user in the lake has the attribute.
     """
-    told = tables.read(root, "users", ("user_id", "attributes")).explode("attributes").unnest("attributes")
+    pairs = pl.col("attributes").cast(pl.List(pl.Struct({"key": pl.String, "value": pl.String})))
+    told = tables.read(root, "users", ("user_id", "attributes")).with_columns(pairs).explode("attributes").unnest("attributes")
     if attribute not in told["key"]:
         names = sorted(told["key"].drop_nulls().unique())
         raise ConfigError(

@@ -86,7 +86,7 @@ def test_cohorts_weigh_alike_and_are_no_column_of_the_training_set() -> None:
 
 def test_what_users_told_is_read_by_attribute_in_the_order_asked(tmp_path: Path) -> None:
     raw = pl.DataFrame({"user_id": ["a", "b", "c"], "age": ["25-34", None, "65+"], "children": ["0", "2", "0"]})
-    users = map_users(raw, SourceConfig(kind=SourceKind.completejourney), ColumnsConfig(), 0, "users")
+    users = map_users(raw, SourceConfig(kind=SourceKind.completejourney, permute_ids=False), ColumnsConfig(), 0, "users")
     tables.replace(str(tmp_path), "users", users)
     asked = pl.Series("of_groups", ["c", "stranger", "a", "b", "c"])
     assert cohorts(str(tmp_path), "age", asked, "rank.balance") == ["65+", NOT_TOLD, "25-34", NOT_TOLD, "65+"]
