@@ -1,9 +1,7 @@
 """Fit the ranker with Ray Train's XGBoostTrainer: LambdaMART on whole groups, each group on one worker."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ from reco_ray.config import ClusterConfig, RankConfig
 from reco_ray.errors import DataError
 from reco_ray.hashing import unit_interval
 from reco_ray.rank.calibration import expected_error, fit_calibration
-from reco_ray.rank.groups import quantile_matrix
+from reco_ray.rank.groups import quantile_matrices
 from reco_ray.rank.parameters import parameters
 from reco_ray.rank.plausible import refuse_implausible
 from reco_ray.rank.rounds import best_rounds, fit_rounds
@@ -122,9 +120,7 @@ def _loop(settings: dict[str, Any]) -> None:
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     threads = max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1)))
-    learnt, held_out = (_share(given, of, rank, world) for of in (False, True))
-    train = quantile_matrix(learnt, threads)
-    valid = quantile_matrix(held_out, threads, train)
+    train, valid = quantile_matrices(given.read(None, rank, world), threads)
     start = None
     if (checkpoint := ray.train.get_checkpoint()) is not None:
         with checkpoint.as_directory() as folder:
@@ -136,13 +132,3 @@ def _loop(settings: dict[str, Any]) -> None:
         reports.add(metrics, lambda folder: model.save_model(str(folder / MODEL_FILE)), last)
 
     fit_rounds(params, train, valid, settings["rounds"], settings["patience"], start, report)
-
-
-def _share(given: TrainingSet, held_out: bool, rank: int, world: int) -> Iterator[pl.DataFrame]:
-    batches = given.read(held_out, rank, world)
-    if (first := next(batches, None)) is None:
-        raise DataError(
-            f"ranker: worker {rank} of {world} got no {'held-out ' if held_out else ''}group; use fewer workers "
-            "(cluster.train_workers)"
-        )
-    return chain([first], batches)

@@ -13,7 +13,7 @@ from watched_training import Watched
 
 from reco_ray.config import ClusterConfig, RankConfig
 from reco_ray.errors import DataError
-from reco_ray.rank.groups import quantile_matrix
+from reco_ray.rank.groups import quantile_matrices
 from reco_ray.rank.parameters import parameters
 from reco_ray.rank.rounds import fit_rounds
 from reco_ray.rank.stage import MODEL_FILE
@@ -48,8 +48,7 @@ def _undisturbed(root: Path, config: RankConfig) -> xgboost.Booster:
     given = stored(root / "again", training_rows(400))
 
     def work(rank: int) -> bytes:
-        train = quantile_matrix(given.read(False, rank, WORKERS))
-        valid = quantile_matrix(given.read(True, rank, WORKERS), reference=train)
+        train, valid = quantile_matrices(given.read(None, rank, WORKERS))
         params = parameters(config, 3) | {"nthread": 1}
         return bytes(fit_rounds(params, train, valid, ROUNDS, 0, None, lambda *_: None).save_raw())
 

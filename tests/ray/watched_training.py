@@ -22,7 +22,7 @@ class Watched(TrainingSet):
     def of(cls, given: TrainingSet) -> "Watched":
         return cls(*(getattr(given, field.name) for field in fields(given)))
 
-    def read(self, held_out: bool, rank: int = 0, world: int = 1, useful: bool = True) -> Iterator[pl.DataFrame]:
+    def read(self, held_out: bool | None, rank: int = 0, world: int = 1, useful: bool = True) -> Iterator[pl.DataFrame]:
         rounds = 0
         if (checkpoint := ray.train.get_checkpoint()) is not None:
             with checkpoint.as_directory() as folder:

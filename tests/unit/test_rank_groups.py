@@ -12,7 +12,7 @@ from rank_world import stored, together, training_rows
 from reco_ray.config import RankConfig
 from reco_ray.errors import DataError
 from reco_ray.rank import training_set
-from reco_ray.rank.groups import quantile_matrix
+from reco_ray.rank.groups import quantile_matrices
 from reco_ray.rank.parameters import parameters
 from reco_ray.rank.rounds import best_rounds, fit_rounds
 from reco_ray.rank.training_set import TrainingSet, write_training_set
@@ -28,29 +28,30 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_workers_and_batches_share_the_groups_and_cut_none(tmp_path: Path, world: int) -> None:
     rows = training_rows()
     given = stored(tmp_path, rows, 77)
-    useful = rows.filter((pl.col("label") > 0).any().over("group_id"), held_out=False)
+    useful = rows.filter((pl.col("label") > 0).any().over("group_id"))
     sizes: list[int] = []
     read = []
     for rank in range(world):
-        batches = list(given.read(False, rank, world))
+        batches = list(given.read(None, rank, world))
         assert len(batches) > 1
-        found = np.diff(quantile_matrix(given.read(False, rank, world)).get_uint_info("group_ptr"))
-        sizes += found.tolist()
+        for matrix in quantile_matrices(batches):
+            sizes += np.diff(matrix.get_uint_info("group_ptr")).tolist()
         read += batches
     assert sorted(sizes) == sorted(useful.group_by("group_id").len()["len"].to_list())
     by = ["user_id", "place"]
     assert pl.concat(read).select(rows.columns).sort(by).equals(useful.sort(by))
-    assert given.groups == useful["group_id"].n_unique()
+    assert given.groups == useful.filter(held_out=False)["group_id"].n_unique()
+    assert pl.concat(given.read(False)).select(rows.columns).sort(by).equals(useful.filter(held_out=False).sort(by))
     assert pl.concat(given.read(True, useful=False)).height == rows.filter("held_out").height
 
 
 def test_a_group_in_two_pieces_is_refused_within_a_batch_and_across_two() -> None:
     rows = training_rows(20)
     torn = pl.concat([rows.tail(2), rows.head(rows.height - 2)])
-    with pytest.raises(DataError, match="found 21 pieces of 20 groups, expected one each"):
-        quantile_matrix([torn])
-    with pytest.raises(DataError, match="found 21 pieces of 20 groups, expected one each"):
-        quantile_matrix([rows.head(rows.height - 2), rows.tail(2)])
+    with pytest.raises(DataError, match="found 17 pieces of 16 groups, expected one each"):
+        quantile_matrices([torn])
+    with pytest.raises(DataError, match="found 17 pieces of 16 groups, expected one each"):
+        quantile_matrices([rows.head(rows.height - 2), rows.tail(2)])
 
 
 def test_a_set_hashes_to_the_same_in_whichever_batches_it_comes(tmp_path: Path) -> None:
@@ -72,12 +73,21 @@ def test_weights_are_of_groups() -> None:
     weights = {name: float(at + 1) for at, name in enumerate(names)}
     weighed = rows.with_columns(weight=pl.col("group_id").replace_strict(weights))
     halves = [weighed.filter(pl.col("group_id").is_in(part)) for part in (names[:9], names[9:])]
-    assert quantile_matrix(halves).get_weight().tolist() == list(weights.values())
+    for held_out, matrix in enumerate(quantile_matrices(halves)):
+        of = weighed.filter(held_out=bool(held_out)).unique("group_id", maintain_order=True)
+        assert matrix.get_weight().tolist() == of["weight"].to_list()
+
+
+def test_a_worker_without_groups_says_what_to_do() -> None:
+    rows = training_rows(20)
+    with pytest.raises(DataError, match=r"a worker found no held-out group, expected some; use fewer workers"):
+        quantile_matrices([rows.filter(held_out=False)])
+    with pytest.raises(DataError, match="a worker found no group"):
+        quantile_matrices([])
 
 
 def matrices(given: TrainingSet, rank: int = 0, world: int = 1) -> tuple[xgboost.QuantileDMatrix, xgboost.QuantileDMatrix]:
-    train = quantile_matrix(given.read(False, rank, world))
-    return train, quantile_matrix(given.read(True, rank, world), reference=train)
+    return quantile_matrices(given.read(None, rank, world))
 
 
 def test_what_is_resumed_from_a_checkpoint_equals_what_ran_undisturbed(tmp_path: Path) -> None:
