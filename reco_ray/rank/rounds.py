@@ -5,9 +5,9 @@ from typing import Any
 
 import xgboost
 
-__all__ = ["best_rounds", "fit_rounds"]
+__all__ = ["STRETCH", "best_rounds", "fit_rounds"]
 
-_STRETCH = 25
+STRETCH = 25
 _BEST, _BEST_ROUND, _VALUE = "best", "best_round", "value"
 
 
@@ -37,10 +37,10 @@ def fit_rounds(
         model = xgboost.Booster({**params, "seed_per_iteration": True}, [train, valid], made and bytearray(made))
         first = model.num_boosted_rounds()
         model.set_param("seed", params["seed"] + first)
-        for at in range(first, min(rounds, first + _STRETCH)):
+        for at in range(first, min(rounds, first + STRETCH)):
             if _stale(model, patience):
                 break
-            model.update(train, at)
+            model.update(train, at - first)  # the unbiased objective goes on from a file only as its round 0
             value = float(str(model.eval(valid, "valid", at)).rsplit(":", 1)[1])
             if value > float(model.attr(_BEST) or "-inf"):
                 model.set_attr(**{_BEST: repr(value), _BEST_ROUND: str(at)})

@@ -1,5 +1,6 @@
 """Groups of a training set stay whole, however they are cut into batches and workers, and training on them can be resumed."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import xgboost
 from rank_world import stored, together, training_rows
 
-from reco_ray.config import RankConfig
+from reco_ray.config import GroupKind, RankConfig
 from reco_ray.errors import DataError
 from reco_ray.rank import training_set
 from reco_ray.rank.groups import quantile_matrices
@@ -99,6 +100,24 @@ def test_what_is_resumed_from_a_checkpoint_equals_what_ran_undisturbed(tmp_path:
     resumed = fit_rounds(params, *matrices(given), 60, 0, kept[0], lambda *_: None)
     assert resumed.get_dump() == whole.get_dump()
     assert best_rounds(resumed) == best_rounds(whole)
+
+
+def test_an_unbiased_ranker_goes_on_from_a_checkpoint_with_what_it_learnt_of_the_places(tmp_path: Path) -> None:
+    given = stored(tmp_path, training_rows())
+    params = parameters(RankConfig(groups=GroupKind.exposures, unbiased=True), 3) | {"nthread": 1}
+    kept: list[bytes] = []
+    whole = fit_rounds(params, *matrices(given), 60, 0, None, lambda model, *_: kept.append(bytes(model.save_raw())))
+    resumed = fit_rounds(params, *matrices(given), 60, 0, kept[1], lambda *_: None)
+    assert resumed.num_boosted_rounds() == 60
+    assert resumed.get_dump() == whole.get_dump()
+    assert places(resumed) == places(whole)
+    assert len(set(places(whole)[:5])) == 5
+
+
+def places(model: xgboost.Booster) -> list[float]:
+    """How much XGBoost believes each place to be looked at."""
+    found: list[float] = json.loads(model.save_raw("json"))["learner"]["objective"]["ti+"]
+    return found
 
 
 def test_training_stops_after_rounds_without_a_better_one_also_when_resumed(tmp_path: Path) -> None:
