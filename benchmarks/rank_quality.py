@@ -2,18 +2,21 @@
 
     python benchmarks/rank_quality.py --out FILE [--datasets movielens,completejourney] [--seeds 7,8,9] [--root FOLDER]
 
-Per data set and seed the pipeline runs up to the ranker; its outputs under ``FOLDER`` are used again. NDCG@10 on the test part
-of each recall source alone, of their union in recall's order, of the release's ranker, and of rankers that were trained again,
-in this process, without a group of columns or on one alone. A seed decides everything random: models, held-out users, ids. A
-user's NDCG is the mean over seeds; intervals (95%) and paired differences are over users.
+Per data set and seed the pipeline runs up to the ranker. NDCG@10 on the test part of each recall source alone, of their union
+in recall's order, of the release's ranker, and of rankers that were trained again, in this process: on all columns, then with
+XGBoost's ``lambdarank_unbiased`` (which takes recall's order for the displayed one), without a group of columns, and on one
+alone. What was made and measured lies under ``FOLDER`` and is used again, so that a cut loses one step. A seed decides
+everything random: models, held-out users, ids. A user's NDCG is the mean over seeds; intervals (95%) and paired differences are
+over users.
 """
 
 import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,6 +34,7 @@ from reco_ray.config import PipelineConfig
 from reco_ray.evaluation import confidence_interval, ndcg_at_k, paired_difference
 from reco_ray.evaluation.flow import relevant_rows, tested_users
 from reco_ray.features import CONTEXT_COLUMNS, ITEM_COLUMNS, USER_COLUMNS, past_request
+from reco_ray.hashing import digest
 from reco_ray.lake import sources, tables
 from reco_ray.lake.sources.identity import permuted
 from reco_ray.rank.parameters import parameters
@@ -84,26 +88,41 @@ def main(
             for seed in map(int, seeds.split(",")):
                 home = (root or Path(scratch)) / f"{dataset}-{seed}"
                 config = compose_config([f"source={dataset}", f"seed={seed}", f"root={home}", *given])
-                for by_seed[seed] in _measure(config):
+                for by_seed[seed] in _measure(config, home / f"quality-{digest(*given)}.json"):
                     found[dataset] = _together(by_seed)
                     _write(out, {"k": K, "overrides": given, "load": os.getloadavg(), "datasets": found})
             _show(dataset, found[dataset])
 
 
-def _measure(config: PipelineConfig) -> Iterator[dict[str, Any]]:
-    """NDCG@10 of each user by each way to order, of one seed; again with each ranker that was trained."""
+def _measure(config: PipelineConfig, kept: Path) -> Iterator[dict[str, Any]]:
+    """NDCG@10 of each user by each way to order, of one seed; again with each ranker that was trained.
+
+    Args:
+        kept: file of what was measured before, and is not measured again.
+    """
+    measured: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
+    if measured:
+        yield measured
+    if measured.get("whole"):
+        return
     with ray_session(config.cluster):
         outputs = run_all(STEPS, config, upto="train_ranker")
     with tempfile.TemporaryDirectory(prefix="stages-") as folder:
         asked = _ask(config, outputs, Path(folder))
-    ndcg = {name: ndcg_at_k(lists, asked.relevant, K) for name, lists in asked.lists.items()}
-    facts = outputs["train_ranker"].facts
-    trained = {name: facts[name] for name in ("rows", "groups", "rounds", "valid_ndcg10")}
-    measured = {"users": asked.users, "ndcg": ndcg, "trained": trained, "sources": list(asked.lists)[:-2]}
-    yield measured
-    for name, lists in _ablated(config, outputs, asked):
-        ndcg[name] = ndcg_at_k(lists, asked.relevant, K)
-        yield measured
+    if not measured:
+        facts = outputs["train_ranker"].facts
+        measured = {
+            "users": asked.users,
+            "ndcg": {name: ndcg_at_k(lists, asked.relevant, K).tolist() for name, lists in asked.lists.items()},
+            "trained": {name: facts[name] for name in ("rows", "groups", "rounds", "valid_ndcg10")},
+            "sources": list(asked.lists)[:-2],
+        }
+    for name, lists in _trained_again(config, outputs, asked):
+        if name not in measured["ndcg"]:
+            measured["ndcg"][name] = ndcg_at_k(lists(), asked.relevant, K).tolist()
+            kept.write_text(json.dumps(measured))
+            yield measured
+    kept.write_text(json.dumps(measured | {"whole": True}))
 
 
 def _ask(config: PipelineConfig, outputs: dict[str, Output], folder: Path) -> Asked:
@@ -111,7 +130,7 @@ def _ask(config: PipelineConfig, outputs: dict[str, Output], folder: Path) -> As
     assemble_snapshot(Work(config, outputs, "", folder), "eval", folder)
     recall, ranker = load_recall(folder), load_rank(folder)
     rows = tested_users(user_rows(config, features, "eval"), label_rows(config, features, "test"))
-    users = _source_ids(config, rows["user_id"])
+    users = source_ids(config, rows["user_id"])
     lists: dict[str, list[NDArray[np.int32]]] = {name: [] for name in (*recall.sources, "recall", "xgboost")}
     relevant: list[NDArray[np.int32]] = []
     found: list[NDArray[np.int32]] = []
@@ -131,7 +150,7 @@ def _ask(config: PipelineConfig, outputs: dict[str, Output], folder: Path) -> As
     return Asked(users, relevant, lists, found, np.concatenate(matrices))
 
 
-def _source_ids(config: PipelineConfig, users: pl.Series) -> list[str]:
+def source_ids(config: PipelineConfig, users: pl.Series) -> list[str]:
     """The ids before they were permuted, which differs by seed."""
     events = sources.open_source(config.source).events
     assert isinstance(events, pl.DataFrame)
@@ -140,8 +159,10 @@ def _source_ids(config: PipelineConfig, users: pl.Series) -> list[str]:
     return users.replace_strict(new, old["user_id"]).to_list()
 
 
-def _ablated(config: PipelineConfig, outputs: dict[str, Output], asked: Asked) -> Iterator[tuple[str, list[NDArray[np.int32]]]]:
-    """Best rows by rankers that were trained again, as the release's was, on some of the columns."""
+def _trained_again(
+    config: PipelineConfig, outputs: dict[str, Output], asked: Asked
+) -> Iterator[tuple[str, Callable[[], list[NDArray[np.int32]]]]]:
+    """Names of rankers that are trained again, as the release's was but for the named, and what makes one's best rows."""
     made = outputs["build_training_set"]
     columns: list[str] = json.loads((made.folder() / "ranker_columns.json").read_text())
     rows = tables.read(config.root, TABLE, where=pl.col("snapshot") == made.key)
@@ -151,19 +172,20 @@ def _ablated(config: PipelineConfig, outputs: dict[str, Output], asked: Asked) -
     params = parameters(config.rank, config.seed) | {"nthread": os.cpu_count()}
     ends = np.cumsum([c.size for c in asked.candidates])[:-1]
 
-    def lists(kept: NDArray[np.int64]) -> list[NDArray[np.int32]]:
+    def lists(kept: NDArray[np.int64], **changed: bool) -> list[NDArray[np.int32]]:
         train, valid = (xgboost.QuantileDMatrix(x[of][:, kept], label=label[of], qid=group[of]) for of in (~held_out, held_out))
-        model = fit_rounds(params, train, valid, config.rank.rounds, 0, None, lambda _model, _metrics: None)
+        model = fit_rounds(params | changed, train, valid, config.rank.rounds, 0, None, lambda *_: None)
         scores = model.inplace_predict(np.ascontiguousarray(asked.matrix[:, kept]))
         return [_best(c, s) for c, s in zip(asked.candidates, np.split(scores, ends), strict=True)]
 
     varies = np.nan_to_num(x, nan=-1e30).max(axis=0) > np.nan_to_num(x, nan=-1e30).min(axis=0)
     groups = np.array([group_of(name) for name in columns])
     everything = np.arange(len(columns))
-    yield "all columns", lists(everything)
+    yield "all columns", partial(lists, everything)
+    yield "unbiased", partial(lists, everything, lambdarank_unbiased=True)
     for name in dict.fromkeys(groups[varies].tolist()):
-        yield f"without {name}", lists(everything[groups != name])
-    yield "recall evidence only", lists(everything[groups == "recall evidence"])
+        yield f"without {name}", partial(lists, everything[groups != name])
+    yield "recall evidence only", partial(lists, everything[groups == "recall evidence"])
 
 
 def group_of(column: str) -> str:
@@ -186,11 +208,13 @@ def _together(by_seed: dict[int, dict[str, Any]]) -> dict[str, Any]:
     seed, first = next(iter(by_seed.items()))
     places = {s: [one["users"].index(user) for user in users] for s, one in by_seed.items()}
     names = [name for name in first["ndcg"] if all(name in one["ndcg"] for one in by_seed.values())]
-    ndcg = {name: np.mean([one["ndcg"][name][places[s]] for s, one in by_seed.items()], axis=0) for name in names}
+    ndcg = {name: np.mean([np.array(one["ndcg"][name])[places[s]] for s, one in by_seed.items()], axis=0) for name in names}
     best = max(first["sources"], key=lambda name: float(ndcg[name].mean()))
     baseline = max((best, "recall"), key=lambda name: float(ndcg[name].mean()))
     pairs = [("xgboost", baseline), ("xgboost", "popular"), ("recall", best)]
-    pairs += [(name, "all columns") for name in ndcg if name.startswith("without") or name == "recall evidence only"]
+    pairs += [
+        (name, "all columns") for name in ndcg if name.startswith("without") or name in ("unbiased", "recall evidence only")
+    ]
 
     def interval(values: Floats) -> dict[str, float]:
         found = confidence_interval(values, seed)
@@ -208,7 +232,7 @@ def _together(by_seed: dict[int, dict[str, Any]]) -> dict[str, Any]:
         "ratio": float(ndcg["xgboost"].mean() / ndcg[baseline].mean()),
         "trained": [one["trained"] for one in by_seed.values()],
         "ndcg10": {name: interval(values) for name, values in ndcg.items()},
-        "by_seed": {name: [float(one["ndcg"][name].mean()) for one in by_seed.values()] for name in ndcg},
+        "by_seed": {name: [float(np.mean(one["ndcg"][name])) for one in by_seed.values()] for name in ndcg},
         "differences": [difference(a, b) for a, b in pairs if a in ndcg and b in ndcg],
     }
 

@@ -1,14 +1,18 @@
 """A small training set with a known taste, as a build leaves it in the lake."""
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+from xgboost.collective import CommunicatorContext
+from xgboost.tracker import RabitTracker
 
 from reco_ray.hashing import user_bucket
 from reco_ray.rank.training_set import TrainingSet, write_training_set
 
-__all__ = ["stored", "training_rows"]
+__all__ = ["stored", "together", "training_rows"]
 
 USERS, COLUMNS = 200, 4
 
@@ -40,3 +44,16 @@ def stored(root: Path, rows: pl.DataFrame, slices: int = 1000) -> TrainingSet:
     tally = write_training_set(str(root), "made", (part.to_arrow() for part in rows.iter_slices(slices)))
     columns = tuple(f"c{at}" for at in range(COLUMNS))
     return TrainingSet(str(root), "made", columns, {}, tally.rows, len(tally.useful[False]), len(tally.useful[True]))
+
+
+def together(work: Callable[[int], bytes], workers: int) -> list[bytes]:
+    """What each of so many workers of XGBoost makes, all at once in threads of this process."""
+    tracker = RabitTracker(n_workers=workers, host_ip="127.0.0.1")
+    tracker.start()
+
+    def one(rank: int) -> bytes:
+        with CommunicatorContext(**tracker.worker_args(), dmlc_task_id=f"{rank:03}"):
+            return work(rank)
+
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(one, range(workers), timeout=120))

@@ -194,7 +194,7 @@ class RankConfig:
     ``validation_share`` of the groups are held out: users by a hash, exposures the latest ones. Training stops after
     ``patience`` rounds without a better one on 1,000 held-out groups or more; on fewer the best round is noise (decision 0007),
     and all rounds are made. ``declared_sensitive`` names the sensitive columns of the views that it may use; a release's
-    manifest holds them.
+    manifest holds them. ``balance`` names an attribute of users whose values, and those who told none, weigh alike in training.
     """
 
     kind: RankKind = RankKind.xgboost
@@ -210,6 +210,7 @@ class RankConfig:
     validation_share: float = 0.1
     patience: int = 30
     declared_sensitive: list[str] = field(default_factory=list)
+    balance: str = ""
 
     def __post_init__(self) -> None:
         between("rank.max_depth", self.max_depth, 1, 16)
@@ -304,11 +305,12 @@ class RerankConfig:
 
 @dataclass(kw_only=True)
 class EvaluationConfig:
-    """Offline evaluation of every stage."""
+    """Offline evaluation of every stage; ``cohorts`` names attributes of users by which the report divides them."""
 
     k: int = 10
     bootstrap: int = 1000
     confidence: float = 0.95
+    cohorts: list[str] = field(default_factory=list)
 
 
 @dataclass(kw_only=True)

@@ -20,7 +20,7 @@ from reco_ray.evaluation.page import render_html
 from reco_ray.evaluation.protocols import Division, divide
 from reco_ray.evaluation.recall_benchmark import compare, render
 from reco_ray.evaluation.report import Difference, EvaluationReport, StageResult, render_table
-from reco_ray.evaluation.slices import Slice, auc, by_history, by_popularity
+from reco_ray.evaluation.slices import Slice, auc, by_category, by_cohort, by_history, by_popularity
 
 __all__ = [
     "Dataset",
@@ -31,6 +31,8 @@ __all__ = [
     "Slice",
     "StageResult",
     "auc",
+    "by_category",
+    "by_cohort",
     "by_history",
     "by_popularity",
     "catalogue_coverage",

@@ -9,9 +9,11 @@ from numpy.typing import NDArray
 from reco_ray.evaluation.bootstrap import Interval, confidence_interval, unpaired_difference
 from reco_ray.evaluation.metrics import recall_at_k
 
-__all__ = ["Slice", "auc", "by_history", "by_popularity"]
+__all__ = ["Slice", "auc", "by_category", "by_cohort", "by_history", "by_popularity"]
 
 _HEAD = 0.2
+_LEAST = 20
+_CATEGORIES = 8
 Lists = Sequence[NDArray[np.int32]]
 
 
@@ -45,18 +47,23 @@ def by_history(stage: str, ndcg: NDArray[np.float64], history: NDArray[np.int64]
         (f"up to {high:.0f} items", (history > low) & (history <= high)),
         (f"more than {high:.0f} items", history > high),
     )
+    return [_of_users("users by history", name, stage, ndcg, inside, seed, n) for name, inside in parts if inside.any()]
+
+
+def by_cohort(
+    stage: str, ndcg: NDArray[np.float64], attribute: str, cohorts: Sequence[str], seed: int, n: int = 1000
+) -> list[Slice]:
+    """NDCG of users by what they told of themselves; a cohort of fewer than twenty is not shown, and counts among the others.
+
+    Args:
+        ndcg: per user, shape (U,). cohorts: of the same users.
+    """
+    of = np.array(cohorts, np.str_)
+    names, sizes = np.unique(of, return_counts=True)
     return [
-        Slice(
-            "users by history",
-            name,
-            stage,
-            "ndcg",
-            int(inside.sum()),
-            confidence_interval(ndcg[inside], seed, n),
-            unpaired_difference(ndcg[inside], ndcg[~inside], seed, n),
-        )
-        for name, inside in parts
-        if inside.any()
+        _of_users(f"users by {attribute}", str(name), stage, ndcg, of == name, seed, n)
+        for name, size in zip(names, sizes, strict=True)
+        if size >= _LEAST
     ]
 
 
@@ -72,29 +79,32 @@ def by_popularity(
     bucket = np.full(events.size, 1)
     bucket[order[: max(1, int(events.size * _HEAD))]] = 0
     bucket[events == 0] = 2
-    values = []
-    for at in range(3):
-        own = [r[_bucket_of(bucket, r) == at] for r in relevant]
-        have = np.array([r.size > 0 for r in own], np.bool_)
-        kept = np.flatnonzero(have).tolist()
-        found = np.full(len(relevant), np.nan)
-        if kept:
-            found[kept] = recall_at_k([lists[i] for i in kept], [own[i] for i in kept], k)
-        values.append(found)
     names = ("the most popular fifth", "the other items", "items without an event before")
-    return [
-        Slice(
-            "items by popularity",
-            name,
-            stage,
-            "recall",
-            int(np.isfinite(values[at]).sum()),
-            confidence_interval(values[at], seed, n),
-            unpaired_difference(values[at], np.concatenate([values[other] for other in range(3) if other != at]), seed, n),
-        )
-        for at, name in enumerate(names)
-        if np.isfinite(values[at]).any()
-    ]
+    inside = [[_bucket_of(bucket, r) == at for r in relevant] for at in range(3)]
+    return _of_items("items by popularity", names, inside, stage, lists, relevant, k, seed, n)
+
+
+def by_category(
+    stage: str,
+    lists: Lists,
+    relevant: Lists,
+    in_category: NDArray[np.float32],
+    names: Sequence[str],
+    k: int,
+    seed: int,
+    n: int = 1000,
+) -> list[Slice]:
+    """Recall@k of what users took in each of the eight categories of which they took most; an item may be in several.
+
+    Args:
+        in_category: 1 where item i has category c, shape (n_items, C); rows past its end are items that came later.
+    """
+    known = np.vstack([in_category > 0, np.zeros((1, in_category.shape[1]), np.bool_)])
+    member = [known[np.minimum(r, len(in_category))] for r in relevant]
+    taken = np.sum([m.sum(axis=0) for m in member], axis=0) if member else np.zeros(len(names), np.int64)
+    shown = [at for at in np.argsort(-taken, kind="stable")[:_CATEGORIES].tolist() if taken[at]]
+    inside = [[m[:, at] for m in member] for at in shown]
+    return _of_items("items by category", [names[at] for at in shown], inside, stage, lists, relevant, k, seed, n)
 
 
 def auc(scores: NDArray[np.float32], relevant: NDArray[np.bool_]) -> float:
@@ -110,3 +120,41 @@ def auc(scores: NDArray[np.float32], relevant: NDArray[np.bool_]) -> float:
 
 def _bucket_of(bucket: NDArray[np.int64], rows: NDArray[np.int32]) -> NDArray[np.int64]:
     return np.where(rows < bucket.size, bucket[np.minimum(rows, bucket.size - 1)], 2)
+
+
+def _of_users(of: str, name: str, stage: str, ndcg: NDArray[np.float64], inside: NDArray[np.bool_], seed: int, n: int) -> Slice:
+    delta = unpaired_difference(ndcg[inside], ndcg[~inside], seed, n)
+    return Slice(of, name, stage, "ndcg", int(inside.sum()), confidence_interval(ndcg[inside], seed, n), delta)
+
+
+def _of_items(
+    of: str,
+    names: Sequence[str],
+    inside: Sequence[Sequence[NDArray[np.bool_]]],
+    stage: str,
+    lists: Lists,
+    relevant: Lists,
+    k: int,
+    seed: int,
+    n: int,
+) -> list[Slice]:
+    """Of each part that anybody took of; ``inside`` says for each part and user which of the relevant items belong to it."""
+    found = []
+    for name, of_part in zip(names, inside, strict=True):
+        own, rest = (
+            _recall(lists, [r[of_user == side] for r, of_user in zip(relevant, of_part, strict=True)], k)
+            for side in (True, False)
+        )
+        if have := int(np.isfinite(own).sum()):
+            delta = unpaired_difference(own, rest, seed, n)
+            found.append(Slice(of, name, stage, "recall", have, confidence_interval(own, seed, n), delta))
+    return found
+
+
+def _recall(lists: Lists, relevant: Lists, k: int) -> NDArray[np.float64]:
+    """Recall@k per user; NaN where nothing is relevant."""
+    found = np.full(len(relevant), np.nan)
+    have = [at for at, r in enumerate(relevant) if r.size]
+    if have:
+        found[have] = recall_at_k([lists[at] for at in have], [relevant[at] for at in have], k)
+    return found

@@ -1,5 +1,7 @@
 """Which groups a training set has, which of them are held out, and what each weighs."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import polars as pl
 
@@ -7,9 +9,10 @@ from reco_ray.errors import DataError
 from reco_ray.hashing import unit_interval
 from reco_ray.types import MAX_OWN_ITEMS
 
-__all__ = ["groups_of_exposures", "groups_of_users"]
+__all__ = ["balanced", "groups_of_exposures", "groups_of_users"]
 
 _LEAST_SHOWN = 2
+_MOST = 5.0
 
 
 def groups_of_users(labels: pl.DataFrame, share: float, seed: int) -> pl.DataFrame:
@@ -50,3 +53,14 @@ def groups_of_exposures(feedback: pl.DataFrame, exposures: pl.DataFrame, share: 
     times = groups["ts"].sort()
     cut = times[min(int(np.ceil(times.len() * (1 - share))), times.len() - 1)]
     return groups.rename({"request_id": "group_id"}).with_columns(held_out=pl.col("ts") >= cut, shown=pl.lit(True), weight=1.0)
+
+
+def balanced(groups: pl.DataFrame, cohorts: Sequence[str]) -> pl.DataFrame:
+    """Weigh groups so that all cohorts count alike, and a group of the mean size 1; a small one's count five times at most.
+
+    Args:
+        cohorts: of the user of each group; only the weights stay.
+    """
+    named = groups.with_columns(pl.Series("_cohort", cohorts, pl.String))
+    weight = pl.len() / pl.col("_cohort").n_unique() / pl.len().over("_cohort")
+    return named.with_columns(weight=weight.clip(upper_bound=_MOST)).drop("_cohort")

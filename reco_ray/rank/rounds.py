@@ -5,10 +5,10 @@ from typing import Any
 
 import xgboost
 
-__all__ = ["best_rounds", "fit_rounds"]
+__all__ = ["STRETCH", "best_rounds", "fit_rounds"]
 
-_STRETCH = 25
-_BEST, _BEST_ROUND = "best", "best_round"
+STRETCH = 25
+_BEST, _BEST_ROUND, _VALUE = "best", "best_round", "value"
 
 
 def fit_rounds(
@@ -18,36 +18,36 @@ def fit_rounds(
     rounds: int,
     patience: int,
     start: bytes | None,
-    on_stretch: Callable[[xgboost.Booster, dict[str, float]], None],
+    on_stretch: Callable[[xgboost.Booster, dict[str, float], bool], None],
 ) -> xgboost.Booster:
     """Boost up to ``rounds`` trees; `best_rounds` of what it returns are the ones to keep.
 
     A booster that goes on from its file grows other trees than one that ran through (decision 0024), so each stretch of 25
-    rounds starts from the file of the one
-    before, with a seed of its own, interrupted or not. The best round stands in the model itself.
+    rounds starts from the file of the one before, with a seed of its own, interrupted or not. The best round stands in the
+    model itself.
 
     Args:
         params: of XGBoost with a seed, and one ``eval_metric`` that grows.
         patience: stop after so many rounds without a better one on ``valid``; 0 never stops.
         start: file of the model after some stretch, as ``Booster.save_raw`` gives it.
-        on_stretch: gets the model and its metrics after each stretch and after the last round, in each worker alike.
+        on_stretch: gets the model, its metrics and whether it is the last, after each stretch, in each worker alike.
     """
     made, done = start, False
     while not done:
         model = xgboost.Booster({**params, "seed_per_iteration": True}, [train, valid], made and bytearray(made))
         first = model.num_boosted_rounds()
         model.set_param("seed", params["seed"] + first)
-        value = float("nan")
-        for at in range(first, min(rounds, first + _STRETCH)):
-            model.update(train, at)
+        for at in range(first, min(rounds, first + STRETCH)):
+            if _stale(model, patience):
+                break
+            model.update(train, at - first)  # the unbiased objective goes on from a file only as its round 0
             value = float(str(model.eval(valid, "valid", at)).rsplit(":", 1)[1])
             if value > float(model.attr(_BEST) or "-inf"):
                 model.set_attr(**{_BEST: repr(value), _BEST_ROUND: str(at)})
-            done = bool(patience) and at - best_rounds(model) + 1 >= patience
-            if done:
-                break
-        done = done or model.num_boosted_rounds() >= rounds
-        on_stretch(model, {"rounds": model.num_boosted_rounds(), "valid": value})
+            model.set_attr(**{_VALUE: repr(value)})
+        made_rounds = model.num_boosted_rounds()
+        done = made_rounds >= rounds or _stale(model, patience)
+        on_stretch(model, {"rounds": made_rounds, "valid": float(model.attr(_VALUE) or "nan")}, done)
         made = bytes(model.save_raw())
     return model
 
@@ -55,3 +55,7 @@ def fit_rounds(
 def best_rounds(model: xgboost.Booster) -> int:
     """Trees of a model of `fit_rounds` up to its best round."""
     return int(model.attr(_BEST_ROUND) or 0) + 1
+
+
+def _stale(model: xgboost.Booster, patience: int) -> bool:
+    return bool(patience) and model.num_boosted_rounds() - best_rounds(model) >= patience

@@ -1,8 +1,6 @@
 """Fit the ranker with Ray Train's XGBoostTrainer: LambdaMART on whole groups, each group on one worker."""
 
 import json
-import resource
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,19 +9,19 @@ import numpy as np
 import polars as pl
 import ray.train
 import xgboost
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.xgboost import XGBoostTrainer
 
 from reco_ray.config import ClusterConfig, RankConfig
 from reco_ray.errors import DataError
 from reco_ray.hashing import unit_interval
 from reco_ray.rank.calibration import expected_error, fit_calibration
-from reco_ray.rank.groups import quantile_matrix
+from reco_ray.rank.groups import quantile_matrices
 from reco_ray.rank.parameters import parameters
 from reco_ray.rank.plausible import refuse_implausible
 from reco_ray.rank.rounds import best_rounds, fit_rounds
 from reco_ray.rank.stage import COLUMNS_FILE, MODEL_FILE, VOCABULARY_FILE
 from reco_ray.rank.training_set import TrainingSet
+from reco_ray.training import Reports, run_config, scaling_config
 
 __all__ = ["RankerResult", "calibrate", "fit_model", "train_ranker"]
 
@@ -85,18 +83,8 @@ def fit_model(
             "rounds": config.rounds,
             "patience": config.patience if given.held_out_groups >= _JUDGES else 0,
         },
-        scaling_config=ScalingConfig(
-            num_workers=workers,
-            resources_per_worker={"CPU": cluster.train_cpus_per_worker},
-            label_selector=cluster.train_label_selector or None,
-        ),
-        run_config=RunConfig(
-            name=name,
-            storage_path=storage,
-            logging_config=LoggingConfig(log_level="WARNING"),
-            failure_config=FailureConfig(max_failures=2),
-            checkpoint_config=CheckpointConfig(num_to_keep=2),
-        ),
+        scaling_config=scaling_config(cluster),
+        run_config=run_config(name, storage),
     ).fit()
     with result.checkpoint.as_directory() as folder:
         model = xgboost.Booster(model_file=str(Path(folder) / MODEL_FILE))
@@ -131,28 +119,16 @@ def _loop(settings: dict[str, Any]) -> None:
     given: TrainingSet = settings["given"]
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
-    for held_out in (False, True):
-        if next(given.read(held_out, rank, world), None) is None:
-            raise DataError(
-                f"ranker: worker {rank} of {world} got no {'held-out ' if held_out else ''}group; use fewer workers "
-                "(cluster.train_workers)"
-            )
     threads = max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1)))
-    train = quantile_matrix(given.read(False, rank, world), threads)
-    valid = quantile_matrix(given.read(True, rank, world), threads, train)
+    train, valid = quantile_matrices(given.read(None, rank, world), threads)
     start = None
     if (checkpoint := ray.train.get_checkpoint()) is not None:
         with checkpoint.as_directory() as folder:
             start = (Path(folder) / MODEL_FILE).read_bytes()
     params = settings["params"] | {"nthread": threads}
-    fit_rounds(params, train, valid, settings["rounds"], settings["patience"], start, _report)
+    reports = Reports()
 
+    def report(model: xgboost.Booster, metrics: dict[str, float], last: bool) -> None:
+        reports.add(metrics, lambda folder: model.save_model(str(folder / MODEL_FILE)), last)
 
-def _report(model: xgboost.Booster, metrics: dict[str, float]) -> None:
-    memory_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-    with tempfile.TemporaryDirectory() as folder:
-        checkpoint = None
-        if ray.train.get_context().get_world_rank() == 0:
-            model.save_model(str(Path(folder) / MODEL_FILE))
-            checkpoint = Checkpoint.from_directory(folder)
-        ray.train.report({**metrics, "peak_memory_mb": memory_mb}, checkpoint=checkpoint)
+    fit_rounds(params, train, valid, settings["rounds"], settings["patience"], start, report)

@@ -1,9 +1,7 @@
 """Fit the embedding models with Ray Train: each worker streams its share; every epoch is a checkpoint to go on from."""
 
-import io
 import resource
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -15,7 +13,7 @@ import polars as pl
 import ray.train
 import torch
 from numpy.typing import NDArray
-from ray.train import Checkpoint, CheckpointConfig, DataConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.train import DataConfig
 from ray.train.torch import TorchTrainer, get_device
 
 from reco_ray.config import ClusterConfig, MfConfig, RecallConfig, SequentialConfig, SourceName, TwoTowerConfig
@@ -29,6 +27,7 @@ from reco_ray.recall.training.epochs import Schedule, State, fit_epochs
 from reco_ray.recall.training.factors import fit_factors
 from reco_ray.recall.training.sequence_fit import SequenceTrainee
 from reco_ray.recall.training.tower_fit import TowerTrainee
+from reco_ray.training import Reports, run_config, scaling_config
 
 __all__ = ["TRAINED", "Fitted", "Run", "train_source"]
 
@@ -151,19 +150,8 @@ def _fit(run: Run, make: Callable[..., Any], model: dict[str, Any], refs: dict[s
         train_loop_config=settings,
         datasets={"sequences": sequences},
         dataset_config=DataConfig(execution_options=options),
-        scaling_config=ScalingConfig(
-            num_workers=cluster.train_workers,
-            use_gpu=gpu,
-            resources_per_worker={"CPU": cluster.train_cpus_per_worker, **({"GPU": 1} if gpu else {})},
-            label_selector=cluster.train_label_selector or None,
-        ),
-        run_config=RunConfig(
-            name=run.name,
-            storage_path=run.storage,
-            logging_config=LoggingConfig(log_level="WARNING"),
-            failure_config=FailureConfig(max_failures=2),
-            checkpoint_config=CheckpointConfig(num_to_keep=2),
-        ),
+        scaling_config=scaling_config(cluster, gpu),
+        run_config=run_config(run.name, run.storage),
     ).fit()
     with result.checkpoint.as_directory() as folder:
         state: State = torch.load(Path(folder) / _STATE, weights_only=True)
@@ -183,7 +171,7 @@ def _loop(make: Callable[..., Any], settings: dict[str, Any]) -> None:
     if (checkpoint := ray.train.get_checkpoint()) is not None:
         with checkpoint.as_directory() as folder:
             state = torch.load(Path(folder) / _STATE, weights_only=True, map_location=device)
-    fit_epochs(trainee, schedule, state, _report)
+    fit_epochs(trainee, schedule, state, partial(_report, Reports()))
 
 
 def _share_of(keys: NDArray[np.uint64], share: float, seed: int) -> Chunks:
@@ -206,16 +194,10 @@ def _share_of(keys: NDArray[np.uint64], share: float, seed: int) -> Chunks:
     return read
 
 
-def _report(state: State) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        checkpoint, last = None, state["epochs"][-1]
-        if ray.train.get_context().get_world_rank() == 0:
-            buffer = io.BytesIO()
-            torch.save(state, buffer)
-            (Path(folder) / _STATE).write_bytes(buffer.getvalue())
-            checkpoint = Checkpoint.from_directory(folder)
-            said = ", ".join(f"{name} {value:.4f}" for name, value in last.items() if name != "epoch")
-            # Ray Train keeps workers' logs in files; their stderr reaches the one who watches
-            sys.stderr.write(f"epoch {last['epoch']}: {said}\n")
-        memory_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-        ray.train.report({**last, "peak_memory_mb": memory_mb}, checkpoint=checkpoint)
+def _report(reports: Reports, state: State, last: bool) -> None:
+    epoch = state["epochs"][-1]
+    if ray.train.get_context().get_world_rank() == 0:
+        said = ", ".join(f"{name} {value:.4f}" for name, value in epoch.items() if name != "epoch")
+        # Ray Train keeps workers' logs in files; their stderr reaches the one who watches
+        sys.stderr.write(f"epoch {epoch['epoch']}: {said}\n")
+    reports.add(epoch, lambda folder: torch.save(state, folder / _STATE), last)

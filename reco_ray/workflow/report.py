@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from reco_ray import evaluation as ev
@@ -18,6 +19,7 @@ from reco_ray.evaluation.per_user import per_user_metrics, write_per_user
 from reco_ray.evaluation.report import CURVE_CUTOFFS, POPULAR, RANDOM, RANKED, RECALL, RERANKED
 from reco_ray.features import Catalogue
 from reco_ray.hashing import digest
+from reco_ray.lake.cohorts import cohorts
 from reco_ray.rank import XGBoostRanker
 from reco_ray.slate import load_rank
 from reco_ray.workflow.graph import Output
@@ -131,13 +133,17 @@ def _slices(
 ) -> list[ev.Slice]:
     """Of recall alone and of what is served, so that what ranking does to a group can be seen."""
     found: list[ev.Slice] = []
-    n = config.evaluation.bootstrap
+    k, seed, n = config.evaluation.k, config.seed, config.evaluation.bootstrap
+    users = pl.Series(answered.users, dtype=pl.String)
+    told = {name: cohorts(config.root, name, users, "evaluation.cohorts") for name in config.evaluation.cohorts}
     for stage in (RECALL, RERANKED):
         if stage in ndcg:
-            found += ev.by_history(stage, ndcg[stage], answered.history, config.seed, n)
-            found += ev.by_popularity(
-                stage, answered.lists[stage], answered.relevant, catalogue.events, config.evaluation.k, config.seed, n
-            )
+            lists, relevant = answered.lists[stage], answered.relevant
+            found += ev.by_history(stage, ndcg[stage], answered.history, seed, n)
+            for name, of in told.items():
+                found += ev.by_cohort(stage, ndcg[stage], name, of, seed, n)
+            found += ev.by_popularity(stage, lists, relevant, catalogue.events, k, seed, n)
+            found += ev.by_category(stage, lists, relevant, catalogue.in_category, catalogue.categories, k, seed, n)
     return found
 
 

@@ -19,7 +19,8 @@ from reco_ray.errors import DataError
 from reco_ray.features import SNAPSHOTS, Catalogue, user_view_version, vocabulary_of
 from reco_ray.hashing import digest
 from reco_ray.lake import sources, storage, tables
-from reco_ray.rank.cuts import groups_of_exposures, groups_of_users
+from reco_ray.lake.cohorts import cohorts
+from reco_ray.rank.cuts import balanced, groups_of_exposures, groups_of_users
 from reco_ray.rank.features import PAIR_COLUMNS, view_columns
 from reco_ray.rank.sensitive import check_declared
 from reco_ray.rank.stage import COLUMNS_FILE, VOCABULARY_FILE
@@ -247,6 +248,8 @@ def _build_training_set(work: Work) -> Mapping[str, object]:
     config, features = work.config, work.inputs["build_features"]
     check_declared(view_columns(), config.rank.declared_sensitive)
     groups = _groups(config, features)
+    if config.rank.balance:
+        groups = balanced(groups, cohorts(config.root, config.rank.balance, groups["user_id"], "rank.balance"))
     vocabulary = vocabulary_of(groups["context"])
     with _stages(work, "fit", with_ranker=False) as stages:
         batches, columns = build_training_set(stages, user_rows(config, features, "fit"), groups, vocabulary)
@@ -377,11 +380,12 @@ def _trained_sources(config: PipelineConfig) -> dict[SourceName, object]:
 
 
 def _of_groups(config: PipelineConfig) -> object:
-    """What decides the groups of a training set; of exposures also which of them the lake holds."""
+    """What decides the groups of a training set and their weights; also which exposures and attributes the lake holds."""
     rank = config.rank
     joined = rank.groups is GroupKind.exposures and tables.exists(config.root, "feedback")
     now = tables.version(config.root, "feedback") if joined else -1
-    return (rank.groups, rank.validation_share, rank.declared_sensitive, now)
+    told = tables.version(config.root, "users") if rank.balance else -1
+    return (rank.groups, rank.validation_share, rank.declared_sensitive, now, rank.balance, told)
 
 
 STEPS = (

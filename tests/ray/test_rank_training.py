@@ -8,31 +8,34 @@ from pathlib import Path
 
 import pytest
 import xgboost
-from rank_world import stored, training_rows
+from rank_world import stored, together, training_rows
+from watched_training import Watched
 
 from reco_ray.config import ClusterConfig, RankConfig
 from reco_ray.errors import DataError
+from reco_ray.rank.groups import quantile_matrices
+from reco_ray.rank.parameters import parameters
+from reco_ray.rank.rounds import fit_rounds
 from reco_ray.rank.stage import MODEL_FILE
 from reco_ray.rank.trainer import fit_model
 
+ROUNDS, WORKERS = 400, 2
 
-def test_a_killed_worker_resumes_and_the_model_is_the_same(ray_cluster: str, tmp_path: Path) -> None:
-    given = stored(tmp_path, training_rows(400))
-    cluster, config = ClusterConfig(train_workers=2), RankConfig(rounds=200)
-    killed: list[int] = []
-    killer = threading.Thread(target=_kill_one, args=(tmp_path / "train" / "disturbed", killed))
-    models = []
-    for name in ("disturbed", "alone"):
-        target = tmp_path / name
-        target.mkdir()
-        if name == "disturbed":
-            killer.start()
-        result = fit_model(given, config, cluster, 3, name, str(tmp_path / "train"), target)
-        killer.join(30)
-        assert result.rounds == 200
-        models.append(xgboost.Booster(model_file=str(target / MODEL_FILE)))
-    assert len(killed) == 1, "a worker died after the first checkpoint"
-    assert models[0].get_dump() == models[1].get_dump()
+
+def test_a_killed_worker_resumes_and_the_model_is_the_same(
+    ray_cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")  # Ray Train knows of a checkpoint when it polls
+    given, config = Watched.of(stored(tmp_path, training_rows(400))), RankConfig(rounds=ROUNDS)
+    killer = threading.Thread(target=_kill_one, args=(tmp_path / "train" / "disturbed", tmp_path), daemon=True)
+    killer.start()
+    result = fit_model(given, config, ClusterConfig(train_workers=WORKERS), 3, "disturbed", str(tmp_path / "train"), tmp_path)
+    starts = sorted(int(path.read_text()) for path in tmp_path.glob("*.reader"))
+    assert starts[:WORKERS] == [0] * WORKERS
+    assert len(starts) == 2 * WORKERS, "one died, and all began anew"
+    assert 25 <= starts[WORKERS] == starts[-1] < ROUNDS, "from a checkpoint"
+    assert result.rounds == ROUNDS
+    assert xgboost.Booster(model_file=str(tmp_path / MODEL_FILE)).get_dump() == _undisturbed(tmp_path, config).get_dump()
 
 
 def test_more_workers_than_groups_are_refused_before_ray_starts_any(tmp_path: Path) -> None:
@@ -41,15 +44,22 @@ def test_more_workers_than_groups_are_refused_before_ray_starts_any(tmp_path: Pa
         fit_model(given, RankConfig(), ClusterConfig(train_workers=16), 3, "few", str(tmp_path), tmp_path)
 
 
-def _kill_one(run: Path, killed: list[int]) -> None:
-    """Kill one of the training's workers once its first checkpoint stands; the state of actors may lag behind it."""
-    from ray.util.state import list_actors
+def _undisturbed(root: Path, config: RankConfig) -> xgboost.Booster:
+    given = stored(root / "again", training_rows(400))
 
-    deadline, pause = time.monotonic() + 120, threading.Event()
-    alive = [("state", "=", "ALIVE"), ("class_name", "=", "RayTrainWorker")]
-    while not killed and time.monotonic() < deadline:
-        pids = [actor.pid for actor in list_actors(filters=alive, detail=True) if actor.pid]
-        if pids and list(run.glob("checkpoint_*/ranker.ubj")):
-            os.kill(pids[0], signal.SIGKILL)
-            killed.append(pids[0])
+    def work(rank: int) -> bytes:
+        train, valid = quantile_matrices(given.read(None, rank, WORKERS))
+        params = parameters(config, 3) | {"nthread": 1}
+        return bytes(fit_rounds(params, train, valid, ROUNDS, 0, None, lambda *_: None).save_raw())
+
+    return xgboost.Booster(model_file=bytearray(together(work, WORKERS)[0]))
+
+
+def _kill_one(run: Path, readers: Path) -> None:
+    """Kill one of the workers once Ray Train knows of a checkpoint."""
+    known, deadline, pause = run / "checkpoint_manager_snapshot.json", time.monotonic() + 120, threading.Event()
+    while time.monotonic() < deadline:
+        if known.exists() and "checkpoint_" in known.read_text():
+            os.kill(int(next(readers.glob("*.reader")).stem), signal.SIGKILL)
+            return
         pause.wait(0.01)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reco_ray.evaluation import auc, by_history, by_popularity, unpaired_difference
+from reco_ray.evaluation import auc, by_category, by_cohort, by_history, by_popularity, unpaired_difference
 
 
 def rows(*each: list[int]) -> list[np.ndarray]:  # type: ignore[type-arg]
@@ -39,6 +39,24 @@ def test_items_are_divided_by_their_events_and_new_ones_stand_apart() -> None:
     assert (rest.users, rest.value.mean) == (2, 0.5)
     assert (new.users, new.value.mean) == (2, 0.0), "an item past the catalogue is new"
     assert new.delta.mean == pytest.approx(-0.5)
+
+
+def test_cohorts_are_compared_with_the_other_users_and_small_ones_are_not_shown() -> None:
+    cohorts = ["old"] * 30 + ["young"] * 20 + ["few"] * 19
+    ndcg = np.array([0.1] * 30 + [0.5] * 20 + [0.8] * 19)
+    old, young = by_cohort("+rerank", ndcg, "age", cohorts, 0, 50)
+    assert (old.of, old.name, old.users, young.name, young.users) == ("users by age", "old", 30, "young", 20)
+    assert old.value.mean == pytest.approx(0.1)
+    assert young.delta.mean == pytest.approx(0.5 - (30 * 0.1 + 19 * 0.8) / 49), "those who are not shown are among the others"
+
+
+def test_items_are_divided_by_category_and_one_may_be_in_two() -> None:
+    in_category = np.array([[1, 0], [1, 1], [0, 1], [0, 0]], np.float32)
+    lists, relevant = rows([0, 3], [2, 3]), rows([0, 2, 9], [1, 3])
+    first, second = by_category("recall", lists, relevant, in_category, ["bread", "milk"], 2, 0, 50)
+    assert (first.of, first.name, first.users, first.value.mean) == ("items by category", "bread", 2, 0.5)
+    assert first.delta.mean == pytest.approx(0.5 - (0 + 1) / 2), "an item past the catalogue is in none"
+    assert (second.name, second.users, second.value.mean) == ("milk", 2, 0.0)
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.booleans()), min_size=1, max_size=20))

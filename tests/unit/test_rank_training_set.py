@@ -8,9 +8,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from reco_ray.config import RankConfig
+from reco_ray.config import ColumnsConfig, RankConfig, SourceConfig, SourceKind
 from reco_ray.errors import ConfigError, DataError
-from reco_ray.rank.cuts import groups_of_exposures, groups_of_users
+from reco_ray.lake import tables
+from reco_ray.lake.cohorts import NOT_TOLD, cohorts
+from reco_ray.lake.sources import map_users
+from reco_ray.rank.cuts import balanced, groups_of_exposures, groups_of_users
 from reco_ray.rank.flow import _Candidates
 from reco_ray.schema import EXPOSURES
 
@@ -68,6 +71,27 @@ def test_users_are_held_out_by_their_id_alone() -> None:
     assert groups["held_out"].mean() == pytest.approx(0.2, abs=0.05)
     again = groups_of_users(labels.reverse(), 0.2, 7).sort("user_id")
     assert again.equals(groups.sort("user_id"))
+
+
+def test_cohorts_weigh_alike_and_are_no_column_of_the_training_set() -> None:
+    groups = groups_of_users(pl.DataFrame({"user_id": [f"u{at}" for at in range(400)]}), 0.2, 7)
+    of = ["many"] * 240 + ["some"] * 120 + [NOT_TOLD] * 40
+    found = balanced(groups, of)
+    assert found.columns == groups.columns
+    totals = found.group_by(pl.Series(of)).agg(pl.col("weight").sum())["weight"]
+    assert totals.to_list() == pytest.approx([400 / 3] * 3)
+    rare = balanced(groups, ["many"] * 399 + ["one"])["weight"]
+    assert rare[-1] == 5.0, "one person does not decide"
+
+
+def test_what_users_told_is_read_by_attribute_in_the_order_asked(tmp_path: Path) -> None:
+    raw = pl.DataFrame({"user_id": ["a", "b", "c"], "age": ["25-34", None, "65+"], "children": ["0", "2", "0"]})
+    users = map_users(raw, SourceConfig(kind=SourceKind.completejourney, permute_ids=False), ColumnsConfig(), 0, "users")
+    tables.replace(str(tmp_path), "users", users)
+    asked = pl.Series("of_groups", ["c", "stranger", "a", "b", "c"])
+    assert cohorts(str(tmp_path), "age", asked, "rank.balance") == ["65+", NOT_TOLD, "25-34", NOT_TOLD, "65+"]
+    with pytest.raises(ConfigError, match=r"rank.balance: found 'race', expected an attribute of users, \['age', 'children'\]"):
+        cohorts(str(tmp_path), "race", asked, "rank.balance")
 
 
 def test_an_unbiased_ranker_needs_exposures() -> None:

@@ -57,7 +57,7 @@ def towers(cycle: Chunk) -> TowerTrainee:
     return TowerTrainee(chunks(cycle), np.arange(1, ITEMS + 1), content, config, LENGTH, True, 7)
 
 
-def nothing(_: State) -> None: ...
+def nothing(_: State, __: bool) -> None: ...
 
 
 def test_the_model_learns_what_comes_next(cycle: Chunk) -> None:

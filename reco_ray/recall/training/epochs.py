@@ -45,14 +45,16 @@ class Schedule:
     seed: int
 
 
-def fit_epochs(trainee: Trainee[Batch], schedule: Schedule, state: State | None, on_epoch: Callable[[State], None]) -> State:
+def fit_epochs(
+    trainee: Trainee[Batch], schedule: Schedule, state: State | None, on_epoch: Callable[[State, bool], None]
+) -> State:
     """Train until the judged metric has not grown for ``patience`` epochs; a resumed run equals an undisturbed one.
 
     On a GPU the forward pass runs in bfloat16. Without any held-out user the last epoch counts as the best.
 
     Args:
         state: of the last finished epoch, to go on from; None starts anew.
-        on_epoch: called after each epoch in every worker, with the state to store.
+        on_epoch: called after each epoch in every worker, with the state to store, and whether it is the last.
     Raises: FloatingPointError: the loss is not finite.
     """
     model = trainee.model
@@ -74,7 +76,7 @@ def fit_epochs(trainee: Trainee[Batch], schedule: Schedule, state: State | None,
             state["best_model"] = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
         state["epochs"].append({"epoch": epoch, "loss": loss, trainee.judged_by: value, **judged})
         state |= {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-        on_epoch(state)
+        on_epoch(state, _finished(state["epochs"], trainee.judged_by, schedule))
     return state
 
 
