@@ -22,7 +22,7 @@ from rich.console import Console
 
 from reco_ray.config import ExploreConfig, ExploreKind, RerankConfig
 from reco_ray.evaluation.propensities import agreement
-from reco_ray.rerank.policy import make_policy
+from reco_ray.rerank.policy import Scored, make_policy
 
 KINDS = (ExploreKind.uniform, ExploreKind.plackett_luce, ExploreKind.thompson)
 _GROUPS = 8  # of the outcomes of a place: the next item, newcomers, and the others by their place in the arranged list
@@ -40,7 +40,9 @@ def odds(slots: int, seed: int) -> dict[str, dict[str, float]]:
             in_category = (rng.random((60, 6)) < 0.3).astype(np.float32)
             events = rng.integers(0, 200, 60)
 
-            def of(rate: float, parts: tuple[Any, ...] = (scores, keys, in_category, events), kind: ExploreKind = kind) -> Any:
+            parts = Scored(scores, keys, events, in_category, np.arange(60))
+
+            def of(rate: float, parts: Scored = parts, kind: ExploreKind = kind) -> Any:
                 config = RerankConfig(diversity_pool=25, explore=ExploreConfig(kind=kind, rate=rate, newcomers=10))
                 return make_policy(config, parts, _K, explores=True)[1]
 
