@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from explore_estimates import estimates
-from explore_reward import rewards
+from explore_reward import one_world, rewards
 from rich.console import Console
 
 from reco_ray.config import ExploreConfig, ExploreKind, RerankConfig
@@ -70,22 +70,28 @@ def main(
     out: Annotated[Path, typer.Option()],
     plot: Annotated[Path | None, typer.Option()] = None,
     slots: int = 100_000,
-    worlds: int = 16,
+    worlds: int = 32,
     visits: int = 3_000,
     repetitions: int = 200,
     draws: int = 1_500,
     seed: int = 7,
 ) -> None:
-    """Measure and write the result; a part whose size is 0 is left out."""
+    """Measure and write the result; a part whose size is 0 is left out. Worlds that ``out`` has already are not run again."""
     settings = {"slots": slots, "worlds": worlds, "visits": visits, "repetitions": repetitions, "draws": draws, "seed": seed}
-    found: dict[str, Any] = {"checks": [], "settings": settings}
+    found: dict[str, Any] = {"checks": [], "settings": settings, "worlds": {}}
+    if out.exists() and (before := json.loads(out.read_text())).get("settings", {}).get("visits") == visits:
+        found["worlds"] = before.get("worlds", {})
+
+    def save() -> None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.with_suffix(".part").write_text(json.dumps(found, indent=1))
+        out.with_suffix(".part").replace(out)
 
     def note(part: str, result: dict[str, Any], *checks: tuple[str, float, str]) -> None:
-        """Write after each part: together they take ten minutes."""
+        """Write after each part: together they take half an hour."""
         found[part] = result
         found["checks"] += [{"name": name, "value": value, "unit": unit} for name, value, unit in checks]
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(found, indent=1))
+        save()
         for name, value, unit in checks:
             Console().print(f"{name} = {value:.4g} ({unit})")
 
@@ -109,7 +115,11 @@ def main(
         )
     if not worlds:
         return
-    reward = rewards(worlds, visits, seed)
+    for number in range(seed, seed + worlds):
+        if str(number) not in found["worlds"]:
+            found["worlds"][str(number)] = one_world(visits, number)
+            save()
+    reward = rewards([found["worlds"][str(number)] for number in range(seed, seed + worlds)])
     best = reward["kinds"][reward["judged"]]
     note(
         "reward",
