@@ -17,12 +17,12 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from explore_estimates import estimates
-from explore_reward import rewards
+from explore_reward import one_world, rewards
 from rich.console import Console
 
 from reco_ray.config import ExploreConfig, ExploreKind, RerankConfig
 from reco_ray.evaluation.propensities import agreement
-from reco_ray.rerank.policy import make_policy
+from reco_ray.rerank.policy import Scored, make_policy
 
 KINDS = (ExploreKind.uniform, ExploreKind.plackett_luce, ExploreKind.thompson)
 _GROUPS = 8  # of the outcomes of a place: the next item, newcomers, and the others by their place in the arranged list
@@ -40,7 +40,9 @@ def odds(slots: int, seed: int) -> dict[str, dict[str, float]]:
             in_category = (rng.random((60, 6)) < 0.3).astype(np.float32)
             events = rng.integers(0, 200, 60)
 
-            def of(rate: float, parts: tuple[Any, ...] = (scores, keys, in_category, events), kind: ExploreKind = kind) -> Any:
+            parts = Scored(scores, keys, events, in_category, np.arange(60))
+
+            def of(rate: float, parts: Scored = parts, kind: ExploreKind = kind) -> Any:
                 config = RerankConfig(diversity_pool=25, explore=ExploreConfig(kind=kind, rate=rate, newcomers=10))
                 return make_policy(config, parts, _K, explores=True)[1]
 
@@ -68,22 +70,28 @@ def main(
     out: Annotated[Path, typer.Option()],
     plot: Annotated[Path | None, typer.Option()] = None,
     slots: int = 100_000,
-    worlds: int = 16,
+    worlds: int = 32,
     visits: int = 3_000,
     repetitions: int = 200,
     draws: int = 1_500,
     seed: int = 7,
 ) -> None:
-    """Measure and write the result; a part whose size is 0 is left out."""
+    """Measure and write the result; a part whose size is 0 is left out. Worlds that ``out`` has already are not run again."""
     settings = {"slots": slots, "worlds": worlds, "visits": visits, "repetitions": repetitions, "draws": draws, "seed": seed}
-    found: dict[str, Any] = {"checks": [], "settings": settings}
+    found: dict[str, Any] = {"checks": [], "settings": settings, "worlds": {}}
+    if out.exists() and (before := json.loads(out.read_text())).get("settings", {}).get("visits") == visits:
+        found["worlds"] = before.get("worlds", {})
+
+    def save() -> None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.with_suffix(".part").write_text(json.dumps(found, indent=1))
+        out.with_suffix(".part").replace(out)
 
     def note(part: str, result: dict[str, Any], *checks: tuple[str, float, str]) -> None:
-        """Write after each part: together they take ten minutes."""
+        """Write after each part: together they take half an hour."""
         found[part] = result
         found["checks"] += [{"name": name, "value": value, "unit": unit} for name, value, unit in checks]
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(found, indent=1))
+        save()
         for name, value, unit in checks:
             Console().print(f"{name} = {value:.4g} ({unit})")
 
@@ -107,7 +115,11 @@ def main(
         )
     if not worlds:
         return
-    reward = rewards(worlds, visits, seed)
+    for number in range(seed, seed + worlds):
+        if str(number) not in found["worlds"]:
+            found["worlds"][str(number)] = one_world(visits, number)
+            save()
+    reward = rewards([found["worlds"][str(number)] for number in range(seed, seed + worlds)])
     best = reward["kinds"][reward["judged"]]
     note(
         "reward",

@@ -14,7 +14,7 @@ from reco_ray.simulation import Ledger, Shown, World, WorldConfig, WorldItem, dr
 from reco_ray.store import Item, LiveItem
 from reco_ray.types import Candidates, Request
 
-__all__ = ["rewards"]
+__all__ = ["KINDS", "one_world", "rewards"]
 
 _K, _LEARNS, _PAST = 10, 200, 2_000  # places; visits between two trainings; visits before the start
 _PRIOR, _PRIOR_USER = 20.0, 5.0  # looks
@@ -100,45 +100,61 @@ class Shop:
         self._rerank = Rerank(self._catalogue, self._config, ["all"])
 
 
-def rewards(worlds: int, visits: int, seed: int) -> dict[str, Any]:
-    """Run each world without exploration and with each kind, with the same luck; the gain counts from the first new item on."""
-    kinds = {
-        "thompson": ExploreConfig(kind=ExploreKind.thompson, rate=0.1),
-        "uniform": ExploreConfig(kind=ExploreKind.uniform, rate=0.1),
+KINDS = {
+    "thompson": ExploreConfig(kind=ExploreKind.thompson, rate=0.1),
+    "uniform": ExploreConfig(kind=ExploreKind.uniform, rate=0.1),
+}
+_POINTS = 40  # of a curve
+
+
+def one_world(visits: int, seed: int) -> dict[str, Any]:
+    """Run a world without exploration and with each kind, with the same luck; the gain counts from the first new item on."""
+    config = WorldConfig(
+        users=150,
+        items=250,
+        new_items=80,
+        new_quality=0.5,
+        horizon_s=visits / 2,
+        fatigue=0.05,
+        drift_days=0.5,
+        seed=seed,
+    )
+    greedy = _run(config, ExploreConfig(), visits)
+    first = World(config).item_born_s
+    start = int(first[first > 0].min()) + 1
+    base = greedy.by_turn("expected")[start:]
+    at = np.linspace(0, base.size - 1, _POINTS).astype(int)
+    found: dict[str, Any] = {
+        "curve_at": at.tolist(),
+        "greedy_regret": float((greedy.by_turn("best")[start:] - base).mean()),
+        "greedy_fresh": greedy.totals().fresh,
+        "kinds": {},
     }
-    found: dict[str, dict[str, list[Any]]] = {name: {"gains": [], "curves": [], "fresh": []} for name in kinds}
-    start, at = 0, np.zeros(0, np.int64)
-    greedy_regret, greedy_fresh = [], []
-    for number in range(worlds):
-        config = WorldConfig(
-            users=150,
-            items=250,
-            new_items=80,
-            new_quality=0.5,
-            horizon_s=visits / 2,
-            fatigue=0.05,
-            drift_days=0.5,
-            seed=seed + number,
-        )
-        greedy = _run(config, ExploreConfig(), visits)
-        first = World(config).item_born_s
-        start = int(first[first > 0].min()) + 1
-        base = greedy.by_turn("expected")[start:]
-        at = np.linspace(0, base.size - 1, 40).astype(int)
-        greedy_regret.append(float((greedy.by_turn("best")[start:] - base).mean()))
-        greedy_fresh.append(greedy.totals().fresh)
-        for name, explore in kinds.items():
-            ledger = _run(config, explore, visits)
-            mine = ledger.by_turn("expected")[start:]
-            found[name]["gains"].append(float(mine.sum() / base.sum() - 1))
-            found[name]["curves"].append(np.cumsum(mine - base)[at].tolist())
-            found[name]["fresh"].append(ledger.totals().fresh)
+    for name, explore in KINDS.items():
+        ledger = _run(config, explore, visits)
+        mine = ledger.by_turn("expected")[start:]
+        found["kinds"][name] = {
+            "gain": float(mine.sum() / base.sum() - 1),
+            "curve": np.cumsum(mine - base)[at].tolist(),
+            "fresh": ledger.totals().fresh,
+        }
+    return found
+
+
+def rewards(worlds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Put worlds together: the mean gain of each kind and its 95% interval, each world being one observation."""
+    kinds = {}
+    for name in KINDS:
+        mine = [world["kinds"][name] for world in worlds]
+        gains = [each["gain"] for each in mine]
+        parts = {"gains": gains, "curves": [each["curve"] for each in mine], "fresh": [each["fresh"] for each in mine]}
+        kinds[name] = {**_interval(gains), **parts}
     return {
         "judged": "thompson",
-        "curve_at": at.tolist(),
-        "greedy_regret": greedy_regret,
-        "greedy_fresh": greedy_fresh,
-        "kinds": {name: {**_interval(each["gains"]), **each} for name, each in found.items()},
+        "curve_at": worlds[0]["curve_at"],
+        "greedy_regret": [world["greedy_regret"] for world in worlds],
+        "greedy_fresh": [world["greedy_fresh"] for world in worlds],
+        "kinds": kinds,
     }
 
 

@@ -84,19 +84,19 @@ def make_query(request: Request, catalogue: Catalogue, seen_items_return: bool, 
     """Translate a request. Ids, and categories of interest, that the catalogue does not know are dropped.
 
     Args:
-        withdrawn: rows of items that are not available, sorted.
+        withdrawn: rows of items that are not available, sorted, distinct.
     """
     user = request.user
     if request.similar_to:
         anchor = catalogue.find((request.similar_to,))
-        hidden = _rows(catalogue.find(list(request.exclude)), anchor, withdrawn)
+        hidden = _rows(withdrawn, catalogue.find(list(request.exclude)), anchor)
         weights = np.ones(1, np.float32)
         return Query(anchor[anchor >= 0], weights[: int(anchor[0] >= 0)], hidden, int(anchor[0]), allowed(request, catalogue))
     stored, session = catalogue.find_keys(user.history), catalogue.find(list(request.session))
     history = np.concatenate([stored, session])
     weights = np.concatenate([user.weights, np.ones(session.size, np.float32)])
     known = history >= 0
-    parts = [catalogue.find(list(request.exclude)), withdrawn]
+    parts = [catalogue.find(list(request.exclude))]
     if not seen_items_return:
         parts += [catalogue.find_keys(user.seen), session]
     if request.shown.size:
@@ -104,7 +104,9 @@ def make_query(request: Request, catalogue: Catalogue, seen_items_return: bool, 
     liked = tuple([catalogue.categories.index(name) for name in request.interests if name in catalogue.categories])
     turn = hash64(f"{request.user_id or request.request_id}/{request.at_us // _HOUR_US}", "turn")
     taste = user.features[len(USER_COLUMNS) :][: len(catalogue.categories)]
-    return Query(history[known], weights[known], _rows(*parts), None, allowed(request, catalogue), liked, turn, taste)
+    return Query(
+        history[known], weights[known], _rows(withdrawn, *parts), None, allowed(request, catalogue), liked, turn, taste
+    )
 
 
 def allowed(request: Request, catalogue: Catalogue) -> NDArray[np.bool_] | None:
@@ -126,6 +128,8 @@ def allowed(request: Request, catalogue: Catalogue) -> NDArray[np.bool_] | None:
     return mask
 
 
-def _rows(*parts: NDArray[np.int64]) -> NDArray[np.int64]:
-    rows = np.unique(np.concatenate(parts))
+def _rows(withdrawn: NDArray[np.int64], *parts: NDArray[np.int64]) -> NDArray[np.int64]:
+    if not any(part.size for part in parts):
+        return withdrawn
+    rows = np.unique(np.concatenate([withdrawn, *parts]))
     return rows[rows >= 0]

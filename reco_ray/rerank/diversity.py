@@ -8,6 +8,7 @@ from reco_ray.rules import Bounds
 __all__ = ["main_category", "mmr"]
 
 _LAST = np.float32(-1e30)
+_TRIES = 3
 
 
 def mmr(
@@ -64,7 +65,9 @@ def _within(
 ) -> NDArray[np.int64]:
     """`mmr` within the bounds of rules: the cap gives way before them."""
     n = scores.shape[0]
-    value = (1 - diversity) * np.where(np.isfinite(scores), scores, _LAST)  # a pinned item may have no score
+    known = np.where(np.isfinite(scores), scores, _LAST)  # a pinned item may have no score
+    value = np.asarray((1 - diversity) * known, np.float32)
+    gains = np.empty_like(value)
     weighted = np.asarray(diversity * vectors, np.float32)
     near = np.zeros(n, np.float32)
     main = main_category(vectors) if cap else np.empty(0, np.int64)
@@ -78,14 +81,26 @@ def _within(
                 full[0] = False
                 spread = may & ~full[main + 1]
                 may = spread if spread.any() else may
-            gains = np.where(may, value - near, -np.inf)
-            best = int(gains.argmax())
-            if gains[best] == -np.inf:
+            np.subtract(value, near, out=gains)
+            best = _best(gains, may)
+            if best < 0:
                 break
         picked.append(best)
+        value[best] = -np.inf
         if diversity:
             np.maximum(near, weighted @ vectors[best], out=near)
     return np.array(picked, np.int64)
+
+
+def _best(gains: NDArray[np.float32], may: NDArray[np.bool_]) -> int:
+    """The item of the largest gain among those that may be picked, -1 where none may; spoils ``gains``."""
+    for _ in range(_TRIES):  # mostly the first one may: cheaper than a mask over all
+        best = int(gains.argmax())
+        if may[best]:
+            return best
+        gains[best] = -np.inf
+    best = int(np.where(may, gains, -np.inf).argmax())
+    return best if may[best] and gains[best] > -np.inf else -1
 
 
 def main_category(vectors: NDArray[np.float32]) -> NDArray[np.int64]:

@@ -1,6 +1,7 @@
 """From scored candidates to a policy that fills a slate: the pool, its arrangement, and what exploring places draw from."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +14,27 @@ from reco_ray.rerank.exploration import Proposal, SlatePolicy, Thompson, Weighte
 from reco_ray.rerank.greedy import Calibrated, Dpp, Gains, greedy
 from reco_ray.rules import Bounds
 
-__all__ = ["generator_of", "make_policy"]
+__all__ = ["Scored", "generator_of", "make_policy"]
 
 _LEAST = 0.2  # deviation of an item that is known well, as a share of that of an unknown one
 
 
-Scored = tuple[NDArray[np.float32], NDArray[np.uint64], NDArray[np.float32], NDArray[np.int64]]
+class Scored(NamedTuple):
+    """Candidates as a policy sees them.
+
+    Attributes:
+        scores: standardised, shape (n,).
+        keys: break ties, shape (n,).
+        events: how often each was met, shape (n,).
+        in_category: 1 where an item has a category, over all items, shape (N, C): only the rows of a pool are read.
+        rows: of the candidates in it, shape (n,).
+    """
+
+    scores: NDArray[np.float32]
+    keys: NDArray[np.uint64]
+    events: NDArray[np.int64]
+    in_category: NDArray[np.float32]
+    rows: NDArray[np.int64]
 
 
 def make_policy(
@@ -34,15 +50,14 @@ def make_policy(
     """Choose the items that a slate may be made of and arrange them; the policy numbers them from 0.
 
     Args:
-        scored: scores of the candidates, standardised, keys that break ties, 1 where an item has a category, and how often each
-            item was met; shapes (n,), (n,), (n, C), (n,).
+        scored: the candidates.
         explores: whether anything may be left to chance for this request.
         mix: shares of categories that ``calibrated`` aims at, shape (C,); None or empty where nothing is known.
         wanted: candidates that rules ask for, whatever their score, shape (n,).
         bound: makes the bounds of the rules over a pool; where it cannot be filled within them, all candidates are the pool.
     Returns: the pool, positions among the candidates, shape (m,), and the policy over it.
     """
-    scores, keys, in_category, events = scored
+    scores, keys, events = scored[:3]
     explore = config.explore
     chance = explores and explore.kind is not ExploreKind.none and explore.rate > 0
     pool = best_first(scores, keys, max(k, config.diversity_pool))
@@ -54,17 +69,17 @@ def make_policy(
         more[others[best_first(scores[others], keys[others], explore.newcomers)]] = True
     more[pool] = False
     pool = np.concatenate([pool, np.flatnonzero(more)])
-    bounds, arranged = _arranged(config, scored, pool, k, mix, bound)
+    in_category, bounds, arranged = _arranged(config, scored, pool, k, mix, bound)
     if bound is not None and arranged.size < min(k, scores.size) and pool.size < scores.size:
         pool = best_first(scores, keys)
-        bounds, arranged = _arranged(config, scored, pool, k, mix, bound)
+        in_category, bounds, arranged = _arranged(config, scored, pool, k, mix, bound)
     if not chance or not pool.size:
         return pool, SlatePolicy(pool.size, arranged, Weighted(np.ones(pool.size)), 0.0, bounds=bounds)
     rest = np.ones(pool.size, np.bool_)
     rest[arranged] = False
     order = np.concatenate([arranged, np.flatnonzero(rest)])
     proposal = _proposal(explore, scores[pool], events[pool], best)
-    cap = _Cap(in_category[pool], config.category_cap) if config.category_cap else None
+    cap = _Cap(in_category, config.category_cap) if config.category_cap else None
     return pool, SlatePolicy(pool.size, order, proposal, explore.rate, cap, bounds)
 
 
@@ -75,8 +90,8 @@ def _arranged(
     k: int,
     mix: NDArray[np.float32] | None,
     bound: Callable[[NDArray[np.int64]], Bounds] | None,
-) -> tuple[Bounds | None, NDArray[np.int64]]:
-    scores, in_category = scored[0][pool], scored[2][pool]
+) -> tuple[NDArray[np.float32], Bounds | None, NDArray[np.int64]]:
+    scores, in_category = scored.scores[pool], scored.in_category[scored.rows[pool]]
     bounds = None if bound is None else bound(pool)
     diversity, cap, window = config.diversity, config.category_cap, config.diversity_window
     match config.diversify:
@@ -87,8 +102,9 @@ def _arranged(
                 mix = np.zeros(in_category.shape[1], np.float32)
             gains = Calibrated(scores, in_category, mix, diversity, window)
         case Diversify.mmr:
-            return bounds, mmr(scores, _unit(in_category), k, diversity, cap, bounds)
-    return bounds, greedy(gains, main_category(in_category), k, cap, bounds)
+            vectors = _unit(in_category) if diversity else in_category
+            return in_category, bounds, mmr(scores, vectors, k, diversity, cap, bounds)
+    return in_category, bounds, greedy(gains, main_category(in_category), k, cap, bounds)
 
 
 def generator_of(request_id: str, user_id: str) -> np.random.Generator:

@@ -23,7 +23,7 @@ from reco_ray.config import Diversify, ExploreConfig, ExploreKind, RerankConfig
 from reco_ray.features import Catalogue
 from reco_ray.recall.query import Query, make_query
 from reco_ray.rerank.exploration import SlatePolicy
-from reco_ray.rerank.policy import generator_of, make_policy
+from reco_ray.rerank.policy import Scored, generator_of, make_policy
 from reco_ray.rules import NO_RULES, Bounds, Hits, Plan, RuleBook, Standing, tally
 from reco_ray.store import LiveItem
 from reco_ray.types import Candidates, Request, Slate
@@ -146,7 +146,7 @@ class Rerank:
             rows = np.concatenate([rows, pinned])
             scores = np.concatenate([scores, np.full(pinned.size, np.nan, np.float32)])
             bits = np.concatenate([bits, np.zeros(pinned.size, bits.dtype)])
-        boost = catalogue.in_category[rows] @ self._boosts
+        boost = catalogue.in_category[rows] @ self._boosts if self._config.boosts else np.zeros(rows.size, np.float32)
         if plan.boosts:
             boost = boost + plan.boost[rows]
         standard = np.asarray(_standardise(scores) + boost, np.float32)
@@ -170,8 +170,9 @@ class Rerank:
         item_idx = rows[chosen]
         boosted = boost[chosen] != 0
         unknown = self._unknown(request)
-        told = zip(bits[chosen].tolist(), boosted.tolist(), explored.tolist(), strict=True)
-        reasons = [self._reasons(*each) for each in told]
+        told = list(zip(bits[chosen].tolist(), boosted.tolist(), explored.tolist(), strict=True))
+        named = {each: self._reasons(*each) for each in set(told)}  # few differ
+        reasons = [named[each] for each in told]
         missed: tuple[str, ...] = ()
         if bounds is not None:
             for place, rule in bounds.pins_of(picked):
@@ -181,8 +182,8 @@ class Rerank:
             plan.count("missed", missed)
         slate = Slate(
             request_id=request.request_id,
-            item_ids=tuple(catalogue.item_ids[i] for i in item_idx),
-            titles=tuple(catalogue.titles[i] for i in item_idx),
+            item_ids=tuple([catalogue.item_ids[i] for i in item_idx.tolist()]),
+            titles=tuple([catalogue.titles[i] for i in item_idx.tolist()]),
             scores=scores[chosen],
             propensities=propensities.astype(np.float32),
             reasons=tuple(reasons),
@@ -197,12 +198,13 @@ class Rerank:
         c, rows, standard, wanted = self._catalogue, ready.rows, ready.standard, None
         plan = ready.plan if ready.binds else None
         if plan is not None:
-            pinned = np.array([row for _, row, _ in plan.pins_at(request.shown.size, request.k)], np.int64)
-            wanted = (rows[:, None] == pinned).any(axis=1)  # few: np.isin would sort or hash both
+            wanted = np.zeros(rows.size, np.bool_)
+            for _, row, _ in plan.pins_at(request.shown.size, request.k):  # few
+                wanted |= rows == row
             wanted[plan.more(rows, standard, request.k)] = True
         return make_policy(
             self._config,
-            (standard, c.keys[rows], c.in_category[rows], c.events[rows]),
+            Scored(standard, c.keys[rows], c.events[rows], c.in_category, rows),
             request.k,
             explores=not request.similar_to,
             mix=ready.query.taste,

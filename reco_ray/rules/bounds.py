@@ -2,15 +2,18 @@
 
 Whoever chooses, by score, by diversity or by chance, keeps to three things: at a place in ``pinned`` stands that item;
 elsewhere only what ``allowed(chosen)`` leaves; and where it leaves nothing the slate ends. Then no hard rule can be broken.
+
+What a choice costs depends on the rules that its item is in, not on how many there are: nothing is computed of a set
+before an item of it has taken a place that matters.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Bounds", "Least", "Limit"]
+__all__ = ["Bounds", "Least", "Limit", "Terms"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +38,40 @@ class Least:
     window: int
 
 
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """Bounds as rules state them, whatever the items; each set, a column of members, belongs to one of them.
+
+    Attributes:
+        exclusives: columns of sets of which at most one may be in a slate.
+        of_all: limits that each item counts in. limit_of, least_of: place among the limits and quotas, by column.
+        others: column of an exclusive set -> those of its rule's other sets.
+    """
+
+    limits: tuple[Limit, ...] = ()
+    leasts: tuple[Least, ...] = ()
+    exclusives: tuple[tuple[int, ...], ...] = ()
+    of_all: tuple[int, ...] = field(init=False)
+    limit_of: dict[int, int] = field(init=False)
+    least_of: dict[int, int] = field(init=False)
+    others: dict[int, tuple[int, ...]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        said = object.__setattr__
+        said(self, "of_all", tuple([at for at, each in enumerate(self.limits) if each.column < 0]))
+        said(self, "limit_of", {each.column: at for at, each in enumerate(self.limits) if each.column >= 0})
+        said(self, "least_of", {each.column: at for at, each in enumerate(self.leasts)})
+        sets = [(column, columns) for columns in self.exclusives for column in columns]
+        said(self, "others", {column: tuple([other for other in columns if other != column]) for column, columns in sets})
+
+
 class Bounds:
     """Bounds on one slate of ``n`` items, which are numbered from 0.
 
     Args:
-        inside: which item is in which set, shape (n, sets).
+        member: bit c of a row is set when the item is in set c, little end first, uint8, shape (n, bytes).
+        torn: in two sets of one exclusive rule, so that the item would break it by itself, shape (n,).
         categories: 1 where an item has a category, shape (n, C); years: 0 where unknown, shape (n,). None where no limit asks.
-        exclusives: columns of sets of which at most one may be in a slate.
         pins: place, item (-1 where it may not be shown) and rule, in the order of the places.
         k: places.
 
@@ -52,41 +82,20 @@ class Bounds:
 
     def __init__(
         self,
-        inside: NDArray[np.bool_],
+        member: NDArray[np.uint8],
+        torn: NDArray[np.bool_],
         categories: NDArray[np.float32] | None,
         years: NDArray[np.int32] | None,
-        limits: Sequence[Limit],
-        leasts: Sequence[Least],
-        exclusives: Sequence[tuple[int, ...]],
+        terms: Terms,
         pins: Sequence[tuple[int, int, str]],
         k: int,
     ) -> None:
-        n = inside.shape[0]
-        there = inside.sum(axis=0).tolist()
-        # what cannot be broken by these items is not asked again at each place
-        exclusives = [columns for columns in exclusives if sum(there[column] > 0 for column in columns) > 1]
-        self._k, self._exclusives = k, exclusives
-        members, most, windows = [np.zeros((n, 0), np.bool_)], [], []
-        for limit in limits:
-            if limit.column >= 0 and there[limit.column] <= limit.most:
-                continue
-            base = np.ones(n, np.bool_) if limit.column < 0 else inside[:, limit.column]
-            values = _values(limit.per, categories, years, n) & base[:, None]
-            members.append(values)
-            most += [limit.most] * values.shape[1]
-            windows += [limit.window or k] * values.shape[1]
-        # float32: sums over members are products of matrices then
-        self._member = np.concatenate(members, axis=1).astype(np.float32)
-        self._most, self._window = np.array(most, np.float32), np.array(windows, np.int64)
-        self._counting = (np.arange(k)[:, None] < self._window).astype(np.float32)
-        self._wanted = inside[:, [each.column for each in leasts]].astype(np.float32)
-        self._within = np.array([min(each.window or k, k) for each in leasts], np.int64)
-        self._least = np.minimum([each.least for each in leasts], self._within).astype(np.float32)
-        self._quotas = [each.name for each in leasts]
-        self._sets = inside if exclusives else None
-        self._torn = np.zeros(n, np.bool_)  # an item of two exclusive sets would break the rule by itself
-        for columns in exclusives:
-            self._torn |= inside[:, list(columns)].sum(axis=1) > 1
+        self._member, self._torn, self._categories, self._years = member, torn, categories, years
+        self._terms, self._k = terms, k
+        self._windows = [each.window or k for each in terms.limits]
+        self._within = [min(each.window or k, k) for each in terms.leasts]
+        self._least = [min(each.least, within) for each, within in zip(terms.leasts, self._within, strict=True)]
+        self._columns: dict[int, list[int]] = {}
         self.pinned: dict[int, int] = {}
         self.missed: list[str] = []
         self._pins: dict[int, str] = {}
@@ -94,25 +103,25 @@ class Bounds:
         for place, item, name in pins:
             if place >= k:
                 continue
-            if item < 0 or not (self._free & ~self._shut_at(place))[item]:
+            if item < 0 or not self._may_at(place)[item]:
                 self.missed.append(name)
             else:
                 self.pinned[place], self._pins[item] = item, name
                 self._count(place, item)
-        taken = np.zeros((k, self._within.size), np.int64)
-        for place in self.pinned:
-            taken[place] = place < self._within
-        # places of each window that are left at a place, less those that pins will take
-        self._left = self._within - np.arange(k)[:, None] - taken[::-1].cumsum(axis=0)[::-1]
-        self._begin()
+        # the first place at which a quota may need every place that is left in its window, and the first at which none does
+        fewest = [within - least for within, least in zip(self._within, self._least, strict=True)]
+        self._due_from, self._due_to = min(fewest, default=k) - len(self.pinned), max(self._within, default=0)
+        if self.pinned:
+            self._begin()
 
     def allowed(self, chosen: Sequence[int]) -> NDArray[np.bool_]:
         """Which items may stand at the place behind ``chosen``, shape (n,): not those chosen, nor those pinned elsewhere.
 
-        Quotas narrow it only as far as something is left. Quick where ``chosen`` is that of the last call and one more.
+        Quotas narrow it only as far as something is left. Quick where ``chosen`` is that of the last call and one more. The
+        array is this object's own, and good until the next call.
         """
         known = len(self._chosen)
-        if len(chosen) < known or list(chosen[:known]) != self._chosen:
+        if len(chosen) < known or [*chosen[:known]] != self._chosen:
             self._begin()
             known = 0
         for place in range(known, len(chosen)):
@@ -121,11 +130,11 @@ class Bounds:
                 self._count(place, item)
             self._chosen.append(item)
         place = len(chosen)
-        mask: NDArray[np.bool_] = self._free & ~self._shut_at(place)
-        if self._least.size and (due := self._due(place)).any():
-            wanted = mask & (self._wanted @ due > 0)
+        mask = self._may_at(place)
+        if self._due_from <= place < self._due_to and (due := self._due(place)):
+            wanted = mask & np.logical_or.reduce([self._inside(column) for column in due])
             if wanted.any():
-                return wanted
+                return np.asarray(wanted)
         return mask
 
     def pins_of(self, chosen: Sequence[int]) -> list[tuple[int, str]]:
@@ -137,59 +146,107 @@ class Bounds:
         """Rules that a filled slate does not follow: pins that are not at their place, and quotas that are not met."""
         names = list(self.missed)
         names += [self._pins[item] for place, item in self.pinned.items() if place >= len(chosen) or chosen[place] != item]
-        if self._quotas:
-            places = np.arange(len(chosen))[:, None] < self._within
-            has = (self._wanted[list(chosen)] * places).sum(axis=0)
-            names += [name for name, met in zip(self._quotas, has >= self._least, strict=True) if not met]
+        if self._least:
+            has, least_of = [0] * len(self._least), self._terms.least_of
+            for place, item in enumerate(chosen):
+                for column in self._of(item):
+                    if (at := least_of.get(column)) is not None and place < self._within[at]:
+                        has[at] += 1
+            names += [each.name for each, n, least in zip(self._terms.leasts, has, self._least, strict=True) if n < least]
         return tuple(dict.fromkeys(names))
 
     def _begin(self) -> None:
         """Nothing is chosen; pins count from the start, so that what stands before them leaves them their share."""
         self._chosen: list[int] = []
-        self._counts, self._has = np.zeros(self._most.size, np.float32), np.zeros(self._least.size, np.float32)
+        self._counts: dict[tuple[int, int], int] = {}  # by limit and value
+        self._missing = self._least.copy()
         self._free = ~self._torn
-        self._taken: set[int] = set()
-        self._full, self._shut = b"", np.zeros(self._torn.size, np.bool_)
+        self._taken: set[int] = set()  # exclusive sets that have an item
+        self._full: list[tuple[int, tuple[int, int]]] = []  # window of each limit that is reached, limit and value
+        self._may, self._until = self._free.copy(), self._k  # what may stand at a place, and before which place that holds
         for place, item in self.pinned.items():
             self._count(place, item)
 
+    def _of(self, item: int) -> list[int]:
+        """Columns that an item is in."""
+        found = self._columns.get(item)
+        if found is None:
+            bits = int.from_bytes(self._member[item].tobytes(), "little")
+            found = self._columns[item] = []
+            while bits:
+                low = bits & -bits
+                found.append(low.bit_length() - 1)
+                bits ^= low
+        return found
+
+    def _inside(self, column: int) -> NDArray[np.bool_]:
+        """Items of a set, shape (n,)."""
+        return np.asarray(self._member[:, column // 8] & np.uint8(1 << column % 8) != 0)
+
     def _count(self, place: int, item: int) -> None:
-        self._free[item] = False
-        if self._most.size:
-            self._counts += self._member[item] * self._counting[place]
-        if self._least.size:
-            self._has += self._wanted[item] * (place < self._within)
-        if self._sets is not None and (inside := np.flatnonzero(self._sets[item])).size:
-            new = set(inside.tolist()) - self._taken
-            self._taken |= new
-            for columns in self._exclusives:
-                if new.intersection(columns):
-                    others = [column for column in columns if column not in self._taken]
-                    self._free &= ~self._sets[:, others].any(axis=1)
+        terms = self._terms
+        self._free[item] = self._may[item] = False
+        for limit in terms.of_all:
+            self._reach(limit, place, item)
+        for column in self._of(item):
+            if (limit := terms.limit_of.get(column, -1)) >= 0:
+                self._reach(limit, place, item)
+            elif (least := terms.least_of.get(column, -1)) >= 0:
+                self._missing[least] -= place < self._within[least]
+            elif column not in self._taken:
+                self._taken.add(column)
+                for other in terms.others[column]:
+                    self._free &= ~self._inside(other)
+                self._may &= self._free
 
-    def _shut_at(self, place: int) -> NDArray[np.bool_]:
-        """Which items a cap keeps from a place, shape (n,)."""
-        if self._most.size:
-            full = (self._counts >= self._most) & (place < self._window)
-            if (name := full.tobytes()) != self._full:
-                self._full = name
-                self._shut = np.asarray(self._member @ full.astype(np.float32) > 0)
-        return self._shut
+    def _reach(self, at: int, place: int, item: int) -> None:
+        """Count an item in a limit."""
+        window, most = self._windows[at], self._terms.limits[at].most
+        if place >= window:
+            return
+        for value in self._values(at, item):
+            n = self._counts[at, value] = self._counts.get((at, value), 0) + 1
+            if n == most:
+                self._full.append((window, (at, value)))
+                self._may &= ~self._with(at, value)
+                self._until = min(self._until, window)
 
-    def _due(self, place: int) -> NDArray[np.float32]:
-        """1 for quotas that need each place that is left in their window."""
-        missing = self._least - self._has
-        due = (missing > 0) & (missing >= self._left[place]) & (place < self._within)
-        return np.asarray(due, np.float32)
+    def _values(self, at: int, item: int) -> Iterator[int]:
+        """What an item counts as in a limit."""
+        match self._terms.limits[at].per:
+            case "category" if self._categories is not None:
+                yield from self._categories[item].nonzero()[0].tolist()
+            case "year" if self._years is not None:
+                if (year := int(self._years[item])) > 0:
+                    yield year
+            case _:
+                yield 0
 
+    def _with(self, at: int, value: int) -> NDArray[np.bool_]:
+        """Items that count in a limit as ``value``, shape (n,)."""
+        limit = self._terms.limits[at]
+        mask = np.ones(self._torn.size, np.bool_) if limit.column < 0 else self._inside(limit.column)
+        if limit.per == "category" and self._categories is not None:
+            mask = mask & (self._categories[:, value] > 0)
+        elif limit.per == "year" and self._years is not None:
+            mask = mask & (self._years == value)
+        return mask
 
-def _values(
-    per: str | None, categories: NDArray[np.float32] | None, years: NDArray[np.int32] | None, n: int
-) -> NDArray[np.bool_]:
-    """Which item has which value of an attribute, shape (n, values)."""
-    if per == "category" and categories is not None:
-        return np.asarray(categories > 0)
-    if per == "year" and years is not None:
-        known = np.unique(years[years > 0])
-        return np.asarray(years[:, None] == known[None, :])
-    return np.ones((n, 1), np.bool_)
+    def _may_at(self, place: int) -> NDArray[np.bool_]:
+        """Which items neither a cap nor an exclusive set keeps from a place, shape (n,). Places come in ascending order."""
+        if place >= self._until:
+            self._full = [(window, limit) for window, limit in self._full if place < window]
+            self._until = min((window for window, _ in self._full), default=self._k)
+            self._may = self._free.copy()
+            for _, limit in self._full:
+                self._may &= ~self._with(*limit)
+        return self._may
+
+    def _due(self, place: int) -> list[int]:
+        """Columns of the quotas that need each place that is left in their window, beside those of pins."""
+        ahead = [pinned for pinned in self.pinned if pinned >= place]
+        found = []
+        for least, within, missing in zip(self._terms.leasts, self._within, self._missing, strict=True):
+            if missing > 0 and place < within and missing >= within - place - sum(pinned < within for pinned in ahead):
+                found.append(least.column)
+        return found

@@ -6,7 +6,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from reco_ray.rules.bounds import Bounds, Least, Limit
+from reco_ray.rules.bounds import Bounds, Least, Limit, Terms
 from reco_ray.rules.document import Allow, Block, Boost, Cap, Exclusive, Pin, Quota, Review, Rule, Where
 
 __all__ = ["HELD", "Hits", "Items", "Plan", "Taken"]
@@ -102,16 +102,23 @@ class Plan:
                     leasts.append(Least(rule.name, len(sets), rule.least, rule.window))
                     sets.append(rows[rule.where])
         self.pins = tuple(sorted(pins))
-        self._limits, self._leasts, self._exclusives = tuple(limits), tuple(leasts), tuple(exclusives)
+        self._terms = Terms(tuple(limits), tuple(leasts), tuple(exclusives))
+        self._per = {limit.per for limit in limits}
         self._member = np.zeros((n, (len(sets) + 7) // 8), np.uint8)
-        self._n_sets = len(sets)
         for column, members in enumerate(sets):
             self._member[members, column // 8] |= np.uint8(1 << (column % 8))
+        self._asked = np.zeros((n, (len(leasts) + 7) // 8), np.uint8)  # the same of quotas alone
+        for at, least in enumerate(leasts):
+            self._asked[sets[least.column], at // 8] |= np.uint8(1 << (at % 8))
+        pairs = [(sets[a], sets[b]) for columns in exclusives for i, a in enumerate(columns) for b in columns[:i]]
+        self._torn = np.zeros(n, np.bool_)
+        for one, other in pairs:
+            self._torn[np.intersect1d(one, other, assume_unique=True)] = True
 
     @property
     def binds(self) -> bool:
         """Whether there is more than a mask and boosts."""
-        return bool(self.pins or self._limits or self._leasts or self._exclusives)
+        return bool(self.pins or self._terms.limits or self._terms.leasts or self._terms.exclusives)
 
     def keeps(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Mask of the rows that may be shown, shape (n,); they are counted as met. Rows are distinct."""
@@ -125,12 +132,19 @@ class Plan:
         Args:
             rows: of candidates. scores: best is largest, shape (n,). most: of each.
         """
-        if not self._leasts:
+        if not self._terms.leasts:
             return np.empty(0, np.int64)
-        order = np.argsort(-scores, kind="stable")
-        inside = self._inside(rows[order])[:, [least.column for least in self._leasts]]
-        first = inside & (np.cumsum(inside, axis=0) <= most)
-        return order[first.any(axis=1)]
+        asked = self._asked[rows]
+        members = np.flatnonzero(asked.any(axis=1))
+        inside = np.unpackbits(asked[members], axis=1, count=len(self._terms.leasts), bitorder="little")
+        many = inside.sum(axis=0, dtype=np.int32) > most
+        if not many.any():
+            return members
+        order = np.argsort(-scores[members], kind="stable")
+        inside, kept = inside[order], inside[order][:, ~many].any(axis=1)
+        crowded = inside[:, many]
+        kept |= ((crowded > 0) & (np.cumsum(crowded, axis=0, dtype=np.int32) <= most)).any(axis=1)
+        return members[order[kept]]
 
     def pins_at(self, before: int, k: int) -> list[tuple[int, int, str]]:
         """Pins of a page of ``k`` places behind ``before`` others: place on the page from 0, row and rule."""
@@ -145,15 +159,15 @@ class Plan:
             before: places of earlier pages.
         """
         catalogue = self._catalogue
-        at = {row: item for item, row in enumerate(rows.tolist())} if self.pins else {}
+        pins = self.pins_at(before, k)
+        at = {row: item for item, row in enumerate(rows.tolist())} if pins else {}
         return Bounds(
-            self._inside(rows),
-            catalogue.in_category[rows] if any(each.per == "category" for each in self._limits) else None,
-            catalogue.years[rows] if any(each.per == "year" for each in self._limits) else None,
-            self._limits,
-            self._leasts,
-            self._exclusives,
-            [(place, at.get(row, -1), name) for place, row, name in self.pins_at(before, k)],
+            self._member[rows],
+            self._torn[rows],
+            catalogue.in_category[rows] if "category" in self._per else None,
+            catalogue.years[rows] if "year" in self._per else None,
+            self._terms,
+            [(place, at.get(row, -1), name) for place, row, name in pins],
             k,
         )
 
@@ -180,8 +194,3 @@ class Plan:
     def _hide(self, name: str, rows: NDArray[np.int64]) -> None:
         self.hidden[rows] = True
         self._hides.append((name, rows))
-
-    def _inside(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Membership of items in the sets, shape (n, sets)."""
-        bits = np.unpackbits(self._member[rows], axis=1, count=self._n_sets, bitorder="little")
-        return bits.astype(np.bool_, copy=False) if self._n_sets else np.zeros((rows.size, 0), np.bool_)

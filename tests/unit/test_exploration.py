@@ -15,9 +15,9 @@ from reco_ray.evaluation.propensities import agreement
 from reco_ray.features import Catalogue
 from reco_ray.rerank import Rerank, build, load
 from reco_ray.rerank.exploration import Proposal, SlatePolicy, Thompson, Weighted, softmax_weights
-from reco_ray.rerank.policy import make_policy
+from reco_ray.rerank.policy import Scored, make_policy
 from reco_ray.rules import Bounds
-from reco_ray.rules.bounds import Limit
+from reco_ray.rules.bounds import Limit, Terms
 from reco_ray.types import Candidates, Request, Slate
 
 SCORES = np.array([2.0, 1.5, 1.0, 0.2, 0.0, -1.0], np.float32)
@@ -104,7 +104,7 @@ def test_thompsons_odds_are_those_of_the_largest_sample() -> None:
 
 def test_without_a_rate_the_arranged_list_is_shown_and_with_one_pins_stay() -> None:
     assert policy("uniform", 0.0).draw(3, np.random.default_rng(0)).chosen.tolist() == [2, 0, 1]
-    bounds = Bounds(np.zeros((6, 0), bool), None, None, [], [], [], [(1, 5, "pin")], 4)
+    bounds = Bounds(np.zeros((6, 0), np.uint8), np.zeros(6, bool), None, None, Terms(), [(1, 5, "pin")], 4)
     pinned = SlatePolicy(6, policy("uniform").arranged, PROPOSALS["uniform"], 0.5, bounds=bounds)
     for seed in range(200):
         drawn = pinned.draw(4, np.random.default_rng(seed))
@@ -118,7 +118,8 @@ def test_rules_never_give_way_to_chance() -> None:
     inside = np.arange(6)[:, None] < 3  # of the first three one at most, in all four places
     limit = Limit("one", 0, None, 1, 0)
     for seed in range(100):
-        bounds = Bounds(inside, None, None, [limit], [], [], [], 5)
+        member = np.packbits(inside, axis=1, bitorder="little")
+        bounds = Bounds(member, np.zeros(6, bool), None, None, Terms((limit,)), [], 5)
         bound = SlatePolicy(6, policy("uniform").arranged, PROPOSALS["plackett_luce"], 0.8, bounds=bounds)
         drawn = bound.draw(5, np.random.default_rng(seed))
         assert (drawn.chosen < 3).sum() == 1
@@ -138,7 +139,7 @@ def test_a_cap_holds_in_every_draw_while_it_can() -> None:
     scores, keys = np.linspace(2, 0, 12).astype(np.float32), np.arange(12, dtype=np.uint64)
     in_category = np.eye(4, dtype=np.float32)[np.arange(12) // 3]
     config = RerankConfig(category_cap=2, explore=ExploreConfig(kind=ExploreKind.uniform, rate=0.7))
-    _, capped = make_policy(config, (scores, keys, in_category, np.full(12, 100)), 8, explores=True)
+    _, capped = make_policy(config, Scored(scores, keys, np.full(12, 100), in_category, np.arange(12)), 8, explores=True)
     for seed in range(100):
         drawn = capped.draw(8, np.random.default_rng(seed))
         assert np.bincount(drawn.chosen // 3, minlength=4).tolist() == [2, 2, 2, 2]
@@ -152,7 +153,8 @@ def test_newcomers_may_be_drawn_from_far_down_and_thompson_draws_them_more_often
 
     def share(kind: ExploreKind, newcomers: int = 5) -> float:
         config = RerankConfig(diversity_pool=20, explore=ExploreConfig(kind=kind, rate=1.0, newcomers=newcomers))
-        rows, made = make_policy(config, (scores, keys, np.zeros((60, 0), np.float32), events), 5, explores=True)
+        scored = Scored(scores, keys, events, np.zeros((60, 0), np.float32), np.arange(60))
+        rows, made = make_policy(config, scored, 5, explores=True)
         assert rows.tolist() == [*range(20), *range(55, 55 + newcomers)]
         return float(made.follow(np.array([0]), every=True).slots[0][20:].sum())
 

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from reco_ray.config import Diversify, RerankConfig
 from reco_ray.rerank.greedy import Calibrated, Dpp, greedy
-from reco_ray.rerank.policy import make_policy
+from reco_ray.rerank.policy import Scored, make_policy
 from reco_ray.rules import Bounds
+from reco_ray.rules.bounds import Terms
 
 NONE = np.full(12, -1)
 SCORES = np.linspace(1.5, -1.5, 12).astype(np.float32)
@@ -59,7 +60,8 @@ def test_the_knob_trades_score_for_variety(kind: Diversify) -> None:
     def slate(diversity: float) -> NDArray[np.int64]:
         config = RerankConfig(diversify=kind, diversity=diversity)
         mix, keys = np.full(3, 1 / 3, np.float32), np.arange(12, dtype=np.uint64)
-        return make_policy(config, (SCORES, keys, KINDS, np.ones(12, int)), 4, explores=False, mix=mix)[1].arranged
+        scored = Scored(SCORES, keys, np.ones(12, int), KINDS, np.arange(12))
+        return make_policy(config, scored, 4, explores=False, mix=mix)[1].arranged
 
     slates = [slate(d) for d in (0.0, 0.3, 0.9)]
     scores = [float(SCORES[s].sum()) for s in slates]
@@ -85,7 +87,7 @@ def test_picks_are_distinct_and_keep_to_caps_and_bounds(
     scores[3] = np.nan
     mix = np.array([0.2, 0.2, 0.6], np.float32)
     gains = Dpp(scores, KINDS, diversity, window) if kind == "dpp" else Calibrated(scores, KINDS, mix, diversity, window)
-    bounds = Bounds(np.zeros((12, 0), bool), None, None, [], [], [], [(1, 7, "pin")], k) if bound else None
+    bounds = Bounds(np.zeros((12, 0), np.uint8), np.zeros(12, bool), None, None, Terms(), [(1, 7, "pin")], k) if bound else None
     main = KINDS.argmax(axis=1)
     picked = greedy(gains, main, k, cap, bounds)
     assert picked.size == min(k, 12) == len(set(picked.tolist()))

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from reco_ray.config import RerankConfig
 from reco_ray.features import Catalogue
 from reco_ray.rerank import Rerank
-from reco_ray.rules import Document, RulesRefused, Standing, check_document, parse, read_csv, read_text, unknown_items
+from reco_ray.rules import Bounds, Document, RulesRefused, Standing, check_document, parse, read_csv, read_text, unknown_items
+from reco_ray.rules.bounds import Least, Limit, Terms
 from reco_ray.types import Candidates, Request, Slate, UserRow
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
@@ -333,3 +335,66 @@ def test_a_wrong_sheet_is_named_by_rule_and_column(sheet: str, said: str) -> Non
     with pytest.raises(RulesRefused) as caught:
         read_csv(sheet)
     assert said in str(caught.value)
+
+
+def allowed_by_definition(
+    sets: NDArray[np.bool_], years: NDArray[np.int32], terms: Terms, pinned: dict[int, int], chosen: list[int], k: int
+) -> NDArray[np.bool_]:
+    """What `Bounds.allowed` says, spelled out: pins count from the start, quotas narrow as far as something is left."""
+    place, n = len(chosen), len(years)
+    slate = pinned | dict(enumerate(chosen))
+    mask = np.array([item not in slate.values() for item in range(n)])
+    for limit in terms.limits:
+        window = limit.window or k
+        inside = np.ones(n, bool) if limit.column < 0 else sets[:, limit.column]
+        for value in np.unique(years) if limit.per else [None]:
+            counts = inside & ((years == value) & (years > 0) if limit.per else True)
+            if place < window and sum(counts[item] for at, item in slate.items() if at < window) >= limit.most:
+                mask &= ~counts
+    for columns in terms.exclusives:
+        mask &= sets[:, columns].sum(axis=1) <= 1
+        for column in columns:
+            if any(sets[item, column] for item in slate.values()):
+                mask &= ~sets[:, [other for other in columns if other != column]].any(axis=1)
+    due = np.zeros(n, bool)
+    for least in terms.leasts:
+        window = min(least.window or k, k)
+        missing = min(least.least, window) - sum(sets[item, least.column] for at, item in slate.items() if at < window)
+        left = sum(at not in pinned for at in range(place, window))
+        if missing > 0 and place < window and missing >= left:
+            due |= sets[:, least.column]
+    return mask & due if (mask & due).any() else mask
+
+
+@given(seed=st.integers(0, 2**32), k=st.integers(1, 10))
+@settings(max_examples=300, deadline=None)
+def test_what_bounds_allow_is_what_their_rules_say(seed: int, k: int) -> None:
+    rng = np.random.default_rng(seed)
+    n, caps, quotas = int(rng.integers(1, 30)), int(rng.integers(0, 4)), int(rng.integers(0, 4))
+    sets = rng.random((n, caps + quotas + 4)) < rng.choice([0.1, 0.4])
+    years = rng.integers(2000, 2004, n).astype(np.int32) * (rng.random(n) < 0.9)
+    limits = []
+    for at in range(caps):
+        column = int(rng.choice([at, -1]))
+        sets[:, at] &= column == at
+        most, window = int(rng.integers(1, 4)), int(rng.integers(0, k + 2))
+        limits.append(Limit(f"c{at}", column, [None, "year"][int(rng.integers(2))], most, window))
+    leasts = [Least(f"q{at}", caps + at, int(rng.integers(1, 4)), int(rng.integers(0, k + 2))) for at in range(quotas)]
+    exclusives = [(caps + quotas, caps + quotas + 1), (caps + quotas + 2, caps + quotas + 3)]
+    terms = Terms(tuple(limits), tuple(leasts), tuple(exclusives))
+    torn = np.logical_or.reduce([sets[:, columns].sum(axis=1) > 1 for columns in exclusives])
+    pins = [(place, int(rng.integers(n)), f"p{place}") for place in range(k + 1) if rng.random() < 0.2]
+    member = np.packbits(sets, axis=1, bitorder="little")
+    bounds = Bounds(member, torn, None, years, terms, pins, k)
+    chosen: list[int] = []
+    while len(chosen) < k:
+        if (pin := bounds.pinned.get(len(chosen))) is not None:
+            chosen.append(pin)
+            continue
+        mask = bounds.allowed(chosen)
+        np.testing.assert_array_equal(mask, allowed_by_definition(sets, years, terms, bounds.pinned, chosen, k))
+        if not mask.any():
+            break
+        chosen.append(int(rng.choice(np.flatnonzero(mask))))
+        if rng.random() < 0.2:
+            bounds.allowed([])  # asked anew, it says the same
