@@ -38,6 +38,7 @@ from reco_ray.config.models import (
     RerankConfig,
     SequentialConfig,
     SourceName,
+    TuneConfig,
     TwoTowerConfig,
 )
 from reco_ray.config.pipeline import PipelineConfig
@@ -94,6 +95,7 @@ __all__ = [
     "StoreConfig",
     "Topology",
     "TrackingConfig",
+    "TuneConfig",
     "TwoTowerConfig",
     "UnprofiledConfig",
 ]

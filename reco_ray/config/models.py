@@ -223,6 +223,18 @@ class RankConfig:
             )
 
 
+@dataclass(kw_only=True)
+class TuneConfig:
+    """``tune_ranker``: so many draws of the ranker's settings, some ``at_once``, each on one training worker's CPUs."""
+
+    trials: int = 16
+    at_once: int = 2
+
+    def __post_init__(self) -> None:
+        between("tune.trials", self.trials, 1, 1_000)
+        between("tune.at_once", self.at_once, 1, 1_000)
+
+
 class ExploreKind(Enum):
     """What a place that explores is drawn from.
 

@@ -13,6 +13,7 @@ from reco_ray.config.models import (
     RecallConfig,
     ReplayConfig,
     RerankConfig,
+    TuneConfig,
 )
 from reco_ray.config.releases import GatesConfig, ReleasesConfig, RetrainConfig
 from reco_ray.config.serving import ServeConfig
@@ -47,6 +48,7 @@ class PipelineConfig:
     features: FeaturesConfig = field(default_factory=FeaturesConfig)
     recall: RecallConfig = field(default_factory=RecallConfig)
     rank: RankConfig = field(default_factory=RankConfig)
+    tune: TuneConfig = field(default_factory=TuneConfig)
     rerank: RerankConfig = field(default_factory=RerankConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)

@@ -5,5 +5,6 @@
 
 from reco_ray.workflow.graph import Output, run_all, run_one
 from reco_ray.workflow.steps import STEPS
+from reco_ray.workflow.tuning import tune_ranker
 
-__all__ = ["STEPS", "Output", "run_all", "run_one"]
+__all__ = ["STEPS", "Output", "run_all", "run_one", "tune_ranker"]

@@ -36,7 +36,7 @@ from reco_ray.workflow.report import write_report
 from reco_ray.workflow.tracking import Run as TrackedRun
 from reco_ray.workflow.tracking import commit, lake_versions, tracked_run
 
-__all__ = ["STEPS", "assemble_snapshot", "label_rows", "of_snapshot", "user_rows"]
+__all__ = ["STEPS", "assemble_snapshot", "label_rows", "of_snapshot", "training_set", "user_rows"]
 
 _RAW = ("user_id", "item_id", "ts", "type", "value", "event_id", "consent")
 _USERS_COUNTED = 100_000
@@ -289,23 +289,28 @@ def _training_set_stands(config: PipelineConfig, output: Output) -> bool:
     return tables.has_partition(config.root, TABLE, output.key)
 
 
+def training_set(config: PipelineConfig, made: Output) -> TrainingSet:
+    """Where the output of ``build_training_set`` lies."""
+    columns, vocabulary = (json.loads((made.folder() / name).read_text()) for name in (COLUMNS_FILE, VOCABULARY_FILE))
+    rows, groups, held_out = (int(str(made.facts[name])) for name in ("rows", "groups", "held_out_groups"))
+    return TrainingSet(config.root, made.key, tuple(columns), vocabulary, rows, groups, held_out)
+
+
 def _train_ranker(work: Work) -> Mapping[str, object]:
     from reco_ray.rank.trainer import train_ranker
 
     config, made = work.config, work.inputs["build_training_set"]
-    columns, vocabulary = (json.loads((made.folder() / name).read_text()) for name in (COLUMNS_FILE, VOCABULARY_FILE))
-    rows, groups, held_out = (int(str(made.facts[name])) for name in ("rows", "groups", "held_out_groups"))
-    given = TrainingSet(config.root, made.key, tuple(columns), vocabulary, rows, groups, held_out)
-    with tracked_run(config, "train_ranker", work.key, {**vars(config.rank), "columns": len(columns)}) as run:
+    given = training_set(config, made)
+    with tracked_run(config, "train_ranker", work.key, {**vars(config.rank), "columns": len(given.columns)}) as run:
         train = storage.join(config.root, "train")
         name = f"train_ranker-{work.key}"
         result = train_ranker(given, config.rank, config.cluster, config.seed, name, train, work.folder)
-        run.metrics({"valid_ndcg10": result.valid_ndcg10, "rounds": result.rounds, "rows": rows})
+        run.metrics({"valid_ndcg10": result.valid_ndcg10, "rounds": result.rounds, "rows": given.rows})
         run.metrics({"ece_before": result.ece_before, "ece_after": result.ece_after})
     return {
         "training_set": made.content,
-        "rows": rows,
-        "groups": groups,
+        "rows": given.rows,
+        "groups": given.groups,
         "rounds": result.rounds,
         "valid_ndcg10": result.valid_ndcg10,
         "ece_before": result.ece_before,
