@@ -71,6 +71,7 @@ class Request:
         at_us: when it was asked, microseconds since the epoch; 0 where that is not known, or is to play no part.
         shown: keys of the items of the pages before this one, none of which may come back, sorted, shape (m,); the places of
             the slate count on from there.
+        served: keys of items that the user was served lately, none of which may come back either, sorted, shape (s,).
         interests: categories that a user without a history says to like: their items come first in the lists that are the same
             for all. A release ignores those it does not know. (Items that such a user likes stand in ``user`` as its history.)
     """
@@ -92,6 +93,7 @@ class Request:
     at_us: int = 0
     interests: tuple[str, ...] = field(default=(), repr=False)
     shown: NDArray[np.uint64] = field(default_factory=lambda: _NO_KEYS, repr=False)
+    served: NDArray[np.uint64] = field(default_factory=lambda: _NO_KEYS, repr=False)
 
     def __post_init__(self) -> None:
         n = len(self.items)
@@ -106,6 +108,13 @@ class Request:
             raise ValueError(f"found {found}; expected 1 to {MAX_OWN_ITEMS}, all distinct; send fewer, each once")
         if self.similar_to:
             raise ValueError("found both items and similar_to, expected one of them; ask twice")
+
+    @property
+    def past(self) -> NDArray[np.uint64]:
+        """Keys of all items that must not be shown again: of earlier pages, and of what was served; sorted, shape (p,)."""
+        if not self.served.size:
+            return self.shown
+        return np.union1d(self.shown, self.served) if self.shown.size else self.served
 
 
 @dataclass(frozen=True, slots=True, eq=False)

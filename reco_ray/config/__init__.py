@@ -43,7 +43,7 @@ from reco_ray.config.models import (
 )
 from reco_ray.config.pipeline import PipelineConfig
 from reco_ray.config.releases import GateName, GatesConfig, ReleasesConfig, RetrainConfig
-from reco_ray.config.serving import Auth, CacheConfig, DeploymentConfig, ServeConfig, Topology, UnprofiledConfig
+from reco_ray.config.serving import Auth, CacheConfig, DeploymentConfig, ServeConfig, ServedConfig, Topology, UnprofiledConfig
 
 __all__ = [
     "Auth",
@@ -86,6 +86,7 @@ __all__ = [
     "RetrainConfig",
     "SequentialConfig",
     "ServeConfig",
+    "ServedConfig",
     "SkewConfig",
     "SourceConfig",
     "SourceKind",

@@ -71,6 +71,23 @@ class CacheConfig:
 
 
 @dataclass(kw_only=True)
+class ServedConfig:
+    """Items that a user was served are not served again, whether anything came of it or not.
+
+    Attributes:
+        window_s: for so long after they were served; 0 lets them return.
+        most: items remembered of a user, the newest; well below what the catalogue has for anybody, or slates become short.
+    """
+
+    window_s: float = 0.0
+    most: int = 200
+
+    def __post_init__(self) -> None:
+        between("serve.served.window_s", self.window_s, 0, 90 * 86_400)
+        between("serve.served.most", self.most, 1, 1_000)
+
+
+@dataclass(kw_only=True)
 class UnprofiledConfig:
     """Where nobody is profiled: requests from there are answered as if they came without consent, marked ``profiling_off``.
 
@@ -120,6 +137,7 @@ class ServeConfig:
     trace_share: float = 0.0
     trace_endpoint: str = ""
     cache: CacheConfig = field(default_factory=CacheConfig)
+    served: ServedConfig = field(default_factory=ServedConfig)
     unprofiled: UnprofiledConfig = field(default_factory=UnprofiledConfig)
     gateway: DeploymentConfig = field(
         default_factory=lambda: DeploymentConfig(min_replicas=2, max_replicas=2, max_ongoing_requests=256)

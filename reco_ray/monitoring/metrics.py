@@ -213,11 +213,20 @@ class RuleMetrics:
             description="What rules did: candidates hidden or moved, slates with a pin at its place, or a rule missed (F9).",
             tag_keys=("release", "rule", "effect"),
         )
+        self._jumps = Counter(
+            "reco_rules_jumps_total",
+            description="Times that a rule took effect far more, or far less, for each slate than it did before (F9).",
+            tag_keys=("release", "rule", "effect"),
+        )
         self._version = Gauge("reco_rules_version", description="Version of the rules in force.", tag_keys=("release",))
 
     def in_force(self, version: int) -> None:
         """These rules hold from now on."""
         self._version.set(version, self._tags)
+
+    def jumped(self, rule: str, effect: str) -> None:
+        """A rule takes effect far more, or far less, than it did."""
+        self._jumps.inc(1, {**self._tags, "rule": rule, "effect": effect})
 
     def hits(self, told: Mapping[tuple[str, str], int]) -> None:
         """So often each rule took effect since the last call."""

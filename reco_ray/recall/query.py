@@ -26,7 +26,7 @@ class Query:
 
     Attributes:
         history: rows of the items acted on, oldest first, shape (h,). weights: their strengths, shape (h,).
-        hidden: rows that must not come back (seen, excluded, of earlier pages, withdrawn), sorted, shape (m,).
+        hidden: rows that must not come back (seen, excluded, of earlier pages, served, withdrawn), sorted, shape (m,).
         similar_to: row of the item whose neighbours are wanted, -1 when it is unknown; None for a personal request.
         allowed: mask of the items that pass the request's filters, shape (n_items,); None without filters.
         liked: columns of `Catalogue.in_category` of the categories that a user without a history says to like, distinct.
@@ -99,8 +99,8 @@ def make_query(request: Request, catalogue: Catalogue, seen_items_return: bool, 
     parts = [catalogue.find(list(request.exclude))]
     if not seen_items_return:
         parts += [catalogue.find_keys(user.seen), session]
-    if request.shown.size:
-        parts.append(catalogue.find_keys(request.shown))
+    if (past := request.past).size:
+        parts.append(catalogue.find_keys(past))
     liked = tuple([catalogue.categories.index(name) for name in request.interests if name in catalogue.categories])
     turn = hash64(f"{request.user_id or request.request_id}/{request.at_us // _HOUR_US}", "turn")
     taste = user.features[len(USER_COLUMNS) :][: len(catalogue.categories)]

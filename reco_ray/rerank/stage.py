@@ -65,7 +65,7 @@ class Rerank:
         self._lock = threading.Lock()  # between requests, and changes from other threads
         self._changing = threading.Lock()  # between those that change
         self._hits: Hits = {}
-        self.unknown = 0
+        self.unknown = self.arranged = 0
         self._take(catalogue, RuleBook(NO_RULES, catalogue))
 
     def _take(self, catalogue: Catalogue, book: RuleBook) -> None:
@@ -109,6 +109,7 @@ class Rerank:
     ) -> list[Slate]:
         """Contract of `slate.RerankStage`; what is less than full is named in ``degraded``."""
         with self._lock:
+            self.arranged += len(requests)
             return [self._one(r, c, s) for r, c, s in zip(requests, candidates, scores, strict=True)]
 
     def odds(

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from reco_ray.config import CacheConfig, EventsConfig, ExposuresConfig, UnprofiledConfig
+from reco_ray.config import CacheConfig, EventsConfig, ExposuresConfig, ServedConfig, UnprofiledConfig
 
 __all__ = ["GatewayArgs", "ReleaseArgs", "RolloutArgs", "Scaling", "Size"]
 
@@ -55,6 +55,7 @@ class GatewayArgs(Args):
         batch_rows: requests per batch.
         unprofiled: surfaces and regions whose requests are those of nobody.
         cache, precomputed_ttl_days: of the slate cache and of precomputed slates.
+        served: for how long items that a user was served do not return.
         events: the bus, and what is admitted to it.
         exposures: of the record of each decision.
         request_log: whether each request leaves a line in requests.jsonl beside the replica's log.
@@ -77,6 +78,7 @@ class GatewayArgs(Args):
     batch_rows: Annotated[int, Field(ge=1, le=256)] = 32
     unprofiled: UnprofiledConfig = UnprofiledConfig()
     cache: CacheConfig = CacheConfig()
+    served: ServedConfig = ServedConfig()
     precomputed_ttl_days: Annotated[int, Field(ge=1)] = 7
     events: EventsConfig = EventsConfig()
     exposures: ExposuresConfig = ExposuresConfig()

@@ -11,6 +11,7 @@ from reco_ray.errors import NotReadyError
 from reco_ray.events.contract import Limits, admit
 from reco_ray.events.open import open_producer
 from reco_ray.events.window import DedupWindow
+from reco_ray.hashing import user_digest
 from reco_ray.monitoring.request_log import RequestLog
 from reco_ray.monitoring.tracing import Traces
 from reco_ray.serve.args import GatewayArgs
@@ -27,7 +28,9 @@ from reco_ray.serve.guard.admission import Admission
 from reco_ray.serve.guard.gate import Gate, GateMetrics
 from reco_ray.serve.guard.profiling import unprofiled
 from reco_ray.serve.guard.pulse import Pulse
+from reco_ray.serve.http.answers import Answer
 from reco_ray.serve.http.asgi import HttpApp
+from reco_ray.serve.http.cursors import SlateKeys
 from reco_ray.serve.path.explanations import ExplanationCalls
 from reco_ray.serve.path.exposures import ExposureMetrics, Exposures
 from reco_ray.serve.path.fleet import Connected, Fleet
@@ -104,7 +107,8 @@ class GatewayParts:
         self._metrics = metrics
         self._store = store = OnlineStore(args.store_url, args.namespace, timeout_s=args.store_timeout_ms / 1e3)
         cache_life_s = args.cache.ttl_s * (1 + args.cache.jitter) + args.cache.stale_s
-        slates = SlateStore(store, life_s=cache_life_s, precomputed_s=args.precomputed_ttl_days * 86_400)
+        slates = SlateStore(store, life_s=cache_life_s, precomputed_s=args.precomputed_ttl_days * 86_400, served=args.served)
+        self._remembers, self._keys = args.served.window_s > 0, SlateKeys()
         self._writeback, self._refresher = Writeback(slates.write), Refresher(args.cache.refresh_precomputed_s)
         withdrawn = Withdrawn()
         self._cache = SlateCache(args.cache, self._kept, withdrawn=withdrawn)
@@ -178,7 +182,7 @@ class GatewayParts:
             behind=lambda: self._pulse.behind_s() > tolerated_s,
             events=intake,
             explanations=ExplanationCalls(args.root, patient, self._fence.hides, lambda: self._rules.standing),
-            expose=self._exposures.note if self._exposures is not None else None,
+            expose=self._went_out,
         )
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
@@ -241,6 +245,14 @@ class GatewayParts:
             self._writeback.slate(key.user, key.field, slate)
         if self._refresher.due(key, slate):
             self._writeback.precomputed(key.user, precomputed_of(slate))
+
+    def _went_out(self, call: str, answer: Answer) -> None:
+        """A decision was answered: note it, and remember what a user was served, once for each slate that was made."""
+        if self._exposures is not None:
+            self._exposures.note(call, answer)
+        asked, made = answer.asked, answer.cache in ("made", "") and not answer.slate.stored
+        if self._remembers and made and asked.user_id and call.startswith("recommend"):
+            self._writeback.served(user_digest(asked.user_id), self._keys.of(answer.slate))
 
     def _left(self, stage: str, rows: int, queued_s: float) -> None:
         self._metrics.left(stage, rows, queued_s)

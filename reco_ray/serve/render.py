@@ -35,6 +35,7 @@ def render(config: PipelineConfig, release_ids: Sequence[str], store_url: str) -
         key_rate=serve.key_rate,
         key_burst=serve.key_burst,
         unprofiled=serve.unprofiled,
+        served=serve.served,
         cache=serve.cache,
         precomputed_ttl_days=config.store.precomputed_ttl_days,
         events=config.events,

@@ -79,8 +79,8 @@ class PopularList:
             self._book = RuleBook(rules, self)
         plan = self._book.plan(request, time.time())
         mask = self._passing(request) & ~plan.hidden
-        if request.shown.size:
-            mask &= lookup(request.shown, self._keys) < 0
+        if (past := request.past).size:
+            mask &= lookup(past, self._keys) < 0
         hidden = set(request.exclude)
         if not self._seen_items_return:
             hidden.update(request.session)

@@ -81,7 +81,13 @@ class LiveStage(Protocol):
 
 @runtime_checkable
 class RuledStage(Protocol):
-    """A stage that keeps to rules, which change while it is loaded."""
+    """A stage that keeps to rules, which change while it is loaded.
+
+    Attributes:
+        arranged: slates made since it was loaded.
+    """
+
+    arranged: int
 
     def obey(self, standing: Standing) -> None:
         """Keep to these rules from now on; from a thread of its own, while requests go on."""

@@ -27,10 +27,12 @@ from reco_ray.store.precomputed import Precomputed, pack_precomputed, unpack_pre
 from reco_ray.store.profiles import ProfileStore
 from reco_ray.store.rollouts import RolloutStore
 from reco_ray.store.rules import Decided, RuleRecord, RuleStore
+from reco_ray.store.shown import NOT_SERVED, ServedItems
 from reco_ray.store.slates import Purges, SlateStore
 
 __all__ = [
     "LAKE_ITEMS",
+    "NOT_SERVED",
     "NO_INTERESTS",
     "NO_SLOT",
     "Change",
@@ -59,6 +61,7 @@ __all__ = [
     "RuleRecord",
     "RuleStore",
     "Scope",
+    "ServedItems",
     "SlateStore",
     "Traffic",
     "fresh_until",

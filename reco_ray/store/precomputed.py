@@ -44,9 +44,9 @@ class Precomputed:
     def pick(self, request: Request, seen_items_return: bool = False, withdrawn: Container[str] = ()) -> Slate | None:
         """Make a slate of what may still be shown; ``short_slate`` marks one of fewer than k.
 
-        Leaves out what the request excludes, what earlier pages showed, its session and, unless they return, the items seen
-        since the list was made. None when the request filters or asks for neighbours, which the list knows nothing of, or when
-        nothing is left.
+        Leaves out what the request excludes, what earlier pages showed or was served lately, its session and, unless they
+        return, the items seen since the list was made. None when the request filters or asks for neighbours, which the list
+        knows nothing of, or when nothing is left.
 
         Args:
             withdrawn: ids that nobody may be shown any more.
@@ -58,8 +58,8 @@ class Precomputed:
         if request.user.seen.size and not seen_items_return:
             unseen = lookup(request.user.seen, item_keys([self.item_ids[row] for row in rows])) < 0
             rows = [row for row, keep in zip(rows, unseen.tolist(), strict=True) if keep]
-        if request.shown.size:
-            new = lookup(request.shown, item_keys([self.item_ids[row] for row in rows])) < 0
+        if (past := request.past).size:
+            new = lookup(past, item_keys([self.item_ids[row] for row in rows])) < 0
             rows = [row for row, keep in zip(rows, new.tolist(), strict=True) if keep]
         rows = rows[: request.k]
         if not rows:

@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
 
+import numpy as np
 import redis
 import redis.asyncio.client
+from numpy.typing import NDArray
 
+from reco_ray.config import ServedConfig
 from reco_ray.errors import SchemaError
 from reco_ray.hashing import user_digest
 from reco_ray.store.away import answering
@@ -26,6 +29,7 @@ from reco_ray.store.packing import (
     unpack_user,
 )
 from reco_ray.store.precomputed import Precomputed, pack_precomputed, unpack_precomputed
+from reco_ray.store.shown import NOT_SERVED, ServedItems
 from reco_ray.types import EMPTY_USER, UserRow
 
 __all__ = ["Purges", "SlateStore"]
@@ -76,15 +80,24 @@ class SlateStore:
     Args:
         life_s: of a user's finished answers after the last one written.
         precomputed_s: age at which a precomputed slate goes.
+        served: for how long items served to a user are remembered.
     """
 
-    def __init__(self, store: OnlineStore, *, life_s: float = 300.0, precomputed_s: float = 7 * 86_400.0) -> None:
+    def __init__(
+        self,
+        store: OnlineStore,
+        *,
+        life_s: float = 300.0,
+        precomputed_s: float = 7 * 86_400.0,
+        served: ServedConfig | None = None,
+    ) -> None:
+        self._served = ServedItems(store, served or ServedConfig())
         self._store, self._life_s, self._precomputed_s = store, max(1, round(life_s)), precomputed_s
 
     async def users_and_slates(
         self, user_ids: Sequence[str], views: Sequence[str], fields: Sequence[str]
-    ) -> list[tuple[UserRow | SchemaError, FinishedSlate | None, Interests]]:
-        """Read users' rows, finished answers and interests in one round trip, in order.
+    ) -> list[tuple[UserRow | SchemaError, FinishedSlate | None, Interests, NDArray[np.uint64]]]:
+        """Read users' rows, finished answers, interests and keys of items served lately in one round trip, in order.
 
         Interests count until the user has done something: those of a user with a history are `NO_INTERESTS`.
 
@@ -102,12 +115,15 @@ class SlateStore:
                 pipe.hget(store.key("slates", user), field)
             if user_id:
                 pipe.get(store.key("profile", user))
+            if user_id and self._served:
+                self._served.read_within(pipe, user)
         found = iter(await pipe.execute())
         answers = []
         for user_id, field in zip(user_ids, fields, strict=True):
             row, slate = _row(next(found)), next(found) if field else None
             interests = _interests(row, next(found) if user_id else None)
-            answers.append((row, _readable(unpack_slate, slate), interests))
+            served = self._served.keys_of(next(found)) if user_id and self._served else NOT_SERVED
+            answers.append((row, _readable(unpack_slate, slate), interests, served))
         return answers
 
     async def precomputed(self, user_id: str) -> Precomputed | None:
@@ -121,8 +137,10 @@ class SlateStore:
         self,
         slates: Sequence[tuple[str, str, FinishedSlate]] = (),
         precomputed: Sequence[tuple[str, Precomputed]] = (),
+        served: Sequence[tuple[str, NDArray[np.uint64]]] = (),
     ) -> int:
-        """Write finished answers (user digest, field, slate) and precomputed slates (user digest, slate) in one round trip.
+        """Write finished answers (user digest, field, slate), precomputed slates (user digest, slate) and keys of items that
+        went out (user digest, keys) in one round trip.
 
         Returns how many the store took; it refuses those of what was just purged, and precomputed ones older than its own.
         """
@@ -134,6 +152,8 @@ class SlateStore:
             )
         for user, each in precomputed:
             pipe.eval(_WRITE_PRECOMPUTED, *self._precomputed_call(user, each))
+        for user, keys in served:
+            self._served.write_within(pipe, user, keys, self._refusal(user))
         return sum(await pipe.execute())
 
     def write_precomputed(self, slates: Iterable[tuple[str, Precomputed]]) -> int:

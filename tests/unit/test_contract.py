@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from reco_ray.config import CacheConfig
@@ -34,6 +35,7 @@ from reco_ray.serve.path.service import GatewayService
 from reco_ray.slate import PopularList
 from reco_ray.store import (
     NO_INTERESTS,
+    NOT_SERVED,
     FinishedSlate,
     Interests,
     Item,
@@ -87,11 +89,13 @@ class Store:
         self.away = False
         self.interests: dict[str, Interests] = {}
 
-    async def user_and_slate(self, user_id: str, view: str, field: str) -> tuple[UserRow, FinishedSlate | None, Interests]:
+    async def user_and_slate(
+        self, user_id: str, view: str, field: str
+    ) -> tuple[UserRow, FinishedSlate | None, Interests, NDArray[np.uint64]]:
         if self.away:
             raise OSError("away")
         row = KNOWN if user_id == "known" else EMPTY_USER
-        return row, None, self.interests.get(user_id, NO_INTERESTS)
+        return row, None, self.interests.get(user_id, NO_INTERESTS), NOT_SERVED
 
     async def precomputed(self, user_id: str) -> Precomputed | None:
         return None

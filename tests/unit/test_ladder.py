@@ -18,6 +18,7 @@ from event_fakes import EventCounts
 from hypothesis import given
 from hypothesis import strategies as st
 from item_fakes import ItemCounts
+from numpy.typing import NDArray
 
 from reco_ray.cluster import embedded_store
 from reco_ray.compose import compose_config
@@ -41,7 +42,17 @@ from reco_ray.serve.path.fleet import Connected, Fleet
 from reco_ray.serve.path.service import GatewayService
 from reco_ray.serve.served import Served
 from reco_ray.slate import PopularList
-from reco_ray.store import NO_INTERESTS, FinishedSlate, Interests, OnlineStore, Precomputed, Purges, SlateStore, Traffic
+from reco_ray.store import (
+    NO_INTERESTS,
+    NOT_SERVED,
+    FinishedSlate,
+    Interests,
+    OnlineStore,
+    Precomputed,
+    Purges,
+    SlateStore,
+    Traffic,
+)
 from reco_ray.types import EMPTY_USER, Request, Slate, UserRow
 
 SEEN = ("p2", "hit-2")
@@ -101,10 +112,12 @@ class Store:
         self.slates: dict[tuple[str, str], FinishedSlate] = {}
         self.lists: dict[str, Precomputed] = {}
 
-    async def user_and_slate(self, user_id: str, view: str, field: str) -> tuple[UserRow, FinishedSlate | None, Interests]:
+    async def user_and_slate(
+        self, user_id: str, view: str, field: str
+    ) -> tuple[UserRow, FinishedSlate | None, Interests, NDArray[np.uint64]]:
         self._check()
         row = KNOWN if user_id == "known" else EMPTY_USER
-        return row, self.slates.get((user_id, field)), NO_INTERESTS
+        return row, self.slates.get((user_id, field)), NO_INTERESTS, NOT_SERVED
 
     async def precomputed(self, user_id: str) -> Precomputed | None:
         self._check()

@@ -104,7 +104,7 @@ class World:
         self.key = store.key("profile", user_digest(KIM))
 
     async def read(self, user_id: str = KIM) -> tuple[object, Interests]:
-        ((row, _, interests),) = await self.slates.users_and_slates([user_id], ["v1"], ["f"])
+        ((row, _, interests, _),) = await self.slates.users_and_slates([user_id], ["v1"], ["f"])
         return row, interests
 
     def purged(self) -> int:
@@ -152,7 +152,7 @@ def test_interests_come_with_the_row_until_there_is_a_history(play: Play) -> Non
         assert await world.read("") == (EMPTY_USER, NO_INTERESTS)
         users = ["a", KIM, "", KIM]
         found = await world.slates.users_and_slates(users, ["v1"] * 4, ["f", "", "f", "f"])
-        assert [interests for *_, interests in found] == [NO_INTERESTS, COMEDY, NO_INTERESTS, COMEDY]
+        assert [interests for _, _, interests, _ in found] == [NO_INTERESTS, COMEDY, NO_INTERESTS, COMEDY]
         world.store.write_users([(KIM, KNOWN)], "v1")
         row, interests = await world.read()
         assert isinstance(row, UserRow)

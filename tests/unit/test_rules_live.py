@@ -47,6 +47,9 @@ class Counts:
     def hits(self, told: Hits) -> None:
         pass
 
+    def jumped(self, rule: str, effect: str) -> None:
+        pass
+
 
 @asynccontextmanager
 async def replica(url: str, name: str, folder: Path, release: Path) -> AsyncIterator[httpx.AsyncClient]:

@@ -544,7 +544,7 @@ def test_writes_are_gathered_and_what_the_store_does_not_take_is_dropped() -> No
     async def story() -> None:
         calls: list[tuple[int, int]] = []
 
-        async def write(slates: Any, precomputed: Any) -> int:
+        async def write(slates: Any, precomputed: Any, served: Any) -> int:
             calls.append((len(slates), len(precomputed)))
             if len(calls) == 2:
                 raise ConnectionError("away")

@@ -41,7 +41,7 @@ T = TypeVar("T")
 
 
 async def read(slates: SlateStore, user_id: str, view: str, field: str) -> tuple[UserRow, FinishedSlate | None]:
-    ((row, slate, interests),) = await slates.users_and_slates([user_id], [view], [field])
+    ((row, slate, interests, _),) = await slates.users_and_slates([user_id], [view], [field])
     assert interests is NO_INTERESTS
     return row, slate
 

@@ -4,13 +4,19 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from reco_ray.store import FinishedSlate, Precomputed
 
 __all__ = ["Writeback"]
 
 log = logging.getLogger(__name__)
 
-Write = Callable[[Sequence[tuple[str, str, FinishedSlate]], Sequence[tuple[str, Precomputed]]], Awaitable[int]]
+Served = tuple[str, NDArray[np.uint64]]
+Write = Callable[
+    [Sequence[tuple[str, str, FinishedSlate]], Sequence[tuple[str, Precomputed]], Sequence[Served]], Awaitable[int]
+]
 
 
 class Writeback:
@@ -25,6 +31,7 @@ class Writeback:
         self._write, self._pause_s, self._most = write, pause_s, most
         self._slates: dict[tuple[str, str], FinishedSlate] = {}
         self._precomputed: dict[str, Precomputed] = {}
+        self._served: list[Served] = []
         self._some = asyncio.Event()
         self.written = self.dropped = 0
 
@@ -42,6 +49,11 @@ class Writeback:
         if self._fits():
             self._precomputed[user] = slate
 
+    def served(self, user: str, keys: NDArray[np.uint64]) -> None:
+        """Remember soon that a user was served items of these keys; arguments as `slate`."""
+        if self._fits():
+            self._served.append((user, keys))
+
     async def run(self) -> None:
         """Write until cancelled; no error ends it."""
         while True:
@@ -53,18 +65,19 @@ class Writeback:
         """Write what waits; what the store does not take is dropped and counted."""
         slates = [(user, field, slate) for (user, field), slate in self._slates.items()]
         precomputed = list(self._precomputed.items())
-        self._slates, self._precomputed = {}, {}
+        served = self._served
+        self._slates, self._precomputed, self._served = {}, {}, []
         self._some.clear()
         taken = 0
         try:
-            taken = await self._write(slates, precomputed) if slates or precomputed else 0
+            taken = await self._write(slates, precomputed, served) if slates or precomputed or served else 0
         except Exception as exc:
             log.debug("slates could not be written: %s: %s", type(exc).__name__, exc)
         self.written += taken
-        self.dropped += len(slates) + len(precomputed) - taken
+        self.dropped += len(slates) + len(precomputed) + len(served) - taken
 
     def _fits(self) -> bool:
-        if len(self._slates) + len(self._precomputed) >= self._most:
+        if len(self._slates) + len(self._precomputed) + len(self._served) >= self._most:
             self.dropped += 1
             return False
         self._some.set()

@@ -40,12 +40,13 @@ def recommend_request(
     interests: Interests = NO_INTERESTS,
     at_us: int = 0,
     shown: NDArray[np.uint64] = NOTHING_SHOWN,
+    served: NDArray[np.uint64] = NOTHING_SHOWN,
 ) -> Request:
     """Turn a checked body into the request that the stages take.
 
     Args:
         interests: of a user without a history; `NO_INTERESTS` of others. at_us: when it was asked.
-        shown: from `cursors.read`.
+        shown: from `cursors.read`. served: from the online store.
     """
     return Request(
         request_id=request_id,
@@ -61,6 +62,7 @@ def recommend_request(
         interests=interests.categories,
         at_us=at_us,
         shown=shown,
+        served=served,
     )
 
 

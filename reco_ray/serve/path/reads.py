@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from reco_ray.errors import SchemaError
 from reco_ray.serve.path.coalesce import Coalescer
 from reco_ray.store import FinishedSlate, Interests, OnlineStore, Precomputed, SlateStore
@@ -9,7 +12,8 @@ from reco_ray.types import UserRow
 
 __all__ = ["StoreReads"]
 
-_Read = tuple[UserRow | SchemaError, FinishedSlate | None, Interests]
+_Keys = NDArray[np.uint64]
+_Read = tuple[UserRow | SchemaError, FinishedSlate | None, Interests, _Keys]
 
 _PIPELINES = 2  # one at work, one on its way
 
@@ -21,15 +25,17 @@ class StoreReads:
         self._store, self._slates = store, slates
         self._reads: Coalescer[_Read] = Coalescer(self._read, max_in_flight=_PIPELINES, max_rows=rows)
 
-    async def user_and_slate(self, user_id: str, view: str, field: str) -> tuple[UserRow, FinishedSlate | None, Interests]:
+    async def user_and_slate(
+        self, user_id: str, view: str, field: str
+    ) -> tuple[UserRow, FinishedSlate | None, Interests, _Keys]:
         """As `store.SlateStore.users_and_slates`, for one.
 
         Raises: SchemaError: this user's row cannot be read.
         """
-        row, slate, interests = await self._reads(user_id, view, field)
+        row, slate, interests, served = await self._reads(user_id, view, field)
         if isinstance(row, SchemaError):
             raise row
-        return row, slate, interests
+        return row, slate, interests, served
 
     async def precomputed(self, user_id: str) -> Precomputed | None:
         """As `store.SlateStore.precomputed`."""

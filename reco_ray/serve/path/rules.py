@@ -6,11 +6,12 @@ from collections.abc import Callable
 from typing import Protocol
 
 from reco_ray.rules import NO_RULES, Hits, RulesRefused, Standing
+from reco_ray.rules.jumps import Jumps
 from reco_ray.serve.path.looking import Looks
 from reco_ray.slate import RuledStage
 from reco_ray.store import OnlineStore, RuleRecord, RuleStore
 
-__all__ = ["INTERVAL_S", "RuleFollower", "RuleMetrics", "keep_rules"]
+__all__ = ["INTERVAL_S", "RuleFollower", "RuleMetrics", "keep_rules", "tell"]
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +27,9 @@ class RuleMetrics(Protocol):
 
     def hits(self, told: Hits) -> None:
         """So often each rule took effect since the last call."""
+
+    def jumped(self, rule: str, effect: str) -> None:
+        """A rule takes effect far more, or far less, than it did."""
 
 
 class Reads(Protocol):
@@ -96,6 +100,22 @@ class RuleFollower:
         self.standing = standing
 
 
+def tell(stage: RuledStage, metrics: RuleMetrics, jumps: Jumps, version: int) -> None:
+    """Report what a stage's rules did since the last time, and name the rules that did far more or less than they used to."""
+    told = stage.rule_hits()
+    if told:
+        metrics.hits(told)
+    for jump in jumps.add(told, stage.arranged, version):
+        metrics.jumped(jump.rule, jump.effect)
+        log.warning(
+            "rule %s: found %.2g %s for each slate, expected about %.2g as before; see whether rules or items went wrong",
+            jump.rule,
+            jump.now,
+            jump.effect,
+            jump.usual,
+        )
+
+
 def keep_rules(stage: object, store_url: str, namespace: str, metrics: RuleMetrics) -> threading.Event:
     """Let a stage keep to the rules in force until the returned event is set; one that is no `slate.RuledStage` stays as it is.
 
@@ -113,13 +133,15 @@ def keep_rules(stage: object, store_url: str, namespace: str, metrics: RuleMetri
     follower = RuleFollower(RuleStore(store), take)
     follower.catch_up()
 
+    jumps = Jumps()
+
     def run() -> None:
         looks = 0
         while not stop.wait(INTERVAL_S):
             follower.look()
             looks += 1
-            if looks % _TELL_EVERY == 0 and (told := stage.rule_hits()):
-                metrics.hits(told)
+            if looks % _TELL_EVERY == 0:
+                tell(stage, metrics, jumps, follower.standing.version)
         store.blocking_calls.close()
 
     threading.Thread(target=run, name="rules", daemon=True).start()

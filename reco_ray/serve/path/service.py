@@ -31,7 +31,7 @@ from reco_ray.serve.http.contract import (
 from reco_ray.serve.path.fleet import Fleet, Route
 from reco_ray.serve.path.ladder import Ladder, PrecomputedSlates, rung_of
 from reco_ray.serve.path.pipeline import Deadline, Observer, Run, StageFailed, run_stages
-from reco_ray.store import NO_INTERESTS, FinishedSlate, Interests
+from reco_ray.store import NO_INTERESTS, NOT_SERVED, FinishedSlate, Interests
 from reco_ray.types import EMPTY_USER, Request, UserRow
 
 __all__ = ["GatewayService", "Store"]
@@ -42,8 +42,11 @@ B = TypeVar("B", RecommendationsBody, RankBody)
 class Store(PrecomputedSlates, Protocol):
     """The part of the online store that a request needs."""
 
-    async def user_and_slate(self, user_id: str, view: str, field: str) -> tuple[UserRow, FinishedSlate | None, Interests]:
-        """Read a user's row, the slate that another replica made for the same request, and the interests that count."""
+    async def user_and_slate(
+        self, user_id: str, view: str, field: str
+    ) -> tuple[UserRow, FinishedSlate | None, Interests, NDArray[np.uint64]]:
+        """Read a user's row, the slate that another replica made for the same request, the interests that count, and keys of
+        the items served lately."""
 
     async def alive(self) -> bool:
         """Whether the store answers."""
@@ -143,7 +146,7 @@ class GatewayService:
         """
         body = self._seen_by(body)
         route, variant, run = self._start(body.user_id or request_id, budget_s)
-        user, _, interests, marks = await self._user(body.user_id, route, "", run)
+        user, _, interests, _, marks = await self._user(body.user_id, route, "", run)
         marks += [*self._lateness(body.user_id, user, route), *self._refusal(body)]
         asked = Asked(body.user_id, body.surface, body.context, body.consent)
         request = rank_request(body, request_id, user, interests, _now_us())
@@ -215,12 +218,12 @@ class GatewayService:
         asked: Asked,
         shown: NDArray[np.uint64],
     ) -> FinishedSlate:
-        user, stored, interests, marks = await self._user(body.user_id, route, key.field, run)
+        user, stored, interests, served, marks = await self._user(body.user_id, route, key.field, run)
         if stored is not None and self._cache.fresh(key, stored.made) and not self._withdrawn.in_slate(stored):
             return stored
         if marks and (found := self._ladder.cached(key, marks)) is not None:
             return found  # an older slate of this user is better than a new one of nobody
-        request = recommend_request(body, request_id, user, interests, _now_us(), shown)
+        request = recommend_request(body, request_id, user, interests, _now_us(), shown, served)
         marks += [*self._lateness(body.user_id, user, route), *self._refusal(body)]
         return await self._live(route, variant, request, run, marks, key, stored, asked, explain=body.explain)
 
@@ -263,14 +266,14 @@ class GatewayService:
 
     async def _user(
         self, user_id: str, route: Route, field: str, run: Run
-    ) -> tuple[UserRow, FinishedSlate | None, Interests, list[str]]:
+    ) -> tuple[UserRow, FinishedSlate | None, Interests, NDArray[np.uint64], list[str]]:
         try:
-            row, stored, interests = await run.within(
+            row, stored, interests, served = await run.within(
                 "user", lambda: self._store.user_and_slate(user_id, route.user_view, field)
             )
         except StageFailed:
-            return EMPTY_USER, None, NO_INTERESTS, ["store_unavailable"] if user_id else []
-        return (row if user_id else EMPTY_USER), stored, interests, []
+            return EMPTY_USER, None, NO_INTERESTS, NOT_SERVED, ["store_unavailable"] if user_id else []
+        return (row if user_id else EMPTY_USER), stored, interests, served, []
 
     def _lateness(self, user_id: str, user: UserRow, route: Route) -> list[str]:
         known = user_id and user is not EMPTY_USER

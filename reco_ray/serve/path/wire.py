@@ -27,16 +27,16 @@ __all__ = [
 ]
 
 _NO_SCORES = np.empty(0, np.float32)
-_NO_MORE: list[Any] = [(), "", (), 0]  # own items, their query, interests, how many were shown before
+_NO_MORE: list[Any] = [(), "", (), 0, 0]  # own items, their query, interests, how many were shown before and served
 _LENGTH = struct.Struct("<I")
 _SIZES = struct.Struct("<III")  # candidates, sources, length of the JSON list of missing sources
 
 
 def pack_request(request: Request) -> bytes:
-    """Pack a request with its user row; own items, interests and items shown take room only where there are any."""
+    """Pack a request with its user row; own items, interests, items shown and served take room only where there are any."""
     more: tuple[object, ...] = ()
-    if request.shown.size:
-        more = request.items, request.query, request.interests, request.shown.size
+    if request.shown.size or request.served.size:
+        more = request.items, request.query, request.interests, request.shown.size, request.served.size
     elif request.interests:
         more = request.items, request.query, request.interests
     elif request.items or request.query:
@@ -58,9 +58,9 @@ def pack_request(request: Request) -> bytes:
         )
     )
     scores = pack_scores(request.item_scores) if request.items else b""
-    shown = request.shown.astype("<u8", copy=False).tobytes()
+    shown, served = (keys.astype("<u8", copy=False).tobytes() for keys in (request.shown, request.served))
     user = b"" if request.user is EMPTY_USER else pack_user(request.user)
-    return b"".join((_LENGTH.pack(len(head)), head, scores, shown, user))
+    return b"".join((_LENGTH.pack(len(head)), head, scores, shown, served, user))
 
 
 def unpack_request(block: bytes) -> Request:
@@ -68,13 +68,15 @@ def unpack_request(block: bytes) -> Request:
     end = 4 + _LENGTH.unpack_from(block)[0]
     head = orjson.loads(block[4:end])
     request_id, user_id, k, surface, context, session, filters, exclude, consent, similar_to, at_us, *more = head
-    items, query, interests, n_shown = more + _NO_MORE[len(more) :]
+    items, query, interests, n_shown, n_served = more + _NO_MORE[len(more) :]
     scores = _NO_SCORES
     if items:
         scores = np.frombuffer(block, "<f4", len(items), end)
         end += 4 * len(items)
     shown = np.frombuffer(block, "<u8", n_shown, end)
     end += 8 * n_shown
+    served = np.frombuffer(block, "<u8", n_served, end)
+    end += 8 * n_served
     return Request(
         request_id=request_id,
         user_id=user_id,
@@ -93,6 +95,7 @@ def unpack_request(block: bytes) -> Request:
         at_us=at_us,
         interests=tuple(interests),
         shown=shown,
+        served=served,
     )
 
 
