@@ -16,6 +16,7 @@ __all__ = ["CASES", "POLICY", "Case", "Outcome", "checks_of", "run_case", "run_c
 
 POLICY = Policy(
     (
+        Step(0.2, min_s=8, min_decisions=100, shadow=True),
         Step(0.01, min_s=8, min_decisions=8),
         Step(0.05, min_s=10, min_decisions=400),
         Step(0.25, min_s=10, min_decisions=400),

@@ -19,12 +19,12 @@ def run_kills(at: Site) -> dict[str, Any]:
     killed: list[dict[str, Any]] = []
 
     def meanwhile(at: Site, driver: Driver) -> None:
-        _await_step(at, 1)
+        _await_step(at, 2)
         at.kill("ray::ServeReplica:rollouts:Rollouts")
         killed.append({"what": "controller", **_watch(at)})
         driver.kill()
         killed.append({"what": "driver", **_watch(at)})
-        _await_step(at, 2)
+        _await_step(at, 3)
         at.kill("ray::ServeController")
         killed.append({"what": "serve_controller", **_watch(at)})
 
