@@ -18,9 +18,9 @@ from processes import processes
 from reco_ray.config import SourceName
 from reco_ray.serve.app import serve_client
 from reco_ray.serve.deploy import ServeApi, deploy
-from reco_ray.serve.render import GATEWAY, application_name
+from reco_ray.serve.render import GATEWAY, ROLLOUTS, application_name
 
-__all__ = ["FAULTS", "Fault", "System"]
+__all__ = ["FAULTS", "Fault", "FaultyApi", "System"]
 
 _HANG_S = 60.0
 _LASTS_S = 8.0  # a slow or failing stage
@@ -28,10 +28,10 @@ _OTHER_RELEASE = "bench-2"
 
 
 class FaultyApi:
-    """Serve's REST client, with the loader of `faults` in each release that is deployed through it."""
+    """Serve's REST client, with a loader of faulty stages in each release that is deployed through it."""
 
-    def __init__(self, api: ServeApi) -> None:
-        self._api = api
+    def __init__(self, api: ServeApi, loader: str = LOADER) -> None:
+        self._api, self._loader = api, loader
 
     def get_serve_details(self) -> dict[str, Any]:
         details = self._api.get_serve_details()
@@ -41,7 +41,7 @@ class FaultyApi:
 
     def deploy_applications(self, config: dict[str, Any]) -> None:
         apps = [
-            app if app["name"] == GATEWAY else {**app, "args": {**app["args"], "loader": LOADER}}
+            app if app["name"] in (GATEWAY, ROLLOUTS) else {**app, "args": {**app["args"], "loader": self._loader}}
             for app in config["applications"]
         ]
         self._api.deploy_applications({**config, "applications": apps})

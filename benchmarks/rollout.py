@@ -1,52 +1,83 @@
-"""The statistics of rollouts, without a cluster: `python benchmarks/rollout.py --out FILE`.
+"""Rollouts, measured: `python benchmarks/rollout.py --out FILE [--parts statistics,cases,kills,replay]`.
 
-Experiments without a difference, looked at a hundred times each, for several shares and with users whose rates vary: how many
-are stopped; with a difference, at the size that the planner names: how many are found.
+statistics: false alarms and power of the tests, without a cluster. cases: five releases in random order under simulated traffic
+over HTTP, ten minutes on two cores. kills: a good release goes out while its controller, its driver and Serve's controller are
+killed. replay: a thousand logged requests through the same release. Each part's results are written as it ends; parts that are
+in the file and are not run again stay.
 """
 
 import argparse
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from reco_ray.rollout import sample_size
-from reco_ray.rollout.simulation import peek
+from rollout_cases import checks_of, run_cases
+from rollout_kills import run_kills
+from rollout_replay import SETTINGS, run_replay
+from rollout_site import site
+from rollout_statistics import statistics
 
-_RATE, _EFFECT = 0.1, -0.2
-_NULLS = ((0.5, 0.0), (0.05, 0.0), (0.05, 1.0), (0.01, 0.5))  # share of the candidate, spread of the users' rates
-_SHARES = (0.5, 0.05)
+_ORDER = ["good_promoted", "bad_rolled_back_at_pct", "failed_by_switch", "false_positive_rate", "power", "replay_identical"]
 
 
 def main() -> None:
     """Measure, print, and write the file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--parts", default=",".join(_PARTS), help=f"of {', '.join(_PARTS)}")
     parser.add_argument("--experiments", type=int, default=1_000)
-    parser.add_argument("--decisions", type=int, default=20_000)
+    parser.add_argument("--rate", type=float, default=80.0, help="visits per second")
+    parser.add_argument("--seed", type=int, default=0, help="of the order of the releases")
     args = parser.parse_args()
-    started = time.monotonic()
-    nulls: list[dict[str, Any]] = []
-    for seed, (share, spread) in enumerate(_NULLS):
-        found = peek(args.experiments, args.decisions, rate=_RATE, share=share, spread=spread, seed=seed)
-        nulls.append({"share": share, "spread": spread, "worse": found.worse, "better": found.better, "rate": found.rate})
-        print(f"no difference, share {share:.0%}, spread {spread}: {found.rate:.2%} stopped")
-    powers: list[dict[str, Any]] = []
-    for seed, share in enumerate(_SHARES, len(_NULLS)):
-        size = sample_size(_RATE, _EFFECT, share)
-        found = peek(args.experiments // 5, size, rate=_RATE, effect=_EFFECT, share=share, seed=seed)
-        power = found.worse / found.n
-        powers.append({"share": share, "planned": size, "power": power, "wrong_side": found.better, "used": found.decisions})
-        print(
-            f"{_EFFECT:+.0%} clicks, share {share:.0%}: {power:.1%} found, on the average after {found.decisions:.0f} of {size}"
-        )
-    checks = [
-        {"name": "false_positive_rate", "value": max(each["rate"] for each in nulls), "unit": "share"},
-        {"name": "power", "value": min(each["power"] for each in powers), "unit": "share"},
-    ]
-    content = {"checks": checks, "experiments": args.experiments, "nulls": nulls, "powers": powers}
-    args.out.write_text(json.dumps({**content, "seconds": time.monotonic() - started}, indent=1))
-    print(json.dumps(checks))
+    wanted = args.parts.split(",")
+    if unknown := set(wanted) - set(_PARTS):
+        parser.error(f"parts: found {sorted(unknown)}, expected some of {list(_PARTS)}")
+    parts: dict[str, Any] = json.loads(args.out.read_text())["parts"] if args.out.exists() else {}
+    for name in wanted:
+        started = time.monotonic()
+        found = _PARTS[name](args)
+        parts[name] = {**found, "seconds": round(time.monotonic() - started, 1)}
+        checks = _checks(parts)
+        args.out.write_text(json.dumps({"checks": checks, "parts": parts}, indent=1))
+        print(json.dumps(checks), flush=True)
+
+
+def _checks(parts: dict[str, Any]) -> list[dict[str, Any]]:
+    """Of all parts; failures add up, a good release must have been promoted in each."""
+    found: dict[str, dict[str, Any]] = {}
+    for part in parts.values():
+        for check in part["checks"]:
+            last = found.get(check["name"])
+            merge = {"failed_by_switch": lambda a, b: a + b, "good_promoted": min}.get(check["name"])
+            value = check["value"] if last is None or merge is None else merge(last["value"], check["value"])
+            found[check["name"]] = {**check, "value": value}
+    return [found[name] for name in _ORDER if name in found]
+
+
+def _cases(args: argparse.Namespace) -> dict[str, Any]:
+    with site(args.rate, seed=7) as at:
+        cases = run_cases(at, args.seed)
+        return {"checks": checks_of(cases), "rate": args.rate, "true_clicks": at.true, "cases": cases}
+
+
+def _kills(args: argparse.Namespace) -> dict[str, Any]:
+    with site(args.rate, seed=7) as at:
+        return run_kills(at)
+
+
+def _replay(args: argparse.Namespace) -> dict[str, Any]:
+    with site(args.rate, seed=7, overrides=SETTINGS) as at:
+        return run_replay(at)
+
+
+_PARTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
+    "statistics": lambda args: statistics(args.experiments),
+    "cases": _cases,
+    "kills": _kills,
+    "replay": _replay,
+}
 
 
 if __name__ == "__main__":

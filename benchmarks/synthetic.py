@@ -5,7 +5,7 @@ formats, stages and costs are those of any release.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 import torch
 import xgboost
+from numpy.typing import NDArray
 
 from reco_ray.config import FeaturesConfig, RecallConfig, RerankConfig, SourceName, TwoTowerConfig
 from reco_ray.features import ITEM_COLUMNS, USER_COLUMNS, Catalogue
@@ -24,7 +25,7 @@ from reco_ray.recall.training.tower import TwoTower
 from reco_ray.release import assemble, release_uri, seal
 from reco_ray.types import UserRow
 
-__all__ = ["USER_VIEW", "publish", "users"]
+__all__ = ["USER_VIEW", "publish", "publish_items", "seal_release", "users"]
 
 USER_VIEW = "bench"
 _CATEGORIES = 10
@@ -59,6 +60,30 @@ def publish(
     rows = pl.DataFrame({"item_id": ids, "n": counts, "n_positive": counts}).with_columns(
         pl.Series(c.name, rng.random(items, np.float32)) for c in ITEM_COLUMNS
     )
+    recall = RecallConfig(quotas=dict(quotas or {SourceName.two_tower: candidates}), candidates=candidates)
+    made_ts = "2026-01-01T00:00:00+00:00"
+    return publish_items(root, release_id, table, rows, recall, RerankConfig(), _any_label, trees, depth, made_ts)
+
+
+def publish_items(
+    root: str,
+    release_id: str,
+    table: pl.DataFrame,
+    rows: pl.DataFrame,
+    recall: RecallConfig,
+    rerank: RerankConfig,
+    label: Callable[[NDArray[np.float32], list[str], np.random.Generator], NDArray[np.int64]],
+    trees: int,
+    depth: int,
+    made_ts: str,
+) -> Path:
+    """Publish a release of these items, with towers at random and a ranker trained on rows at random.
+
+    Args:
+        table, rows: as `release.assemble` takes them.
+        label: grades 0 to 3 of the ranker's rows, from their features, shape (n, F) in [0, 1), and the names of these.
+    """
+    rng = np.random.default_rng(0)
     target = Path(release_uri(root, release_id))
     parts = target.parent.parent / "parts" / release_id
     for folder in (target, parts):
@@ -68,23 +93,26 @@ def publish(
     id_rows, content = item_inputs(catalogue, catalogue.keys)
     towers = TwoTower(TwoTowerConfig(), int(id_rows.max()), content.shape[1], 50)
     save_weights(parts, {name: tensor.numpy() for name, tensor in towers.state_dict().items()}, catalogue.keys)
-    recall = RecallConfig(quotas=dict(quotas or {SourceName.two_tower: candidates}), candidates=candidates)
     pairs = pl.DataFrame(schema={"a": pl.String, "b": pl.String, "score": pl.Float32})
-    assemble(target, table, rows, NOBODY, pairs, recall, RerankConfig(), parts, None)
+    assemble(target, table, rows, NOBODY, pairs, recall, rerank, parts, None)
     columns = rank_features(target).columns
     x = rng.random((20_000, len(columns)), np.float32)
-    matrix = xgboost.DMatrix(x, label=rng.integers(0, 4, len(x)), qid=np.repeat(np.arange(len(x) // 100), 100))
+    matrix = xgboost.DMatrix(x, label=label(x, columns, rng), qid=np.repeat(np.arange(len(x) // 100), 100))
     model = xgboost.train({"objective": "rank:ndcg", "max_depth": depth, "min_child_weight": 0, "seed": 0}, matrix, trees)
     model.save_model(str(target / MODEL_FILE))
     (target / COLUMNS_FILE).write_text(json.dumps(columns))
     (target / VOCABULARY_FILE).write_text("{}")
-    seal(
-        target,
-        release_id,
-        USER_VIEW,
-        {"made_ts": "2026-01-01T00:00:00+00:00", "synthetic": True, "features": asdict(FeaturesConfig())},
-    )
+    seal_release(target, release_id, made_ts)
     return target
+
+
+def seal_release(folder: Path, release_id: str, made_ts: str) -> None:
+    """Write the manifest of a synthetic release."""
+    seal(folder, release_id, USER_VIEW, {"made_ts": made_ts, "synthetic": True, "features": asdict(FeaturesConfig())})
+
+
+def _any_label(x: NDArray[np.float32], columns: list[str], rng: np.random.Generator) -> NDArray[np.int64]:
+    return rng.integers(0, 4, len(x))
 
 
 def users(n: int, items: int, history: int = 50) -> Iterator[tuple[str, UserRow]]:

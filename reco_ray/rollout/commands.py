@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from reco_ray.errors import ConfigError
-from reco_ray.rollout.controller import audit_record, shares
+from reco_ray.rollout.controller import audit_record, shadow_of, shares
 from reco_ray.rollout.decide import Decision, State, Status, first_state
 from reco_ray.rollout.policy import Policy
 from reco_ray.store import RolloutStore, Traffic
@@ -33,7 +33,8 @@ def start(store: RolloutStore, release: str, policy: Policy, now: float, by: str
                 "deploy the champion with jobs/deploy_release.py, and the candidate with `reco rollouts start`"
             )
         new = first_state(secrets.token_hex(6), release, live[0], policy, now, by)
-        return Change(new.to_json(), shares(new), audit_record(Decision("start", new.reason, new), now, by))
+        audit = audit_record(Decision("start", new.reason, new), now, by)
+        return Change(new.to_json(), shares(new), audit, shadow_of(new))
 
     return _state(store.change(make))
 

@@ -14,10 +14,11 @@ from reco_ray.events.bus import EVENTS, EXPOSURES, Reader
 from reco_ray.rollout.collecting import Collector
 from reco_ray.rollout.decide import Decision, State, Status, decide
 from reco_ray.rollout.evidence import Evidence
-from reco_ray.store import RolloutStore, Traffic
+from reco_ray.rollout.mirrored import report_of, take
+from reco_ray.store import RolloutStore, Shadow, ShadowStore, Traffic
 from reco_ray.store.rollouts import Change
 
-__all__ = ["Controller", "audit_record", "shares"]
+__all__ = ["Controller", "audit_record", "shadow_of", "shares"]
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ class Controller:
 
     Args:
         readers: of exposures and events, by topic and partition.
+        shadows: what gateways count of mirrored requests.
         tell: given each audit record once it is stored; what it raises is logged.
     """
 
@@ -37,11 +39,13 @@ class Controller:
         self,
         store: RolloutStore,
         readers: Mapping[tuple[str, int], Reader],
+        shadows: ShadowStore,
         tell: Callable[[Mapping[str, Any]], None] = lambda _: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._store, self._readers, self._tell, self._clock = store, readers, tell, clock
+        self._store, self._readers, self._shadows, self._tell, self._clock = store, readers, shadows, tell, clock
         self._rollout_id = ""
+        self._mirrored: dict[str, float] = {}
         self._collector = Collector(Evidence())
         self._positions: dict[str, int] = {}
 
@@ -60,6 +64,9 @@ class Controller:
             self._collector.next_step()  # the step was stored, and then its controller died
         self._read(state)
         evidence, now = self._collector.evidence, self._clock()
+        self._mirrored = self._shadows.read(state.rollout_id) if state.shadow else {}
+        if state.shadow:
+            take(evidence.now[0], self._mirrored)
         for side, arm in enumerate(("candidate", "champion")):
             evidence.now[side].users = self._store.saw_users(state.rollout_id, state.step, arm, self._collector.users[side])
             self._collector.users[side].clear()
@@ -102,17 +109,19 @@ class Controller:
             nonlocal decision
             if found is None or State.from_json(found) != state:
                 return None  # somebody else changed it meanwhile: decided anew in the next turn
-            if {k: v for k, v in traffic.weights.items() if v} != shares(state):
+            if {k: v for k, v in traffic.weights.items() if v} != shares(state) or traffic.shadow != shadow_of(state):
                 reason = f"shares were changed from outside to {dict(traffic.weights)}"
                 decision = Decision("abort", reason, replace(state, status=Status.aborted, reason=reason), decision.numbers)
                 return Change(decision.state.to_json(), None, audit_record(decision, now, state.by))
             if decision.action == "hold":
                 return None
-            weights = shares(decision.state)
+            weights, shadow = shares(decision.state), shadow_of(decision.state)
+            audit = audit_record(decision, now, "controller")
             return Change(
                 decision.state.to_json(),
-                weights if weights != shares(state) else None,
-                audit_record(decision, now, "controller"),
+                weights if (weights, shadow) != (shares(state), shadow_of(state)) else None,
+                {**audit, "mirrored": report_of(self._mirrored)} if self._mirrored else audit,
+                shadow,
             )
 
         change = self._store.change(make)
@@ -132,6 +141,11 @@ def shares(state: State) -> dict[str, float]:
     """Weights of the two releases; one without any is left out."""
     found = {state.release: state.share, state.champion: 1 - state.share}
     return {release: weight for release, weight in found.items() if weight > 0}
+
+
+def shadow_of(state: State) -> Shadow | None:
+    """What the traffic record is to say of copies."""
+    return Shadow(state.release, state.shadow, state.rollout_id) if state.shadow else None
 
 
 def audit_record(decision: Decision, now: float, by: str) -> dict[str, Any]:

@@ -61,9 +61,15 @@ class State:
     @property
     def share(self) -> float:
         """Of the users that the candidate is to have now."""
-        if self.status in (Status.rolled_back, Status.aborted):
+        if self.status in (Status.rolled_back, Status.aborted) or self.shadow:
             return 0.0
         return 1.0 if self.status is Status.promoted else self.policy.steps[self.step].share
+
+    @property
+    def shadow(self) -> float:
+        """Share of the requests whose copies the candidate is to have now."""
+        step = self.policy.steps[self.step]
+        return step.share if step.shadow and not self.status.over else 0.0
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
@@ -129,7 +135,7 @@ def _numbers(state: State, evidence: Evidence, now: float) -> Iterator[tuple[str
     candidate, champion = evidence.now
     yield "share", share
     yield "step_s", now - state.since_ts
-    yield "decisions", candidate.decisions
+    yield "decisions", candidate.made if state.shadow else candidate.decisions
     yield "champion_decisions", champion.decisions
     yield "quiet_s", now - max(evidence.heard_ts, state.since_ts)
     yield "candidate_quiet_s", now - max(evidence.candidate_ts, state.since_ts)

@@ -15,14 +15,16 @@ class Step:
     """One share of the users, and what it takes to leave it for the next one.
 
     Attributes:
-        share: of the users, in (0, 1].
+        share: of the users, in (0, 1]. Of a shadow: of the requests.
         min_s: seconds that it lasts at least.
         min_decisions: answers of the candidate that are seen at least.
+        shadow: the candidate gets copies of requests, and answers nobody; errors, empty answers and latency may end it.
     """
 
     share: float
     min_s: float = 600.0
     min_decisions: int = 1_000
+    shadow: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1 or self.min_s < 0 or self.min_decisions < 1:
@@ -68,13 +70,15 @@ class Guards:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Steps in order, shares growing to 1, and the guards over all of them."""
+    """Steps in order, a shadow first if at all, then shares growing to 1; and the guards over all of them."""
 
     steps: tuple[Step, ...]
     guards: Guards = field(default_factory=Guards)
 
     def __post_init__(self) -> None:
-        shares = [step.share for step in self.steps]
+        if any(step.shadow for step in self.steps[1:]):
+            raise ConfigError("policy: found a shadow behind another step, expected it as the first one")
+        shares = [step.share for step in self.steps if not step.shadow]
         if not shares or shares[-1] != 1 or any(a >= b for a, b in pairwise(shares)):
             raise ConfigError(f"policy: found shares {shares}, expected them to grow to 1, as in 0.01, 0.05, 0.25, 1")
 

@@ -13,7 +13,7 @@ from reco_ray.errors import NotReadyError
 from reco_ray.events.bus import EVENTS, EXPOSURES
 from reco_ray.events.open import open_reader
 from reco_ray.rollout.controller import Controller
-from reco_ray.store import OnlineStore, RolloutStore
+from reco_ray.store import OnlineStore, RolloutStore, ShadowStore
 
 __all__ = ["open_controller", "run_controller", "webhook"]
 
@@ -56,13 +56,14 @@ def open_controller(
     Raises: NotReadyError: the store is away, or another controller works.
     """
     with contextlib.ExitStack() as stack:
-        store = RolloutStore(stack.enter_context(OnlineStore(store_url, namespace)))
+        online = stack.enter_context(OnlineStore(store_url, namespace))
+        store = RolloutStore(online)
         extend = stack.enter_context(store.alone())
         places = [(topic, partition) for topic in (EXPOSURES, EVENTS) for partition in range(events.bus.partitions)]
         readers = {place: open_reader(events, namespace, store_url, *place) for place in places}
         for reader in readers.values():
             stack.callback(reader.close)
-        controller = Controller(store, readers, webhook(webhook_url))
+        controller = Controller(store, readers, ShadowStore(online), webhook(webhook_url))
 
         def turn() -> object:
             extend()

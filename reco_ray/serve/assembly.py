@@ -37,6 +37,7 @@ from reco_ray.serve.path.fleet import Connected, Fleet
 from reco_ray.serve.path.freshness import Freshness, FreshnessMetrics
 from reco_ray.serve.path.item_calls import ItemCalls
 from reco_ray.serve.path.items import ItemFollower, ItemMetrics
+from reco_ray.serve.path.mirror import Mirror
 from reco_ray.serve.path.pipeline import LoggingObserver, Observer
 from reco_ray.serve.path.profiles import ProfileCalls
 from reco_ray.serve.path.reads import StoreReads
@@ -55,6 +56,7 @@ from reco_ray.store import (
     OnlineStore,
     ProfileStore,
     RuleStore,
+    ShadowStore,
     SlateStore,
     fresh_until,
 )
@@ -135,11 +137,13 @@ class GatewayParts:
         # recommendations
         self._patient_store = patient = OnlineStore(args.store_url, args.namespace, timeout_s=_PATIENT_TIMEOUT_S)
         self._rules = RuleCalls(RuleStore(patient), RuleStore(store), args.root, lambda: self._fleet.main, withdrawn)
+        observer = LoggingObserver(metrics)
+        self._mirror = Mirror(self._fleet, patient.user, ShadowStore(patient).add, observer, args.deadline_ms / 1e3)
         service = GatewayService(
             StoreReads(store, slates),
             self._fleet,
             self._cache,
-            LoggingObserver(metrics),
+            observer,
             self._admission,
             topology=args.topology,
             replica=replica,
@@ -151,6 +155,7 @@ class GatewayParts:
             items_known=lambda: follower.complete,
             rules=self._rules.state,
             standing=lambda: self._rules.standing,
+            mirror=self._mirror.offer,
         )
         profiles = ProfileStore(patient, SlateStore(patient))
         self._items = ItemCalls(ItemStore(patient), follower)
@@ -205,6 +210,7 @@ class GatewayParts:
             "loop": self._pulse.run(),
             "lag": self._lags.run(),
             "freshness": self._freshness.run(),
+            "mirror": self._mirror.run(),
         }
         if self._exposures is not None:
             runs["exposures"] = self._exposures.run()
@@ -228,6 +234,7 @@ class GatewayParts:
             await asyncio.wait(running, timeout=1.0)  # again: the store's client may take a cancellation for a late answer
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
         await self._writeback.flush()
+        await self._mirror.flush()
         if self._exposures is not None:
             await self._exposures.stop()
         if self._log is not None:

@@ -9,7 +9,7 @@ from reco_ray.store.features import LAKE_ITEMS, Change, FeatureStore, fresh_unti
 from reco_ray.store.fence import Fence, FenceEntry, FenceReader, FenceStore
 from reco_ray.store.items import NO_SLOT, Cursor, Item, ItemChanges, ItemStore, LiveItem
 from reco_ray.store.keys import KeyRecord, KeyStore, Scope, new_key, rotated
-from reco_ray.store.online import OnlineStore, Traffic
+from reco_ray.store.online import OnlineStore, Shadow, Traffic
 from reco_ray.store.packing import (
     NO_INTERESTS,
     FinishedSlate,
@@ -28,6 +28,7 @@ from reco_ray.store.profiles import ProfileStore
 from reco_ray.store.rollouts import RolloutStore
 from reco_ray.store.rules import Decided, RuleRecord, RuleStore
 from reco_ray.store.shown import NOT_SERVED, ServedItems
+from reco_ray.store.shadows import ShadowStore
 from reco_ray.store.slates import Purges, SlateStore
 
 __all__ = [
@@ -62,6 +63,8 @@ __all__ = [
     "RuleStore",
     "Scope",
     "ServedItems",
+    "Shadow",
+    "ShadowStore",
     "SlateStore",
     "Traffic",
     "fresh_until",

@@ -6,7 +6,7 @@ the user view, so that a release never reads rows of another meaning.
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from types import TracebackType
 
 import redis
@@ -20,7 +20,20 @@ from reco_ray.store.keys import KeyStore
 from reco_ray.store.packing import pack_user, unpack_user
 from reco_ray.types import EMPTY_USER, UserRow
 
-__all__ = ["OnlineStore", "Traffic", "read_traffic", "write_traffic"]
+__all__ = ["OnlineStore", "Shadow", "Traffic", "read_traffic", "write_traffic"]
+
+
+@dataclass(frozen=True, slots=True)
+class Shadow:
+    """A release that gets copies of requests, and answers nobody.
+
+    Attributes:
+        share: of the requests, in (0, 1]. name: what is counted goes under this name.
+    """
+
+    release: str
+    share: float
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +44,13 @@ class Traffic:
         version: grows by one with each change.
         weights: release id -> share of the users, in [0, 1], summing to 1.
         user_views: release id -> version of the user view its models were trained on.
+        shadow: one of the releases, without a share; gone with the next change that does not name it.
     """
 
     version: int = 0
     weights: Mapping[str, float] = field(default_factory=dict)
     user_views: Mapping[str, str] = field(default_factory=dict)
+    shadow: Shadow | None = None
 
     def __post_init__(self) -> None:
         if self.weights and abs(sum(self.weights.values()) - 1) > 1e-6:
@@ -144,7 +159,8 @@ class OnlineStore:
 
 def write_traffic(traffic: Traffic) -> str:
     """As the store holds it."""
-    return json.dumps({"version": traffic.version, "weights": dict(traffic.weights), "user_views": dict(traffic.user_views)})
+    found = {"version": traffic.version, "weights": dict(traffic.weights), "user_views": dict(traffic.user_views)}
+    return json.dumps(found if traffic.shadow is None else {**found, "shadow": asdict(traffic.shadow)})
 
 
 def read_traffic(raw: object) -> Traffic:
@@ -152,4 +168,5 @@ def read_traffic(raw: object) -> Traffic:
     if not isinstance(raw, bytes):
         return Traffic()
     found = json.loads(raw)
-    return Traffic(found["version"], found["weights"], found["user_views"])
+    shadow = Shadow(**found["shadow"]) if "shadow" in found else None
+    return Traffic(found["version"], found["weights"], found["user_views"], shadow)

@@ -15,7 +15,7 @@ import redis
 
 from reco_ray.store.away import answering
 from reco_ray.store.leases import Lease
-from reco_ray.store.online import OnlineStore, Traffic, read_traffic, write_traffic
+from reco_ray.store.online import OnlineStore, Shadow, Traffic, read_traffic, write_traffic
 
 __all__ = ["Change", "RolloutStore"]
 
@@ -32,13 +32,15 @@ class Change:
 
     Attributes:
         state: of the rollout; None leaves it.
-        weights: shares of releases that the traffic record names; None leaves them.
+        weights: shares of releases that the traffic record names; None leaves them, and the shadow.
         audit: the record of it.
+        shadow: that goes with the weights.
     """
 
     state: Found
     weights: Mapping[str, float] | None
     audit: Mapping[str, Any]
+    shadow: Shadow | None = None
 
 
 class RolloutStore:
@@ -72,7 +74,8 @@ class RolloutStore:
                 pipe.set(self._key, json.dumps(change.state))
             if change.weights is not None:
                 weights = {**dict.fromkeys(traffic.weights, 0.0), **change.weights}
-                pipe.set(self._traffic_key, write_traffic(Traffic(traffic.version + 1, weights, traffic.user_views)))
+                new = Traffic(traffic.version + 1, weights, traffic.user_views, change.shadow)
+                pipe.set(self._traffic_key, write_traffic(new))
             pipe.lpush(f"{self._key}:audit", json.dumps(change.audit))
             pipe.ltrim(f"{self._key}:audit", 0, _AUDIT_MOST - 1)
 

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,7 +26,9 @@ from reco_ray.feedback.exposures import encode, encode_slots
 from reco_ray.hashing import unit_interval
 from reco_ray.rollout import Guards, Policy, State, Status, Step, commands
 from reco_ray.rollout.controller import Controller
-from reco_ray.store import OnlineStore, RolloutStore
+from reco_ray.rollout.mirrored import compare, failed
+from reco_ray.store import OnlineStore, RolloutStore, Shadow, ShadowStore
+from reco_ray.types import Slate
 
 POLICY = Policy((Step(0.05, 10, 100), Step(0.5, 10, 100), Step(1.0, 10, 100)), Guards())
 SLOTS = encode_slots(["i1"], np.ones(1, np.float32), [["popular"]])
@@ -57,7 +60,7 @@ class World:
     def start_controller(self) -> Controller:
         places = [(topic, partition) for topic in (EXPOSURES, EVENTS) for partition in range(2)]
         readers = {place: open_reader(self.events, self.namespace, self.url, *place) for place in places}
-        return Controller(self.rollouts, readers, self.told.append, clock=lambda: self.now)
+        return Controller(self.rollouts, readers, ShadowStore(self.store), self.told.append, clock=lambda: self.now)
 
     def start(self) -> State:
         state = commands.start(self.rollouts, "new", POLICY, self.now, "test")
@@ -205,6 +208,75 @@ def test_one_rollout_at_a_time_and_only_of_what_is_loaded(world: World) -> None:
     world.start()
     with pytest.raises(ConfigError, match="abort it first"):
         commands.start(world.rollouts, "new", POLICY, world.now, "test")
+
+
+SHADOWED = Policy((Step(0.5, 10, 100, shadow=True), *POLICY.steps), Guards())
+
+
+def mirror(world: World, n: int, errors: int = 0, ms: float = 12.0) -> None:
+    """Let gateways have mirrored so many requests."""
+    counts: Counter[str] = Counter()
+    slate = Slate("r", ("i1",), ("",), np.ones(1, np.float32), np.ones(1, np.float32), ((),))
+    for i in range(n):
+        if i < errors:
+            failed(counts, "home")
+        else:
+            compare(counts, "home", slate, slate, ms, partial=False)
+    name = world.state.rollout_id
+
+    async def send() -> None:
+        store = OnlineStore(world.url, world.namespace)
+        await ShadowStore(store).add(name, counts)
+        await store.calls.aclose()
+
+    asyncio.run(send())
+
+
+def test_a_release_is_in_the_shadow_first_and_answers_nobody_there(world: World) -> None:
+    state = commands.start(world.rollouts, "new", SHADOWED, world.now, "test")
+    assert world.store.traffic().weights == {"old": 1.0, "new": 0.0}
+    assert world.store.traffic().shadow == Shadow("new", 0.5, state.rollout_id)
+    world.controller.turn()
+    world.serve(1_000)
+    mirror(world, 99)
+    assert world.controller.turn().reason == "99 of 100 decisions"  # type: ignore[union-attr]
+    mirror(world, 1)
+    assert world.controller.turn().action == "step"  # type: ignore[union-attr]
+    assert world.store.traffic().weights == {"old": 0.95, "new": 0.05}
+    assert world.store.traffic().shadow is None
+    report = world.rollouts.history(1)[0]["mirrored"]["home"]
+    assert (report["requests"], report["overlap"], report["failed"]) == (100, 1, 0)
+    assert report["ms"] == pytest.approx(12)
+    for users in (4_000, 600, 300):
+        world.serve(users)
+        world.controller.turn()
+    assert world.state.status is Status.promoted
+
+
+@pytest.mark.parametrize(("hurts", "reason"), [({"errors": 30}, "errors"), ({"ms": 300.0}, "latency")])
+def test_what_fails_in_the_shadow_never_gets_a_user(world: World, hurts: dict[str, Any], reason: str) -> None:
+    commands.start(world.rollouts, "new", SHADOWED, world.now, "test")
+    world.controller.turn()
+    world.serve(1_000)
+    mirror(world, 100, **hurts)
+    decision = world.controller.turn()
+    assert decision is not None
+    assert (decision.action, decision.reason.split(":")[0]) == ("roll_back", reason)
+    assert world.store.traffic().weights == {"old": 1.0, "new": 0.0}
+    assert world.store.traffic().shadow is None
+
+
+def test_aborting_ends_the_shadow(world: World) -> None:
+    commands.start(world.rollouts, "new", SHADOWED, world.now, "test")
+    commands.abort(world.rollouts, world.now, "ann", "no")
+    assert world.store.traffic().shadow is None
+    assert world.controller.turn() is None
+
+
+def test_a_shadow_stands_first_or_nowhere() -> None:
+    with pytest.raises(ConfigError, match="expected it as the first one"):
+        Policy((Step(0.05), Step(0.5, shadow=True), Step(1.0)))
+    assert Policy.from_json(SHADOWED.to_json()) == SHADOWED
 
 
 def test_a_deployment_that_comes_between_ends_the_rollout_and_is_left_alone(world: World) -> None:

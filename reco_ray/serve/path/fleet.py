@@ -119,6 +119,10 @@ class Fleet:
             return self._main
         return self._routes.get(choose(self.traffic, key), self._main)
 
+    def loaded_route(self, release: str) -> Route | None:
+        """A release by its name; None where it is not loaded."""
+        return self._routes.get(release)
+
     def check_health(self) -> None:
         """Raise when the stages of a release cannot run in this process any more."""
         for route in self._routes.values():

@@ -32,7 +32,7 @@ from reco_ray.serve.path.fleet import Fleet, Route
 from reco_ray.serve.path.ladder import Ladder, PrecomputedSlates, rung_of
 from reco_ray.serve.path.pipeline import Deadline, Observer, Run, StageFailed, run_stages
 from reco_ray.store import NO_INTERESTS, NOT_SERVED, FinishedSlate, Interests
-from reco_ray.types import EMPTY_USER, Request, UserRow
+from reco_ray.types import EMPTY_USER, Request, Slate, UserRow
 
 __all__ = ["GatewayService", "Store"]
 
@@ -66,6 +66,7 @@ class GatewayService:
         items_known: whether those are known; until then this replica is not ready.
         rules: version of the rules in force, and how many starts and ends of campaigns lie behind. standing: the rules.
         late: whether the features of a view lack a user's events of the last seconds.
+        mirror: told of each request that stages answered, with the view of its user's row; does nothing that takes time.
     """
 
     def __init__(
@@ -86,12 +87,13 @@ class GatewayService:
         items_known: Callable[[], bool] = lambda: True,
         rules: Callable[[], tuple[int, int]] = lambda: (0, 0),
         standing: Callable[[], Standing] = lambda: NO_RULES,
+        mirror: Callable[[Request, str, Slate], None] = lambda *_: None,
     ) -> None:
         self._store, self._fleet, self._cache, self._observer, self._admission = store, fleet, cache, observer, admission
         self._topology, self._replica, self._usual_s = topology, replica, usual_s
         self._hides, self._unprofiled, self._late = hides, unprofiled, late
         self._withdrawn, self._items_known = Withdrawn() if withdrawn is None else withdrawn, items_known
-        self._rules = rules
+        self._rules, self._mirror = rules, mirror
         self._ladder = Ladder(cache, store, self._withdrawn, standing)
         self._store_breaker = Breaker()
         self._keys = cursors.SlateKeys()
@@ -257,6 +259,7 @@ class GatewayService:
         finally:
             self._admission.leave()
         asked.user_view, asked.user = route.user_view, request.user
+        self._mirror(request, route.user_view, outcome.slate)
         marks = [*marks, *outcome.degraded]
         if outcome.slate.rules != self._rules()[0]:
             marks.append("rules_behind")  # within a second of a change; such a slate is not kept
