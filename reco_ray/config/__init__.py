@@ -41,7 +41,7 @@ from reco_ray.config.models import (
     TwoTowerConfig,
 )
 from reco_ray.config.pipeline import PipelineConfig
-from reco_ray.config.releases import GateName, GatesConfig, ReleasesConfig, RetrainConfig
+from reco_ray.config.releases import GateName, GatesConfig, ReleasesConfig, RetrainConfig, RetrainMode
 from reco_ray.config.serving import Auth, CacheConfig, DeploymentConfig, ServeConfig, Topology, UnprofiledConfig
 
 __all__ = [
@@ -83,6 +83,7 @@ __all__ = [
     "ReplayConfig",
     "RerankConfig",
     "RetrainConfig",
+    "RetrainMode",
     "SequentialConfig",
     "ServeConfig",
     "SkewConfig",

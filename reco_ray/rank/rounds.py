@@ -5,7 +5,7 @@ from typing import Any
 
 import xgboost
 
-__all__ = ["best_rounds", "fit_rounds"]
+__all__ = ["best_rounds", "fit_rounds", "started_from"]
 
 _STRETCH = 25
 _BEST, _BEST_ROUND = "best", "best_round"
@@ -55,3 +55,18 @@ def fit_rounds(
 def best_rounds(model: xgboost.Booster) -> int:
     """Trees of a model of `fit_rounds` up to its best round."""
     return int(model.attr(_BEST_ROUND) or 0) + 1
+
+
+def started_from(params: Mapping[str, Any], train: xgboost.DMatrix, valid: xgboost.DMatrix, model: bytes) -> tuple[bytes, int]:
+    """Make of an older model what `fit_rounds` goes on from on new data, and how many rounds it has.
+
+    Its best round is its last one, judged on the new held-out groups: where more rounds make it no better, it stays as it is.
+
+    Args:
+        model: file of a model with the same columns.
+    """
+    base = xgboost.Booster(dict(params), [train, valid], bytearray(model))
+    rounds = base.num_boosted_rounds()
+    value = float(str(base.eval(valid, "valid", rounds - 1)).rsplit(":", 1)[1])
+    base.set_attr(**{_BEST: repr(value), _BEST_ROUND: str(rounds - 1)})
+    return bytes(base.save_raw()), rounds
