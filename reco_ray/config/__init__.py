@@ -42,7 +42,7 @@ from reco_ray.config.models import (
     TwoTowerConfig,
 )
 from reco_ray.config.pipeline import PipelineConfig
-from reco_ray.config.releases import GateName, GatesConfig, ReleasesConfig, RetrainConfig
+from reco_ray.config.releases import GateName, GatesConfig, ReleasesConfig, RetrainConfig, RetrainMode
 from reco_ray.config.serving import Auth, CacheConfig, DeploymentConfig, ServeConfig, ServedConfig, Topology, UnprofiledConfig
 
 __all__ = [
@@ -84,6 +84,7 @@ __all__ = [
     "ReplayConfig",
     "RerankConfig",
     "RetrainConfig",
+    "RetrainMode",
     "SequentialConfig",
     "ServeConfig",
     "ServedConfig",

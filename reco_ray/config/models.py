@@ -193,14 +193,16 @@ class RankConfig:
     ``unbiased`` estimates how much each place is looked at while it learns (XGBoost's ``lambdarank_unbiased``).
     ``validation_share`` of the groups are held out: users by a hash, exposures the latest ones. Training stops after
     ``patience`` rounds without a better one on 1,000 held-out groups or more; on fewer the best round is noise (decision 0007),
-    and all rounds are made. ``declared_sensitive`` names the sensitive columns of the views that it may use; a release's
-    manifest holds them. ``balance`` names an attribute of users whose values, and those who told none, weigh alike in training.
+    and all rounds are made; one that starts from a release's ranker makes ``more_rounds``. ``declared_sensitive`` names the
+    sensitive columns of the views that it may use; a release's manifest holds them. ``balance`` names an attribute of users
+    whose values, and those who told none, weigh alike in training.
     """
 
     kind: RankKind = RankKind.xgboost
     groups: GroupKind = GroupKind.users
     unbiased: bool = False
     rounds: int = 150
+    more_rounds: int = 50
     max_depth: int = 4
     learning_rate: float = 0.03
     min_child_weight: float = 10.0
@@ -214,6 +216,7 @@ class RankConfig:
 
     def __post_init__(self) -> None:
         between("rank.max_depth", self.max_depth, 1, 16)
+        between("rank.more_rounds", self.more_rounds, 1, 100_000)
         between("rank.validation_share", self.validation_share, 0.01, 0.5)
         between("rank.patience", self.patience, 1, 10_000)
         if self.unbiased and self.groups is not GroupKind.exposures:

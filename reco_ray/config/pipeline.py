@@ -31,6 +31,7 @@ class PipelineConfig:
         seed: of every random choice.
         release: id of the release to deploy or score with; empty means the newest one published.
         only: ``run_pipeline`` stops after this step; empty runs all of them.
+        warm_start: id of a release whose models the training starts from; empty: anew.
         force: let a release that does not pass its gates take traffic, with an audit record.
     """
 
@@ -38,6 +39,7 @@ class PipelineConfig:
     seed: int = 7
     release: str = ""
     only: str = ""
+    warm_start: str = ""
     force: bool = False
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     store: StoreConfig = field(default_factory=StoreConfig)

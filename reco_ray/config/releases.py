@@ -6,7 +6,7 @@ from enum import Enum
 from reco_ray.config.checks import between
 from reco_ray.errors import ConfigError
 
-__all__ = ["GateName", "GatesConfig", "ReleasesConfig", "RetrainConfig"]
+__all__ = ["GateName", "GatesConfig", "ReleasesConfig", "RetrainConfig", "RetrainMode"]
 
 _METRICS = ("ndcg", "recall", "mrr", "hit_rate")
 
@@ -65,23 +65,43 @@ class ReleasesConfig:
         between("releases.keep", self.keep, 1, 100_000)
 
 
+class RetrainMode(Enum):
+    """What training starts from: nothing, or the champion's models."""
+
+    full = "full"
+    incremental = "incremental"
+
+
 @dataclass(kw_only=True)
 class RetrainConfig:
-    """``retrain``: when to train, and for how long at most.
+    """``retrain``: when to train, from what, and for how long and how much at most.
 
     Attributes:
         max_age_h: of the release published last; 0: age is no reason.
         new_events: that came in since; 0: their number is no reason.
         on_drift: whether drifting features are one; see ``drift``.
+        mode: what training starts from.
         max_wall_s: it ends itself after so long; 0: never.
+        cpu_hour_price: of one CPU reserved for an hour, in any currency.
+        max_cost: it ends itself when CPU-hours times their price come to so much; 0: never.
     """
 
     max_age_h: float = 24.0
     new_events: int = 100_000
     on_drift: bool = True
+    mode: RetrainMode = RetrainMode.full
     max_wall_s: float = 6 * 3600.0
+    cpu_hour_price: float = 0.0
+    max_cost: float = 0.0
 
     def __post_init__(self) -> None:
         between("retrain.max_age_h", self.max_age_h, 0, 100_000)
         between("retrain.new_events", self.new_events, 0, 10**15)
         between("retrain.max_wall_s", self.max_wall_s, 0, 10**7)
+        between("retrain.cpu_hour_price", self.cpu_hour_price, 0, 10**6)
+        between("retrain.max_cost", self.max_cost, 0, 10**9)
+        if self.max_cost and not self.cpu_hour_price:
+            raise ConfigError(
+                f"retrain.max_cost: found {self.max_cost:g} without a price, expected retrain.cpu_hour_price above 0; "
+                "give the price of one CPU for an hour"
+            )

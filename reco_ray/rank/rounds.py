@@ -5,7 +5,7 @@ from typing import Any
 
 import xgboost
 
-__all__ = ["STRETCH", "best_rounds", "fit_rounds"]
+__all__ = ["STRETCH", "best_rounds", "fit_rounds", "started_from"]
 
 STRETCH = 25
 _BEST, _BEST_ROUND, _VALUE = "best", "best_round", "value"
@@ -55,6 +55,21 @@ def fit_rounds(
 def best_rounds(model: xgboost.Booster) -> int:
     """Trees of a model of `fit_rounds` up to its best round."""
     return int(model.attr(_BEST_ROUND) or 0) + 1
+
+
+def started_from(params: Mapping[str, Any], train: xgboost.DMatrix, valid: xgboost.DMatrix, model: bytes) -> tuple[bytes, int]:
+    """Make of an older model what `fit_rounds` goes on from on new data, and how many rounds it has.
+
+    Its best round is its last one, judged on the new held-out groups: where more rounds make it no better, it stays as it is.
+
+    Args:
+        model: file of a model with the same columns.
+    """
+    base = xgboost.Booster(dict(params), [train, valid], bytearray(model))
+    rounds = base.num_boosted_rounds()
+    value = float(str(base.eval(valid, "valid", rounds - 1)).rsplit(":", 1)[1])
+    base.set_attr(**{_BEST: repr(value), _BEST_ROUND: str(rounds - 1), _VALUE: repr(value)})
+    return bytes(base.save_raw()), rounds
 
 
 def _stale(model: xgboost.Booster, patience: int) -> bool:

@@ -18,7 +18,7 @@ from reco_ray.rank.calibration import expected_error, fit_calibration
 from reco_ray.rank.groups import quantile_matrices
 from reco_ray.rank.parameters import parameters
 from reco_ray.rank.plausible import refuse_implausible
-from reco_ray.rank.rounds import best_rounds, fit_rounds
+from reco_ray.rank.rounds import best_rounds, fit_rounds, started_from
 from reco_ray.rank.stage import COLUMNS_FILE, MODEL_FILE, VOCABULARY_FILE
 from reco_ray.rank.training_set import TrainingSet
 from reco_ray.training import Reports, run_config, scaling_config
@@ -46,17 +46,25 @@ class RankerResult:
 
 
 def train_ranker(
-    given: TrainingSet, config: RankConfig, cluster: ClusterConfig, seed: int, name: str, storage: str, target: Path
+    given: TrainingSet,
+    config: RankConfig,
+    cluster: ClusterConfig,
+    seed: int,
+    name: str,
+    storage: str,
+    target: Path,
+    start: bytes | None = None,
 ) -> RankerResult:
     """Train on groups that hold at least one positive; writes model, column names, vocabulary and calibration into ``target``.
 
     Args:
         name: of the run; one of the same name that was interrupted goes on from its last checkpoint.
         storage: URI for Ray Train's own files.
+        start: file of a model with the same columns, which ``config.more_rounds`` are added to; None starts anew.
     Raises: DataError: no group holds a positive, so there is nothing to learn from; or a column knows the labels.
     """
     refuse_implausible(next(given.read(False), pl.DataFrame()), given.columns)
-    fitted = fit_model(given, config, cluster, seed, name, storage, target)
+    fitted = fit_model(given, config, cluster, seed, name, storage, target, start)
     (target / COLUMNS_FILE).write_text(json.dumps(given.columns))
     (target / VOCABULARY_FILE).write_text(json.dumps(given.vocabulary))
     # of all groups, also those of whose later items recall found none: leaving them out would promise too much
@@ -65,7 +73,14 @@ def train_ranker(
 
 
 def fit_model(
-    given: TrainingSet, config: RankConfig, cluster: ClusterConfig, seed: int, name: str, storage: str, target: Path
+    given: TrainingSet,
+    config: RankConfig,
+    cluster: ClusterConfig,
+    seed: int,
+    name: str,
+    storage: str,
+    target: Path,
+    start: bytes | None = None,
 ) -> RankerResult:
     """Train, and write the model alone into ``target``; see `train_ranker`."""
     workers = cluster.train_workers
@@ -80,7 +95,8 @@ def fit_model(
         train_loop_config={
             "given": given,
             "params": parameters(config, seed),
-            "rounds": config.rounds,
+            "rounds": config.rounds if start is None else config.more_rounds,
+            "start": start,
             "patience": config.patience if given.held_out_groups >= _JUDGES else 0,
         },
         scaling_config=scaling_config(cluster),
@@ -121,14 +137,16 @@ def _loop(settings: dict[str, Any]) -> None:
     rank, world = context.get_world_rank(), context.get_world_size()
     threads = max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1)))
     train, valid = quantile_matrices(given.read(None, rank, world), threads)
-    start = None
+    params, rounds, start = settings["params"] | {"nthread": threads}, settings["rounds"], settings["start"]
+    if start is not None:
+        start, before = started_from(params, train, valid, start)
+        rounds += before
     if (checkpoint := ray.train.get_checkpoint()) is not None:
         with checkpoint.as_directory() as folder:
             start = (Path(folder) / MODEL_FILE).read_bytes()
-    params = settings["params"] | {"nthread": threads}
     reports = Reports()
 
     def report(model: xgboost.Booster, metrics: dict[str, float], last: bool) -> None:
         reports.add(metrics, lambda folder: model.save_model(str(folder / MODEL_FILE)), last)
 
-    fit_rounds(params, train, valid, settings["rounds"], settings["patience"], start, report)
+    fit_rounds(params, train, valid, rounds, settings["patience"], start, report)

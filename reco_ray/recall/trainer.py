@@ -1,5 +1,6 @@
 """Fit the embedding models with Ray Train: each worker streams its share; every epoch is a checkpoint to go on from."""
 
+import logging
 import resource
 import sys
 from collections.abc import Callable, Iterator
@@ -26,13 +27,17 @@ from reco_ray.recall.training.chunks import Chunk, Chunks, pack, validated_share
 from reco_ray.recall.training.epochs import Schedule, State, fit_epochs
 from reco_ray.recall.training.factors import fit_factors
 from reco_ray.recall.training.sequence_fit import SequenceTrainee
+from reco_ray.recall.training.starting import set_start
 from reco_ray.recall.training.tower_fit import TowerTrainee
+from reco_ray.recall.warm import Start, start_of
 from reco_ray.training import Reports, run_config, scaling_config
 
 __all__ = ["TRAINED", "Fitted", "Run", "train_source"]
 
 TRAINED = (SourceName.two_tower, SourceName.sequential, SourceName.mf)
 """Sources with a model to train, in the order in which they are."""
+
+log = logging.getLogger(__name__)
 
 _USERS_AT_ONCE = 65_536
 _STATE = "state.pt"
@@ -49,6 +54,7 @@ class Run:
         items_return: whether finding an item again that a user has had counts, when an epoch is judged.
         name, storage: of the run; one of the same name that was interrupted goes on from its last epoch.
         on_epoch: called in the driver with each epoch's metrics, after the run.
+        release: local folder of a release whose models training starts from; None starts anew.
     """
 
     sequences: str
@@ -60,16 +66,21 @@ class Run:
     name: str
     storage: str
     on_epoch: Callable[[dict[str, float]], None] = lambda _: None
+    release: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """The weights of the best epoch by name, the metrics of that epoch and of all, and a worker's peak memory in MB."""
+    """The weights of the best epoch by name, the metrics of that epoch and of all, and a worker's peak memory in MB.
+
+    ``started``: share of the items' rows that started from a release's.
+    """
 
     weights: dict[str, NDArray[np.float32]]
     best: dict[str, float]
     epochs: list[dict[str, float]]
     memory_mb: float
+    started: float = 0.0
 
 
 def train_source(name: SourceName, run: Run, catalogue: Catalogue, config: RecallConfig, folder: Path) -> Fitted:
@@ -78,10 +89,10 @@ def train_source(name: SourceName, run: Run, catalogue: Catalogue, config: Recal
         fitted, keys = _train_two_tower(run, catalogue, config.two_tower)
         save_weights(folder, fitted.weights, keys)
     elif name is SourceName.mf:
-        fitted = _train_factors(run, config.mf)
+        fitted = _train_factors(run, config.mf, _start(name, run, catalogue, run.keys))
         save_factors(folder, fitted.weights["items"], run.keys, config.mf.alpha, config.mf.regularization)
     else:
-        fitted = _fit(run, _sequential, asdict(config.sequential), {})
+        fitted = _fit(run, _sequential, asdict(config.sequential), {}, _start(name, run, catalogue, run.keys))
         learnt = np.flatnonzero(catalogue.events > 0)  # the other rows are still as they were drawn at the start
         table = fitted.weights["item.weight"][np.concatenate([[0], learnt + 1])]
         save_model(folder, fitted.weights | {"item.weight": table}, catalogue.keys[learnt])
@@ -92,24 +103,38 @@ def _train_two_tower(run: Run, catalogue: Catalogue, config: TwoTowerConfig) -> 
     """Returns: what was fitted, and the keys of the rows of the id table: the items with events."""
     trained_keys = catalogue.keys[catalogue.events > 0]
     inputs = dict(zip(("id_rows", "content"), item_inputs(catalogue, trained_keys), strict=True))
-    return _fit(run, _two_tower, asdict(config), {name: ray.put(array) for name, array in inputs.items()}), trained_keys
+    start = _start(SourceName.two_tower, run, catalogue, trained_keys)
+    refs = {name: ray.put(array) for name, array in inputs.items()}
+    return _fit(run, _two_tower, asdict(config), refs, start), trained_keys
 
 
-def _train_factors(run: Run, config: MfConfig) -> Fitted:
+def _start(name: SourceName, run: Run, catalogue: Catalogue, keys: NDArray[np.uint64]) -> Start | None:
+    start = start_of(name, run.release, catalogue, keys) if run.release else None
+    if run.release and start is None:
+        log.warning("%s: the release to start from has no such model of these items; it starts anew", name.value)
+    return start
+
+
+def _train_factors(run: Run, config: MfConfig, start: Start | None) -> Fitted:
     """In one task on one node: a whole pass over the users is needed for each solution of the items, and takes seconds."""
     cluster = run.cluster
     task = ray.remote(_factors).options(num_cpus=cluster.train_cpus_per_worker, label_selector=cluster.train_label_selector)
-    fitted: Fitted = ray.get(task.remote(run.sequences, run.keys, config, run.seed))
+    fitted: Fitted = ray.get(task.remote(run.sequences, run.keys, config, run.seed, start))
     for iteration in fitted.epochs:
         run.on_epoch(iteration)
     return fitted
 
 
-def _factors(sequences: str, keys: NDArray[np.uint64], config: MfConfig, seed: int) -> Fitted:
+def _factors(sequences: str, keys: NDArray[np.uint64], config: MfConfig, seed: int, start: Start | None) -> Fitted:
     batches = storage.parquet_batches(sequences, _USERS_AT_ONCE)
-    items, iterations = fit_factors((pack(pl.DataFrame(b), keys, 0, seed) for b in batches), keys.size, config, seed)
+    before = start.rows if start is not None else None
+    items, iterations = fit_factors((pack(pl.DataFrame(b), keys, 0, seed) for b in batches), keys.size, config, seed, before)
     memory_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-    return Fitted({"items": items}, iterations[-1], iterations, memory_mb)
+    return Fitted({"items": items}, iterations[-1], iterations, memory_mb, _started(start))
+
+
+def _started(start: Start | None) -> float:
+    return float(start.known.mean()) if start is not None else 0.0
 
 
 def _two_tower(settings: dict[str, Any], chunks: Chunks, device: str) -> tuple[TowerTrainee, Schedule]:
@@ -131,7 +156,7 @@ def _schedule(name: str, config: TwoTowerConfig | SequentialConfig, seed: int) -
     return Schedule(name, config.epochs, config.patience, config.learning_rate, config.weight_decay, seed)
 
 
-def _fit(run: Run, make: Callable[..., Any], model: dict[str, Any], refs: dict[str, Any]) -> Fitted:
+def _fit(run: Run, make: Callable[..., Any], model: dict[str, Any], refs: dict[str, Any], start: Start | None) -> Fitted:
     sequences = ray.data.read_parquet(run.sequences)
     settings = {
         "model": model,
@@ -140,6 +165,7 @@ def _fit(run: Run, make: Callable[..., Any], model: dict[str, Any], refs: dict[s
         "seed": run.seed,
         "share": validated_share(sequences.count()),
         "keys": ray.put(run.keys),
+        "start": ray.put(start),
         **refs,
     }
     cluster = run.cluster
@@ -158,7 +184,8 @@ def _fit(run: Run, make: Callable[..., Any], model: dict[str, Any], refs: dict[s
     for epoch in state["epochs"]:
         run.on_epoch(epoch)
     weights = {name: tensor.float().numpy() for name, tensor in state["best_model"].items()}
-    return Fitted(weights, state["epochs"][state["best_epoch"]], state["epochs"], result.metrics["peak_memory_mb"])
+    best, memory_mb = state["epochs"][state["best_epoch"]], result.metrics["peak_memory_mb"]
+    return Fitted(weights, best, state["epochs"], memory_mb, _started(start))
 
 
 def _loop(make: Callable[..., Any], settings: dict[str, Any]) -> None:
@@ -167,6 +194,8 @@ def _loop(make: Callable[..., Any], settings: dict[str, Any]) -> None:
     device = str(get_device())
     chunks = _share_of(ray.get(settings["keys"]), settings["share"], settings["seed"])
     trainee, schedule = make(settings, chunks, device)
+    if (start := ray.get(settings["start"])) is not None:
+        set_start(trainee.model, start)
     state = None
     if (checkpoint := ray.train.get_checkpoint()) is not None:
         with checkpoint.as_directory() as folder:

@@ -83,6 +83,8 @@ def lineage(manifest: Manifest) -> dict[str, str]:
         "user_view": manifest.user_view,
         **{name: str(facts[name]) for name in ("commit", "made_ts", "features_key", "evaluation_key") if facts.get(name)},
     }
+    if parents := facts.get("parents"):
+        found["parents"] = " ".join(str(each) for each in parents)
     for group, prefix in (("lake_versions", "lake"), ("inputs", "input"), ("metrics", "metric")):
         of = facts.get(group)
         found |= {f"{prefix}.{name.replace('@', '_at_')}": str(value) for name, value in (of or {}).items()}

@@ -27,8 +27,8 @@ from reco_ray.store.precomputed import Precomputed, pack_precomputed, unpack_pre
 from reco_ray.store.profiles import ProfileStore
 from reco_ray.store.rollouts import RolloutStore
 from reco_ray.store.rules import Decided, RuleRecord, RuleStore
-from reco_ray.store.shown import NOT_SERVED, ServedItems
 from reco_ray.store.shadows import ShadowStore
+from reco_ray.store.shown import NOT_SERVED, ServedItems
 from reco_ray.store.slates import Purges, SlateStore
 
 __all__ = [

@@ -20,7 +20,7 @@ from reco_ray.errors import NotReadyError
 from reco_ray.store.away import answering
 from reco_ray.store.online import OnlineStore
 
-__all__ = ["Lease", "leased"]
+__all__ = ["Lease", "holder", "leased"]
 
 
 class Lease:
@@ -48,10 +48,8 @@ class Lease:
             raw, left_ms = self._calls.get(self._key), self._calls.pttl(self._key)
         if not isinstance(raw, bytes):
             raise NotReadyError(f"{self._name}: found its lock given back just now, expected to get it; start it again")
-        held = json.loads(raw)
-        since = f"{datetime.fromtimestamp(held['since_ts'], UTC):%Y-%m-%d %H:%M:%S} UTC"
         raise NotReadyError(
-            f"{self._name}: found the lock held by {held['owner']} since {since}, expected nobody; wait for it to end, "
+            f"{self._name}: found the lock held by {_say(raw)}, expected nobody; wait for it to end, "
             f"or where it has died {max(0, int(left_ms)) / 1000:.0f} s for its lease to"
         )
 
@@ -98,3 +96,18 @@ def leased(store: OnlineStore, name: str, owner: str = "", ttl_s: float = 60.0) 
         stop.set()
         thread.join()
         lease.give_back()
+
+
+def holder(store: OnlineStore, name: str) -> str:
+    """Who has a lease, and since when; empty where nobody has.
+
+    Raises: NotReadyError: the store is away.
+    """
+    with answering():
+        raw = store.blocking_calls.get(store.key("lease", name))
+    return _say(raw) if isinstance(raw, bytes) else ""
+
+
+def _say(raw: bytes) -> str:
+    held = json.loads(raw)
+    return f"{held['owner']} since {datetime.fromtimestamp(held['since_ts'], UTC):%Y-%m-%d %H:%M:%S} UTC"

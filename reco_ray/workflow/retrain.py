@@ -1,22 +1,17 @@
 """Retraining: where there is a reason, train, pass the gates, and start a rollout; one at a time in the whole cluster."""
 
-import contextlib
 import json
 import logging
 import os
-import signal
 import socket
-import threading
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from types import FrameType
 
 import polars as pl
 
-from reco_ray.cluster import attaches
-from reco_ray.config import PipelineConfig
+from reco_ray.cluster import attaches, cpus_reserved, ray_session
+from reco_ray.config import PipelineConfig, RetrainMode
 from reco_ray.errors import DataError, NotReadyError, RecoError
 from reco_ray.lake import storage, tables
 from reco_ray.release import release_ids
@@ -24,16 +19,21 @@ from reco_ray.release.shelf import read_manifest
 from reco_ray.rollout import DEFAULT_POLICY, State, commands
 from reco_ray.store import OnlineStore, RolloutStore
 from reco_ray.store.leases import leased
+from reco_ray.workflow.budget import Bill, within
 from reco_ray.workflow.deploy import bring_up_beside, deploy_release, run_steps
 from reco_ray.workflow.drift import report_drift
 from reco_ray.workflow.gates import pass_gates, who
 from reco_ray.workflow.releases import point_aliases, read_roles
 
-__all__ = ["RetrainFacts", "RetrainReport", "reasons", "retrain", "within"]
+__all__ = ["LEASE", "RetrainFacts", "RetrainReport", "reasons", "retrain"]
 
 log = logging.getLogger(__name__)
 
-_LEASE = "retrain"
+LEASE = "retrain"
+_NOTHING_NEW = (
+    "retrain: found nothing in the lake that release {} was not made of, expected new events; "
+    "run jobs/run_sinks.py or jobs/import_dataset.py, then this again"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,10 @@ class RetrainFacts:
 
 @dataclass(frozen=True, slots=True)
 class RetrainReport:
-    """What came of it. ``outcome``: nothing_to_do, deployed, rollout, gated (no cluster that stays) or failed."""
+    """What came of it. ``outcome``: nothing_to_do, deployed, rollout, gated (no cluster that stays) or failed.
+
+    ``parents``: the releases whose models it started from. ``cost``: ``cpu_hours`` at the configured price.
+    """
 
     reasons: tuple[str, ...]
     outcome: str
@@ -62,6 +65,10 @@ class RetrainReport:
     rollout_id: str = ""
     error: str = ""
     seconds: float = 0.0
+    mode: str = RetrainMode.full.value
+    parents: tuple[str, ...] = ()
+    cpu_hours: float = 0.0
+    cost: float = 0.0
 
 
 def reasons(facts: RetrainFacts, config: PipelineConfig) -> list[str]:
@@ -79,61 +86,55 @@ def reasons(facts: RetrainFacts, config: PipelineConfig) -> list[str]:
     return found
 
 
-def retrain(config: PipelineConfig, store_url: str, dashboard: str) -> RetrainReport:
+def retrain(config: PipelineConfig, store_url: str) -> RetrainReport:
     """Look for reasons, train, and give the release its first share; writes ``reports/retrain``, whatever comes of it.
 
+    The lock and the reasons come before the cluster: a second one, or one without a reason, starts nothing.
+
     Raises:
-        NotReadyError: another one is at work, a rollout runs, or ``retrain.max_wall_s`` has passed.
+        NotReadyError: another one is at work, a rollout runs, or the budget is spent: ``retrain.max_wall_s``, ``max_cost``.
         DataError: there is a reason, and the lake holds nothing new to train on.
         ArtifactError: a gate did not pass.
     """
-    started = time.monotonic()
+    started, wanted = time.monotonic(), config.retrain
     owner = f"{who()} on {socket.gethostname()}, process {os.getpid()}"
-    with OnlineStore(store_url, config.store.namespace) as store, leased(store, _LEASE, owner) as lease:
-        why: list[str] = []
+    with OnlineStore(store_url, config.store.namespace) as store, leased(store, LEASE, owner) as lease:
+        bill = Bill(cpus_reserved, wanted.cpu_hour_price)
+        report = RetrainReport((), "nothing_to_do", mode=wanted.mode.value)
         try:
-            with within(config.retrain.max_wall_s):
+            with within(wanted.max_wall_s, bill=bill, max_cost=wanted.max_cost):
                 _no_rollout(store)
-                why = reasons(_facts(config, store), config)
+                why = tuple(reasons(_facts(config, store), config))
                 log.info("retrain: %s", "; ".join(why) or "no reason to")
-                if not why:
-                    report = RetrainReport((), "nothing_to_do")
-                else:
-                    release = _train(config)
-                    lease.renew()
-                    report = _release(replace(config, release=release), store, store_url, dashboard, tuple(why))
+                if why:
+                    parent = _parent(config, store)
+                    report = replace(report, reasons=why, parents=(parent,) if parent else ())
+                    with ray_session(config.cluster) as dashboard:
+                        release = _train(replace(config, warm_start=parent))
+                        lease.renew()
+                        report = _release(replace(config, release=release), store, store_url, dashboard, report)
         except RecoError as exc:
-            _write(config, RetrainReport(tuple(why), "failed", error=str(exc), seconds=time.monotonic() - started))
+            _write(config, _spent(replace(report, outcome="failed", error=str(exc)), started, bill))
             raise
-    report = replace(report, seconds=round(time.monotonic() - started, 1))
+    report = _spent(report, started, bill)
     _write(config, report)
     return report
 
 
-@contextlib.contextmanager
-def within(seconds: float, again_s: float = 10.0) -> Iterator[None]:
-    """Interrupt the block when its time is over, by SIGALRM; in another thread than the main one, or for 0, never.
+def _spent(report: RetrainReport, started: float, bill: Bill) -> RetrainReport:
+    seconds = round(time.monotonic() - started, 1)
+    return replace(report, seconds=seconds, cpu_hours=round(bill.cpu_hours, 5), cost=round(bill.cost, 5))
 
-    Args:
-        again_s: how often it is repeated, as what it interrupts may take it for an error of its own, and go on.
-    Raises: NotReadyError: it is.
-    """
-    if not seconds or threading.current_thread() is not threading.main_thread():
-        yield
-        return
 
-    def over(_number: int, _frame: FrameType | None) -> None:
-        raise NotReadyError(
-            f"retrain: found it unfinished after {seconds:g} s, expected an end; raise retrain.max_wall_s: finished steps stay"
-        )
-
-    before = signal.signal(signal.SIGALRM, over)
-    signal.setitimer(signal.ITIMER_REAL, seconds, again_s)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+def _parent(config: PipelineConfig, store: OnlineStore) -> str:
+    """The release whose models this training starts from; empty: none."""
+    if config.retrain.mode is RetrainMode.full:
+        return config.warm_start
+    published = release_ids(config.root)
+    champion = read_roles(config, store).champion
+    parent = champion if champion in published else published[-1] if published else ""
+    log.info("retrain: %s", f"starts from the models of release {parent}" if parent else "no release to start from")
+    return parent
 
 
 def _no_rollout(store: OnlineStore) -> None:
@@ -166,26 +167,30 @@ def _facts(config: PipelineConfig, store: OnlineStore) -> RetrainFacts:
 
 def _train(config: PipelineConfig) -> str:
     before = set(release_ids(config.root))
+    if config.warm_start:  # training goes on for ever, and would make of the same data another release each time
+        known = read_manifest(config.root, config.warm_start).facts.get("inputs")
+        made_of = known.get("build_features") if isinstance(known, dict) else None
+        if made_of == run_steps(replace(config, only="build_features"))["build_features"].content:
+            raise DataError(_NOTHING_NEW.format(config.warm_start))
     release = str(run_steps(replace(config, only=""))["publish_release"].facts["release"])
     if release in before:
-        raise DataError(
-            f"retrain: found nothing in the lake that release {release} was not made of, expected new events; "
-            "run jobs/run_sinks.py or jobs/import_dataset.py, then this again"
-        )
+        raise DataError(_NOTHING_NEW.format(release))
     return release
 
 
-def _release(config: PipelineConfig, store: OnlineStore, store_url: str, dashboard: str, why: tuple[str, ...]) -> RetrainReport:
+def _release(
+    config: PipelineConfig, store: OnlineStore, store_url: str, dashboard: str, so_far: RetrainReport
+) -> RetrainReport:
     if not attaches(config.cluster):  # what it would be loaded on ends with this job
         pass_gates(config, store, config.release)
-        return RetrainReport(why, "gated", config.release)
+        return replace(so_far, outcome="gated", release=config.release)
     if not read_roles(config, store).champion:
         deploy_release(config, store_url, dashboard)
-        return RetrainReport(why, "deployed", config.release)
+        return replace(so_far, outcome="deployed", release=config.release)
     bring_up_beside(config, store_url, dashboard)
     state = commands.start(RolloutStore(store), config.release, DEFAULT_POLICY, time.time(), who())
     point_aliases(config, store)
-    return RetrainReport(why, "rollout", config.release, state.rollout_id)
+    return replace(so_far, outcome="rollout", release=config.release, rollout_id=state.rollout_id)
 
 
 def _write(config: PipelineConfig, report: RetrainReport) -> None:

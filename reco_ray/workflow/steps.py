@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -23,7 +24,7 @@ from reco_ray.lake.cohorts import cohorts
 from reco_ray.rank.cuts import balanced, groups_of_exposures, groups_of_users
 from reco_ray.rank.features import PAIR_COLUMNS, view_columns
 from reco_ray.rank.sensitive import check_declared
-from reco_ray.rank.stage import COLUMNS_FILE, VOCABULARY_FILE
+from reco_ray.rank.stage import COLUMNS_FILE, MODEL_FILE, VOCABULARY_FILE
 from reco_ray.rank.training_set import TABLE, TrainingSet, write_training_set
 from reco_ray.recall.index import index_facts
 from reco_ray.release import assemble, open_release, release_uri, seal
@@ -37,6 +38,8 @@ from reco_ray.workflow.tracking import Run as TrackedRun
 from reco_ray.workflow.tracking import commit, lake_versions, tracked_run
 
 __all__ = ["STEPS", "assemble_snapshot", "label_rows", "of_snapshot", "training_set", "user_rows"]
+
+log = logging.getLogger(__name__)
 
 _RAW = ("user_id", "item_id", "ts", "type", "value", "event_id", "consent")
 _USERS_COUNTED = 100_000
@@ -236,8 +239,10 @@ def _train_embeddings(work: Work) -> Mapping[str, object]:
                 name=f"train_{name.value}-{work.key}",
                 storage=storage.join(config.root, "train"),
                 on_epoch=on_epoch,
+                release=open_release(config.root, config.warm_start) if config.warm_start else None,
             )
             fitted = train_source(name, run, catalogue, config.recall, work.folder)
+            facts |= {f"{name.value}_started": fitted.started} if config.warm_start else {}
         facts |= {f"{name.value}_epochs": len(fitted.epochs), **{f"{name.value}_{k}": v for k, v in fitted.best.items()}}
     return facts
 
@@ -304,7 +309,8 @@ def _train_ranker(work: Work) -> Mapping[str, object]:
     with tracked_run(config, "train_ranker", work.key, {**vars(config.rank), "columns": len(given.columns)}) as run:
         train = storage.join(config.root, "train")
         name = f"train_ranker-{work.key}"
-        result = train_ranker(given, config.rank, config.cluster, config.seed, name, train, work.folder)
+        start = _ranker_to_start_from(config, list(given.columns), given.vocabulary)
+        result = train_ranker(given, config.rank, config.cluster, config.seed, name, train, work.folder, start)
         run.metrics({"valid_ndcg10": result.valid_ndcg10, "rounds": result.rounds, "rows": given.rows})
         run.metrics({"ece_before": result.ece_before, "ece_after": result.ece_after})
     return {
@@ -312,10 +318,25 @@ def _train_ranker(work: Work) -> Mapping[str, object]:
         "rows": given.rows,
         "groups": given.groups,
         "rounds": result.rounds,
+        "started": start is not None,
         "valid_ndcg10": result.valid_ndcg10,
         "ece_before": result.ece_before,
         "ece_after": result.ece_after,
     }
+
+
+def _ranker_to_start_from(config: PipelineConfig, columns: object, vocabulary: object) -> bytes | None:
+    """The trees of ``warm_start``, where they were made of the same columns."""
+    if not config.warm_start:
+        return None
+    folder = open_release(config.root, config.warm_start)
+    if not (folder / MODEL_FILE).is_file():
+        log.warning("release %s has no ranker to start from; it starts anew", config.warm_start)
+        return None
+    if [json.loads((folder / name).read_text()) for name in (COLUMNS_FILE, VOCABULARY_FILE)] != [columns, vocabulary]:
+        log.warning("the ranker of release %s knows other columns or contexts; it starts anew", config.warm_start)
+        return None
+    return (folder / MODEL_FILE).read_bytes()
 
 
 def _evaluate(work: Work) -> Mapping[str, object]:
@@ -345,6 +366,7 @@ def _publish_release(work: Work) -> Mapping[str, object]:
         "inputs": {name: output.content for name, output in work.inputs.items()},
         "features_key": features.key,
         "evaluation_key": evaluated.key,
+        **({"parents": [config.warm_start]} if config.warm_start else {}),
         "features": asdict(config.features),
         "sensitive_columns": sorted(config.rank.declared_sensitive) if "train_ranker" in work.inputs else [],
         "indexes": index_facts(bundle),
@@ -384,6 +406,11 @@ def _trained_sources(config: PipelineConfig) -> dict[SourceName, object]:
     return {name: of for name, of in settings.items() if recall.quotas.get(name, 0) > 0}
 
 
+def _start(config: PipelineConfig) -> tuple[str, ...]:
+    """What models start from, where they do."""
+    return (config.warm_start,) if config.warm_start else ()
+
+
 def _of_groups(config: PipelineConfig) -> object:
     """What decides the groups of a training set and their weights; also which exposures and attributes the lake holds."""
     rank = config.rank
@@ -405,7 +432,7 @@ STEPS = (
     Step(
         "train_embeddings",
         ("build_features",),
-        lambda c: (_trained_sources(c), c.features, c.rerank.seen_items_return, c.seed),
+        lambda c: (_trained_sources(c), c.features, c.rerank.seen_items_return, c.seed, *_start(c)),
         _train_embeddings,
         needed=lambda c: bool(_trained_sources(c)),
     ),
@@ -420,7 +447,7 @@ STEPS = (
     Step(
         "train_ranker",
         ("build_training_set",),
-        lambda c: (c.rank, c.seed),
+        lambda c: (c.rank, c.seed, *_start(c)),
         _train_ranker,
         needed=lambda c: c.rank.kind is RankKind.xgboost,
     ),

@@ -92,11 +92,18 @@ def test_a_removed_release_is_gone_and_an_unknown_one_is_named(folder: Path, tmp
 
 
 def test_lineage_names_what_a_release_was_made_of() -> None:
-    facts = {"commit": "c", "lake_versions": {"events": 3}, "metrics": {"ndcg@10": 0.5}, "inputs": {"train_ranker": "t"}}
-    assert lineage(Manifest("a", "v1", facts, {})) == {
+    facts = {
+        "commit": "c",
+        "parents": ["z"],
+        "lake_versions": {"events": 3},
+        "metrics": {"ndcg@10": 0.5},
+        "inputs": {"train_ranker": "t"},
+    }
+    assert lineage(Manifest("a", "v1", facts | {"parents": ["z"]}, {})) == {
         "release": "a",
         "user_view": "v1",
         "commit": "c",
+        "parents": "z",
         "lake.events": "3",
         "input.train_ranker": "t",
         "metric.ndcg_at_10": "0.5",

@@ -17,7 +17,7 @@ from reco_ray.features import Catalogue, Growth
 from reco_ray.recall.index import Probe, Report, VectorIndex, nearest, put_back
 from reco_ray.recall.query import Hits, Query
 
-__all__ = ["INDEX", "SequentialSource", "load_model", "next_vector", "save_model"]
+__all__ = ["INDEX", "SequentialSource", "load_model", "load_weights", "next_vector", "save_model"]
 
 Weights = dict[str, NDArray[np.float32]]
 
@@ -96,14 +96,15 @@ def load_model(folder: Path) -> tuple[Weights, NDArray[np.uint64]]:
 
     Raises: ArtifactError: the files are not there.
     """
-    return _load_weights(folder), np.load(folder / _KEYS, allow_pickle=False)
+    return load_weights(folder), np.load(folder / _KEYS, allow_pickle=False)
 
 
 def _save_weights(folder: Path, weights: Weights) -> None:
     save_file({name: np.ascontiguousarray(w) for name, w in sorted(weights.items())}, str(folder / _FILE))
 
 
-def _load_weights(folder: Path) -> Weights:
+def load_weights(folder: Path) -> Weights:
+    """The weights alone, of a model or of a release; raises as `load_model`."""
     if not (folder / _FILE).is_file():
         raise ArtifactError(f"{folder}: found no {_FILE}, expected a trained next-item model; run train_embeddings")
     return load_file(str(folder / _FILE))
@@ -140,7 +141,7 @@ class SequentialSource:
     @classmethod
     def load(cls, folder: Path) -> "SequentialSource":
         """Read what `save` wrote."""
-        return cls(_load_weights(folder), VectorIndex.load(folder, INDEX))
+        return cls(load_weights(folder), VectorIndex.load(folder, INDEX))
 
     def watch(self, report: Report) -> None:
         """Contract of `query.Watched`."""

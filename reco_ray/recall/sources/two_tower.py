@@ -102,10 +102,12 @@ class TwoTowerSource:
 
     Args:
         weights: of both towers. index: over the vectors of the catalogue's items, in its order.
+        trained_keys: of the rows of the id table, for who goes on from these weights.
     """
 
-    def __init__(self, weights: Weights, index: VectorIndex) -> None:
+    def __init__(self, weights: Weights, index: VectorIndex, trained_keys: NDArray[np.uint64]) -> None:
         self._weights, self._index, self._released = weights, index, len(index.vectors)
+        self._trained_keys = trained_keys
         self._probe: Probe | None = None
 
     @classmethod
@@ -120,17 +122,18 @@ class TwoTowerSource:
                 "run train_embeddings again"
             )
         vectors = embed_items(weights, id_rows, content)
-        return cls(weights, VectorIndex.build(vectors, config.exact_below, config.recall_target))
+        return cls(weights, VectorIndex.build(vectors, config.exact_below, config.recall_target), trained_keys)
 
     def save(self, folder: Path) -> None:
         """Write weights, vectors and index into a release's folder."""
-        save_weights(folder, self._weights, np.empty(0, np.uint64))
+        save_weights(folder, self._weights, self._trained_keys)
         self._index.save(folder, INDEX)
 
     @classmethod
     def load(cls, folder: Path) -> "TwoTowerSource":
         """Read what `save` wrote."""
-        return cls(load_weights(folder)[0], VectorIndex.load(folder, INDEX))
+        weights, trained_keys = load_weights(folder)
+        return cls(weights, VectorIndex.load(folder, INDEX), trained_keys)
 
     @property
     def vectors(self) -> NDArray[np.float32]:

@@ -12,7 +12,11 @@ __all__ = ["fit_factors"]
 
 
 def fit_factors(
-    chunks: Iterable[Chunk], n_items: int, config: MfConfig, seed: int
+    chunks: Iterable[Chunk],
+    n_items: int,
+    config: MfConfig,
+    seed: int,
+    start: NDArray[np.float32] | None = None,
 ) -> tuple[NDArray[np.float32], list[dict[str, float]]]:
     """Factorise users x items, where what a user did with an item adds up to a strength r and counts 1 + alpha r.
 
@@ -21,6 +25,7 @@ def fit_factors(
 
     Args:
         chunks: of `chunks.pack`, users in a fixed order; memory holds 12 bytes an event and the factors of all users.
+        start: factors of the items to start from, zeros where there are none; None draws all of them.
     Returns: item factors by catalogue row, zeros for items without events, shape (n_items, factors); and the loss after each
         iteration.
     Reference: Hu, Koren and Volinsky 2008, Collaborative Filtering for Implicit Feedback Datasets.
@@ -48,5 +53,13 @@ def fit_factors(
             calculate_training_loss=True,
             random_state=seed,
         )
+        if start is not None and start.shape[1] == config.factors:
+            model.item_factors = _started(start, seed)
         model.fit(matrix, show_progress=False, callback=on_iteration)
     return np.asarray(model.item_factors, np.float32), iterations
+
+
+def _started(start: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
+    """The factors, with small ones drawn where there are none: a zero would stay one until its first solution."""
+    drawn = np.random.default_rng(seed).random(start.shape, np.float32) * np.float32(0.01)
+    return np.where(np.any(start, axis=1, keepdims=True), start, drawn)
