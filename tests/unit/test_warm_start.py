@@ -11,7 +11,7 @@ from recall_world import FACTORS, packed
 
 from reco_ray.config import MfConfig, RankConfig, SequentialConfig, SourceName, TwoTowerConfig
 from reco_ray.features import ITEM_COLUMNS, Catalogue
-from reco_ray.rank.groups import quantile_matrix
+from reco_ray.rank.groups import quantile_matrices
 from reco_ray.rank.parameters import parameters
 from reco_ray.rank.rounds import best_rounds, fit_rounds, started_from
 from reco_ray.recall.sources.two_tower import load_weights
@@ -93,15 +93,12 @@ def test_a_release_without_these_models_or_items_is_no_start(folder: Path, grown
 def test_a_ranker_goes_on_with_the_trees_of_the_one_before_on_new_groups(tmp_path: Path) -> None:
     old, new = stored(tmp_path / "old", training_rows(400, 0)), stored(tmp_path / "new", training_rows(400, 1))
     params = parameters(RankConfig(), 3) | {"nthread": 1}
-    before = fit_rounds(
-        params, *(quantile_matrix(old.read(held_out)) for held_out in (False, True)), 60, 0, None, lambda *_: None
-    )
-    train = quantile_matrix(new.read(False))
-    valid = quantile_matrix(new.read(True), reference=train)
+    before = fit_rounds(params, *quantile_matrices(old.read(None)), 60, 0, None, lambda *_: None)
+    train, valid = quantile_matrices(new.read(None))
     base, rounds = started_from(params, train, valid, bytes(before[:60].save_raw()))
     assert rounds == 60
     judged: list[float] = []
-    model = fit_rounds(params, train, valid, rounds + 30, 0, base, lambda _, metrics: judged.append(metrics["valid"]))
+    model = fit_rounds(params, train, valid, rounds + 30, 0, base, lambda _, metrics, __: judged.append(metrics["valid"]))
     assert model.get_dump()[:60] == before.get_dump()
     assert model.num_boosted_rounds() == 90
     again = fit_rounds(params, train, valid, rounds + 200, 1, base, lambda *_: None)
