@@ -194,7 +194,7 @@ class RankConfig:
     ``validation_share`` of the groups are held out: users by a hash, exposures the latest ones. Training stops after
     ``patience`` rounds without a better one on 1,000 held-out groups or more; on fewer the best round is noise (decision 0007),
     and all rounds are made. ``declared_sensitive`` names the sensitive columns of the views that it may use; a release's
-    manifest holds them. ``balance`` names an attribute of users whose values, and those who told none, weigh alike in training.
+    manifest holds them. ``balance`` names an attribute of users whose values weigh alike in training.
     """
 
     kind: RankKind = RankKind.xgboost
