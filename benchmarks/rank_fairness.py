@@ -4,7 +4,8 @@
 
 Per seed the pipeline runs twice up to the evaluation, with ``rank.balance`` empty and naming the attribute; the two share all
 that does not hang on it. NDCG@10 of the served lists, of the same users; a user's is the mean over seeds. Intervals (95%) and
-paired differences are over users. The gap is between the cohorts that fared best and worst before, and the same two after.
+paired differences are over users. The gap is between the cohorts that fared best and worst before, of those who told, and the
+same two after.
 """
 
 import json
@@ -27,7 +28,7 @@ from reco_ray.compose import compose_config
 from reco_ray.config import PipelineConfig
 from reco_ray.evaluation import Interval, confidence_interval, paired_difference, unpaired_difference
 from reco_ray.evaluation.per_user import PER_USER
-from reco_ray.lake.cohorts import cohorts
+from reco_ray.lake.cohorts import NOT_TOLD, cohorts
 from reco_ray.workflow.graph import run_all
 from reco_ray.workflow.steps import STEPS
 
@@ -84,7 +85,7 @@ def _compared(frame: pl.DataFrame) -> dict[str, Any]:
     of, names = frame["cohort"].to_numpy(), sorted(frame["cohort"].unique())
     values = {when: frame[when].to_numpy().astype(np.float64) for when in _WHEN}
     shown = [name for name in names if (of == name).sum() >= _LEAST]
-    by_mean = sorted(shown, key=lambda name: float(values["before"][of == name].mean()))
+    by_mean = sorted((name for name in shown if name != NOT_TOLD), key=lambda name: float(values["before"][of == name].mean()))
     worst, best = by_mean[0], by_mean[-1]
     rows = [_row(name, {when: each[of == name] for when, each in values.items()}) for name in shown]
     gap = {when: _said(unpaired_difference(each[of == best], each[of == worst], _SEED)) for when, each in values.items()}

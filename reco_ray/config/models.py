@@ -195,7 +195,7 @@ class RankConfig:
     ``patience`` rounds without a better one on 1,000 held-out groups or more; on fewer the best round is noise (decision 0007),
     and all rounds are made; one that starts from a release's ranker makes ``more_rounds``. ``declared_sensitive`` names the
     sensitive columns of the views that it may use; a release's manifest holds them. ``balance`` names an attribute of users
-    whose values, and those who told none, weigh alike in training.
+    whose values weigh alike in training.
     """
 
     kind: RankKind = RankKind.xgboost

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from reco_ray.evaluation.bootstrap import Interval, confidence_interval, unpaired_difference
 from reco_ray.evaluation.metrics import recall_at_k
+from reco_ray.lake.cohorts import NOT_TOLD
 
 __all__ = ["Slice", "auc", "by_category", "by_cohort", "by_history", "by_popularity"]
 
@@ -47,21 +48,26 @@ def by_history(stage: str, ndcg: NDArray[np.float64], history: NDArray[np.int64]
         (f"up to {high:.0f} items", (history > low) & (history <= high)),
         (f"more than {high:.0f} items", history > high),
     )
-    return [_of_users("users by history", name, stage, ndcg, inside, seed, n) for name, inside in parts if inside.any()]
+    return [
+        _of_users("users by history", name, stage, ndcg, inside, ~inside, seed, n) for name, inside in parts if inside.any()
+    ]
 
 
 def by_cohort(
     stage: str, ndcg: NDArray[np.float64], attribute: str, cohorts: Sequence[str], seed: int, n: int = 1000
 ) -> list[Slice]:
-    """NDCG of users by what they told of themselves; a cohort of fewer than twenty is not shown, and counts among the others.
+    """NDCG of users by what they told of themselves, against the others who told; a cohort of fewer than twenty is not shown.
+
+    Who tells is another kind of user than who does not, often with a longer history, so those stand apart.
 
     Args:
-        ndcg: per user, shape (U,). cohorts: of the same users.
+        ndcg: per user, shape (U,). cohorts: of the same users, or `NOT_TOLD`.
     """
     of = np.array(cohorts, np.str_)
     names, sizes = np.unique(of, return_counts=True)
+    told = of != NOT_TOLD
     return [
-        _of_users(f"users by {attribute}", str(name), stage, ndcg, of == name, seed, n)
+        _of_users(f"users by {attribute}", str(name), stage, ndcg, of == name, told & (of != name), seed, n)
         for name, size in zip(names, sizes, strict=True)
         if size >= _LEAST
     ]
@@ -122,8 +128,17 @@ def _bucket_of(bucket: NDArray[np.int64], rows: NDArray[np.int32]) -> NDArray[np
     return np.where(rows < bucket.size, bucket[np.minimum(rows, bucket.size - 1)], 2)
 
 
-def _of_users(of: str, name: str, stage: str, ndcg: NDArray[np.float64], inside: NDArray[np.bool_], seed: int, n: int) -> Slice:
-    delta = unpaired_difference(ndcg[inside], ndcg[~inside], seed, n)
+def _of_users(
+    of: str,
+    name: str,
+    stage: str,
+    ndcg: NDArray[np.float64],
+    inside: NDArray[np.bool_],
+    others: NDArray[np.bool_],
+    seed: int,
+    n: int,
+) -> Slice:
+    delta = unpaired_difference(ndcg[inside], ndcg[others], seed, n)
     return Slice(of, name, stage, "ndcg", int(inside.sum()), confidence_interval(ndcg[inside], seed, n), delta)
 
 

@@ -7,6 +7,7 @@ import polars as pl
 
 from reco_ray.errors import DataError
 from reco_ray.hashing import unit_interval
+from reco_ray.lake.cohorts import NOT_TOLD
 from reco_ray.types import MAX_OWN_ITEMS
 
 __all__ = ["balanced", "groups_of_exposures", "groups_of_users"]
@@ -56,11 +57,14 @@ def groups_of_exposures(feedback: pl.DataFrame, exposures: pl.DataFrame, share: 
 
 
 def balanced(groups: pl.DataFrame, cohorts: Sequence[str]) -> pl.DataFrame:
-    """Weigh groups so that all cohorts count alike, and a group of the mean size 1; a small one's count five times at most.
+    """Weigh groups so that all cohorts of those who told count alike; a small one's groups count five times at most.
+
+    Those who told nothing keep the weight 1: to the others they are no cohort that has more than its share.
 
     Args:
-        cohorts: of the user of each group; only the weights stay.
+        cohorts: of the user of each group, or `NOT_TOLD`; only the weights stay.
     """
     named = groups.with_columns(pl.Series("_cohort", cohorts, pl.String))
-    weight = pl.len() / pl.col("_cohort").n_unique() / pl.len().over("_cohort")
-    return named.with_columns(weight=weight.clip(upper_bound=_MOST)).drop("_cohort")
+    told = pl.col("_cohort") != NOT_TOLD
+    alike = told.sum() / pl.col("_cohort").filter(told).n_unique() / pl.len().over("_cohort")
+    return named.with_columns(weight=pl.when(told).then(alike.clip(upper_bound=_MOST)).otherwise(1.0)).drop("_cohort")

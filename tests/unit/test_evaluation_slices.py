@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reco_ray.evaluation import auc, by_category, by_cohort, by_history, by_popularity, unpaired_difference
+from reco_ray.lake.cohorts import NOT_TOLD
 
 
 def rows(*each: list[int]) -> list[np.ndarray]:  # type: ignore[type-arg]
@@ -41,13 +42,15 @@ def test_items_are_divided_by_their_events_and_new_ones_stand_apart() -> None:
     assert new.delta.mean == pytest.approx(-0.5)
 
 
-def test_cohorts_are_compared_with_the_other_users_and_small_ones_are_not_shown() -> None:
-    cohorts = ["old"] * 30 + ["young"] * 20 + ["few"] * 19
-    ndcg = np.array([0.1] * 30 + [0.5] * 20 + [0.8] * 19)
-    old, young = by_cohort("+rerank", ndcg, "age", cohorts, 0, 50)
+def test_cohorts_are_compared_with_the_others_who_told_and_small_ones_are_not_shown() -> None:
+    cohorts = ["old"] * 30 + ["young"] * 20 + ["few"] * 19 + [NOT_TOLD] * 40
+    ndcg = np.array([0.1] * 30 + [0.5] * 20 + [0.8] * 19 + [0.0] * 40)
+    silent, old, young = by_cohort("+rerank", ndcg, "age", cohorts, 0, 50)
     assert (old.of, old.name, old.users, young.name, young.users) == ("users by age", "old", 30, "young", 20)
     assert old.value.mean == pytest.approx(0.1)
     assert young.delta.mean == pytest.approx(0.5 - (30 * 0.1 + 19 * 0.8) / 49), "those who are not shown are among the others"
+    assert (silent.name, silent.users) == (NOT_TOLD, 40)
+    assert silent.delta.mean == pytest.approx(-(30 * 0.1 + 20 * 0.5 + 19 * 0.8) / 69)
 
 
 def test_items_are_divided_by_category_and_one_may_be_in_two() -> None:

@@ -75,13 +75,14 @@ def test_users_are_held_out_by_their_id_alone() -> None:
 
 def test_cohorts_weigh_alike_and_are_no_column_of_the_training_set() -> None:
     groups = groups_of_users(pl.DataFrame({"user_id": [f"u{at}" for at in range(400)]}), 0.2, 7)
-    of = ["many"] * 240 + ["some"] * 120 + [NOT_TOLD] * 40
+    of = ["many"] * 240 + ["some"] * 60 + [NOT_TOLD] * 100
     found = balanced(groups, of)
     assert found.columns == groups.columns
-    totals = found.group_by(pl.Series(of)).agg(pl.col("weight").sum())["weight"]
-    assert totals.to_list() == pytest.approx([400 / 3] * 3)
+    totals = found.group_by(pl.Series(of), maintain_order=True).agg(pl.col("weight").sum())["weight"]
+    assert totals.to_list() == pytest.approx([150, 150, 100]), "those who told nothing keep what they had"
     rare = balanced(groups, ["many"] * 399 + ["one"])["weight"]
     assert rare[-1] == 5.0, "one person does not decide"
+    assert balanced(groups, [NOT_TOLD] * 400)["weight"].to_list() == [1.0] * 400
 
 
 def test_what_users_told_is_read_by_attribute_in_the_order_asked(tmp_path: Path) -> None:
