@@ -8,12 +8,15 @@ import pyarrow as pa
 import ray
 from numpy.typing import NDArray
 
+from reco_ray.config import Diversify
 from reco_ray.evaluation.lists import StageLists
 from reco_ray.evaluation.slices import auc
+from reco_ray.evaluation.variety import PLACES
 from reco_ray.features import Catalogue, past_request
 from reco_ray.hashing import hash64
 from reco_ray.lake import storage
 from reco_ray.recall import load as load_recall
+from reco_ray.rerank import Rerank
 from reco_ray.slate import load_rank, load_rerank
 
 __all__ = ["relevant_rows", "run_stages", "tested_users"]
@@ -52,7 +55,13 @@ def run_stages(folder: str, users: pl.DataFrame, labels: pl.DataFrame, seed: int
     frame = frame.select(name for name in frame.columns if name == "user_id" or frame[name].list.len().sum() > 0)
     lists = {name.removeprefix("list:"): column(name) for name in frame.columns if name.startswith("list:")}
     candidates = {name.removeprefix("candidates:"): column(name) for name in frame.columns if name.startswith("candidates:")}
-    return StageLists(column("relevant"), lists, candidates, history, scored, tuple(frame["user_id"].to_list()))
+    spread = {_place(name): column(name) for name in frame.columns if name.startswith("spread:")}
+    return StageLists(column("relevant"), lists, candidates, history, scored, tuple(frame["user_id"].to_list()), spread)
+
+
+def _place(name: str) -> tuple[str, float]:
+    _, kind, at = name.split(":")
+    return kind, float(at)
 
 
 def tested_users(users: pl.DataFrame, labels: pl.DataFrame) -> pl.DataFrame:
@@ -74,6 +83,10 @@ class _Stages:
         path = storage.fetch(folder)
         self._recall, self._rank, self._rerank = load_recall(path), load_rank(path), load_rerank(path)
         self._seed, self._k = seed, k
+        self._spread: dict[str, Rerank] = {}
+        if isinstance(self._rerank, Rerank):
+            self._spread["spread:none:0"] = self._rerank.spread(Diversify.mmr, 0.0)
+            self._spread |= {f"spread:{kind.name}:{at}": self._rerank.spread(kind, at) for kind, at in PLACES}
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         rows = batch.to_pylist()
@@ -94,6 +107,8 @@ class _Stages:
         ranked = [c.item_idx[np.argsort(-s, kind="stable")] for c, s in zip(candidates, scores, strict=True)]
         columns["list:recall+rank"] = [r[:_LIST] for r in ranked]
         columns["list:+rerank"] = [catalogue.find(s.item_ids) for s in slates]
+        for name, stage in self._spread.items():
+            columns[name] = [catalogue.find(s.item_ids) for s in stage.arrange(requests, candidates, scores)]
         wanted = [np.isin(c.item_idx, r) for c, r in zip(candidates, columns["relevant"], strict=True)]
         by_recall = [c.scores for c in candidates]
         single: dict[str, list[Any]] = {

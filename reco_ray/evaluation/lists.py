@@ -18,6 +18,7 @@ class StageLists:
         candidates: source or "union" -> per user the rows that recall brought, best first.
         history: how many items each user's request carried, shape (U,); empty where nobody counted.
         users: their ids, in the same order; empty where nobody kept them.
+        spread: kind of diversity and place of its knob -> per user the rows that would be served.
         auc: stage -> how well its scores order the candidates of each user, shape (U,); NaN where all or none are relevant.
     """
 
@@ -27,3 +28,4 @@ class StageLists:
     history: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     auc: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     users: tuple[str, ...] = ()
+    spread: dict[tuple[str, float], list[NDArray[np.int32]]] = field(default_factory=dict)

@@ -8,6 +8,7 @@ from reco_ray.evaluation import charts
 from reco_ray.evaluation.bootstrap import Interval
 from reco_ray.evaluation.findings import details, headline, limits, stage_label, tone, verdict
 from reco_ray.evaluation.report import METRICS, UNION, EvaluationReport
+from reco_ray.evaluation.variety import variety_section
 
 __all__ = ["STYLE", "figure", "render_html"]
 
@@ -75,6 +76,7 @@ def render_html(report: EvaluationReport) -> str:
         f'<p class="soft">{report.n_users:,} users, lists of {report.k}, {report.made_ts:%d %B %Y}.</p>',
         _stages(report),
         _figures(report),
+        variety_section(report.variety, report.k),
         _differences(report),
         _slices(report),
         _split(report),

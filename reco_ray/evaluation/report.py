@@ -14,6 +14,7 @@ from rich.table import Table
 
 from reco_ray.evaluation.bootstrap import Interval
 from reco_ray.evaluation.slices import Slice
+from reco_ray.evaluation.variety import Variety
 
 __all__ = [
     "CURVE_CUTOFFS",
@@ -117,6 +118,7 @@ class EvaluationReport:
         stages: weakest first: random, popular, each single source, recall, recall+rank, +rerank; the last one is served.
         candidate_recall: source -> list length -> mean recall of its candidates; `UNION` holds all sources together.
         slices: metrics of the served lists, and of recall alone, by users and items, with deltas.
+        variety: what several places of the knob ``rerank.diversity`` would serve.
         importances: (feature, gain) of the ranker, largest first.
         lake_versions: table -> version read.
         limits: what a reader must know beyond what the page says of every split.
@@ -133,6 +135,7 @@ class EvaluationReport:
     differences: tuple[Difference, ...] = ()
     candidate_recall: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
     slices: tuple[Slice, ...] = ()
+    variety: tuple[Variety, ...] = ()
     importances: tuple[tuple[str, float], ...] = ()
     lake_versions: Mapping[str, int] = field(default_factory=dict)
     commit: str
@@ -185,6 +188,10 @@ class EvaluationReport:
                 {"of": s.of, "name": s.name, "stage": s.stage, "metric": s.metric, "users": s.users}
                 | {"value": _interval(s.value), "delta": _interval(s.delta)}
                 for s in self.slices
+            ],
+            "variety": [
+                {"kind": v.kind, "at": v.at, "ndcg": _interval(v.ndcg), "diversity": _interval(v.diversity)}
+                for v in self.variety
             ],
             "importances": [{"feature": name, "gain": _finite(gain)} for name, gain in self.importances],
             "lake_versions": dict(self.lake_versions),

@@ -68,6 +68,11 @@ class Rerank:
         self.unknown = self.arranged = 0
         self._take(catalogue, RuleBook(NO_RULES, catalogue))
 
+    def spread(self, kind: Diversify, diversity: float) -> "Rerank":
+        """The same stage with another diversity, without exploration and rules: to measure what variety costs."""
+        config = replace(self._config, diversify=kind, diversity=diversity, explore=ExploreConfig())
+        return Rerank(self._catalogue, config, self._sources, self._clock)
+
     def _take(self, catalogue: Catalogue, book: RuleBook) -> None:
         self._catalogue, self._book = catalogue, book
         blocked = catalogue.find(self._config.blocked)

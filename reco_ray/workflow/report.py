@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from reco_ray.config import PipelineConfig, SourceKind
 from reco_ray.evaluation.lists import StageLists
 from reco_ray.evaluation.per_user import per_user_metrics, write_per_user
 from reco_ray.evaluation.report import CURVE_CUTOFFS, POPULAR, RANDOM, RANKED, RECALL, RERANKED
+from reco_ray.evaluation.variety import Variety
 from reco_ray.features import Catalogue
 from reco_ray.hashing import digest
 from reco_ray.lake.cohorts import cohorts
@@ -92,6 +93,7 @@ def _report(
         ),
         slices=tuple(_slices(answered, ndcg, catalogue, config)),
         candidate_recall={name: _curve(lists, answered.relevant) for name, lists in answered.candidates.items()},
+        variety=tuple(_variety(answered, catalogue, config)),
         importances=tuple(model.importances()) if isinstance(model, XGBoostRanker) else (),
         lake_versions=lake_versions,
         commit=commit,
@@ -102,6 +104,13 @@ def _report(
         confidence=config.evaluation.confidence,
         resamples=config.evaluation.bootstrap,
     )
+
+
+def _variety(answered: StageLists, catalogue: Catalogue, config: PipelineConfig) -> Iterator[Variety]:
+    k, seed = config.evaluation.k, config.seed
+    for (kind, at), lists in answered.spread.items():
+        values = ev.ndcg_at_k(lists, answered.relevant, k), ev.intra_list_diversity(lists, catalogue.in_category, k)
+        yield Variety(kind, at, *(ev.confidence_interval(each, seed, **_bootstrap(config)) for each in values))
 
 
 def _bootstrap(config: PipelineConfig) -> dict[str, Any]:
