@@ -100,4 +100,10 @@ class Policy:
             raise ConfigError(f"policy: found {exc}, expected steps with share, min_s, min_decisions, and guards") from exc
 
 
-DEFAULT_POLICY = Policy((Step(0.01), Step(0.05), Step(0.25, min_decisions=5_000), Step(1.0, min_decisions=5_000)))
+DEFAULT_POLICY = Policy(
+    (
+        Step(0.1, shadow=True),
+        *(Step(0.01), Step(0.05)),
+        *(Step(0.25, min_decisions=5_000), Step(1.0, min_decisions=5_000)),
+    )
+)

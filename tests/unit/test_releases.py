@@ -157,7 +157,7 @@ def test_releases_are_listed_shown_compared_verified_and_pruned(
     commands.start(RolloutStore(store), "c", DEFAULT_POLICY, 0.0, "me")
     assert read_roles(config, store).by_name() == {"champion": "b", "candidate": "c", "previous": "a"}
     listed = reco("list").output
-    assert all(word in listed for word in ("champion", "candidate", "previous", "99%", "1%", "0.2500"))
+    assert all(word in listed for word in ("champion", "candidate", "previous", "100%", "0.2500"))
     assert '"release_id": "b"' in reco("show", "b").output
     assert "made_ts" in reco("diff", "b", "c").output
     assert "files as published" in reco("verify", "b").output

@@ -247,7 +247,8 @@ def test_on_a_cluster_that_stays_a_rollout_starts(world: World, monkeypatch: pyt
     monkeypatch.setattr(retraining, "attaches", lambda _: True)
     monkeypatch.setattr(retraining, "bring_up_beside", bring_up)
     assert retrain(config, url).outcome == "rollout"
-    assert store.traffic().weights == {"old": 0.99, "new": 0.01}
+    assert store.traffic().weights == {"old": 1.0, "new": 0.0}
+    assert store.traffic().shadow is not None
     with pytest.raises(NotReadyError, match=r"found rollout .* of new running, expected none"):
         retrain(config, url)
     assert written(config)["outcome"] == "failed"

@@ -94,10 +94,12 @@ class Mirror:
             while not self._waiting:
                 self._there.clear()
                 await self._there.wait()
+            shadow, request, view, served = self._waiting.popleft()
             try:
-                await self._ask(*self._waiting.popleft())
-            except Exception:
-                log.exception("a mirrored request was not compared")
+                await self._ask(shadow, request, view, served)
+            except Exception as exc:  # the user's row cannot be read, or a stage broke its contract
+                dropped(self._of(shadow))
+                log.info("a mirrored request was dropped: %s", type(exc).__name__)
 
     async def _ask(self, shadow: Shadow, request: Request, view: str, served: Slate) -> None:
         route = self._fleet.loaded_route(shadow.release)
