@@ -48,6 +48,7 @@ TOP_FILES = ["arrays", "cluster", "compose", "config", "consent", "errors", "has
 RAY_FILES = [
     "reco_ray/*/flow.py",
     "reco_ray/*/trainer.py",
+    "reco_ray/rank/neural/trainer.py",
     "reco_ray/*/deployments.py",
     "reco_ray/*/app.py",
     "reco_ray/*/actor.py",
