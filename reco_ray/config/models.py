@@ -16,6 +16,7 @@ __all__ = [
     "ExploreKind",
     "GroupKind",
     "MfConfig",
+    "NeuralConfig",
     "PolicyConfig",
     "RankConfig",
     "RankKind",
@@ -58,6 +59,7 @@ class RankKind(Enum):
     """Which ranker a release carries; ``none`` keeps recall's order (starter rung)."""
 
     xgboost = "xgboost"
+    neural = "neural"
     none = "none"
 
 
@@ -186,6 +188,40 @@ class RecallConfig:
 
 
 @dataclass(kw_only=True)
+class NeuralConfig:
+    """The heavy ranker and its training.
+
+    Attributes:
+        embedding_size: of items within the model. history: newest items of the user that a candidate is held against.
+        cross_layers, cross_rank: of the part that multiplies columns.
+        hidden_size: of the deep part, halved in its second layer.
+        batch_groups: groups in one batch.
+        epochs: that are made; on 1,000 held-out groups or more, at most so many, until ``patience`` of them brought nothing.
+    """
+
+    embedding_size: int = 32
+    history: int = 20
+    cross_layers: int = 2
+    cross_rank: int = 32
+    hidden_size: int = 128
+    dropout: float = 0.3
+    batch_groups: int = 16
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.05
+    epochs: int = 12
+    patience: int = 3
+
+    def __post_init__(self) -> None:
+        between("rank.neural.embedding_size", self.embedding_size, 1, 1_024)
+        between("rank.neural.history", self.history, 1, 1_000)
+        between("rank.neural.cross_layers", self.cross_layers, 0, 16)
+        between("rank.neural.hidden_size", self.hidden_size, 2, 16_384)
+        between("rank.neural.dropout", self.dropout, 0, 0.9)
+        between("rank.neural.batch_groups", self.batch_groups, 1, 10_000)
+        between("rank.neural.epochs", self.epochs, 1, 10_000)
+
+
+@dataclass(kw_only=True)
 class RankConfig:
     """The ranker.
 
@@ -213,6 +249,7 @@ class RankConfig:
     patience: int = 30
     declared_sensitive: list[str] = field(default_factory=list)
     balance: str = ""
+    neural: NeuralConfig = field(default_factory=NeuralConfig)
 
     def __post_init__(self) -> None:
         between("rank.max_depth", self.max_depth, 1, 16)

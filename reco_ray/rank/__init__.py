@@ -1,11 +1,11 @@
 """Rank: requests and recall's candidates come in, a score per candidate goes out; rerank reads it.
 
 `features` makes the matrix, in training and serving alike; `flow` builds training sets, `trainer` fits, `stage` scores,
-`reasons` puts what the columns did into words.
+`reasons` puts what the columns did into words; `neural` is the heavy model, beside `stage`'s XGBoost.
 """
 
 from reco_ray.rank.features import RankFeatures
 from reco_ray.rank.reasons import Reason, reasons_of
-from reco_ray.rank.stage import RecallOrder, XGBoostRanker, build, load
+from reco_ray.rank.stage import NeuralRanker, RecallOrder, XGBoostRanker, build, load
 
-__all__ = ["RankFeatures", "Reason", "RecallOrder", "XGBoostRanker", "build", "load", "reasons_of"]
+__all__ = ["NeuralRanker", "RankFeatures", "Reason", "RecallOrder", "XGBoostRanker", "build", "load", "reasons_of"]

@@ -5,6 +5,7 @@ this: the share of held-out candidates of such a score that the user turned to.
 """
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reco_ray.errors import ArtifactError
+from reco_ray.hashing import unit_interval
 
-__all__ = ["CALIBRATION_FILE", "Calibration", "expected_error", "fit_calibration", "reliability"]
+__all__ = ["CALIBRATION_FILE", "Calibration", "expected_error", "fit_and_judge", "fit_calibration", "reliability"]
 
 CALIBRATION_FILE = "ranker_calibration.json"
 _FORMAT = 1
@@ -48,28 +50,28 @@ class Calibration:
         scores = np.asarray(scores, np.float64)
         return np.where(np.isfinite(scores), np.interp(scores, self.scores, self.chances), np.nan)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, name: str = CALIBRATION_FILE) -> None:
         """Write it as JSON."""
         content = {"format": _FORMAT, "scores": self.scores.tolist(), "chances": self.chances.tolist()}
-        (folder / CALIBRATION_FILE).write_text(json.dumps(content))
+        (folder / name).write_text(json.dumps(content))
 
     @classmethod
-    def load(cls, folder: Path) -> "Calibration | None":
+    def load(cls, folder: Path, name: str = CALIBRATION_FILE) -> "Calibration | None":
         """Read it from a release's folder; None in one that was published without.
 
         Raises: ArtifactError: the file is of another format, or no such function.
         """
         try:
-            found = json.loads((folder / CALIBRATION_FILE).read_text())
+            found = json.loads((folder / name).read_text())
         except FileNotFoundError:
             return None
         if found.get("format") != _FORMAT:
-            said = f"{folder / CALIBRATION_FILE}: found format {found.get('format')}, expected {_FORMAT}"
+            said = f"{folder / name}: found format {found.get('format')}, expected {_FORMAT}"
             raise ArtifactError(f"{said}; train the ranker anew")
         try:
             return cls(np.array(found["scores"], np.float64), np.array(found["chances"], np.float64))
         except (KeyError, ValueError) as exc:
-            raise ArtifactError(f"{folder / CALIBRATION_FILE}: {exc}; train the ranker anew") from exc
+            raise ArtifactError(f"{folder / name}: {exc}; train the ranker anew") from exc
 
 
 def fit_calibration(scores: NDArray[np.float32], taken: NDArray[np.bool_]) -> Calibration:
@@ -98,6 +100,25 @@ def fit_calibration(scores: NDArray[np.float32], taken: NDArray[np.bool_]) -> Ca
     weight = np.add.reduceat(count, starts)
     middle = np.add.reduceat(known * count, starts) / weight
     return Calibration(middle, np.clip(found.x[starts], 0.0, 1.0))
+
+
+def fit_and_judge(
+    scores: NDArray[np.float32], taken: NDArray[np.bool_], users: Iterable[str], seed: int
+) -> tuple[Calibration, float, float]:
+    """Fit on all users, and judge by half of them what the other half gives.
+
+    Args:
+        users: of each candidate.
+    Returns: the calibration; expected calibration error of the logistic function of the scores, and of the calibrated ones, on
+        the half that was not fitted on; NaN with fewer than two users.
+    """
+    fitted = fit_calibration(scores, taken)
+    half = np.array([unit_interval(user, f"calibration:{seed}") < 0.5 for user in users])
+    if half.all() or not half.any():
+        return fitted, float("nan"), float("nan")
+    raw = 1 / (1 + np.exp(-scores[~half].astype(np.float64)))
+    calibrated = fit_calibration(scores[half], taken[half]).probabilities(scores[~half])
+    return fitted, expected_error(raw, taken[~half]), expected_error(calibrated, taken[~half])
 
 
 def reliability(chances: Floats, taken: NDArray[np.bool_], bins: int = _BINS) -> tuple[Floats, Floats, NDArray[np.int64]]:

@@ -83,6 +83,11 @@ class RankFeatures:
             *(("similar_max", "similar_mean", "similar_last") if vectors is not None else ()),
         ]
 
+    @property
+    def vectors(self) -> NDArray[np.float32] | None:
+        """Item vectors by item_idx, of items that came since too."""
+        return self._vectors
+
     def refresh_items(self, features: NDArray[np.float32]) -> None:
         """Take the item view's columns as they are now, of the first items or all, in place of those of the release.
 

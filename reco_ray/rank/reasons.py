@@ -23,6 +23,7 @@ _OWN = {
     "had_ago": "how many items ago the user had it",
     "similar_max": "its likeness to the nearest of the last items",
     "similar_mean": "its likeness to the last items together",
+    "interest": "what it has in common with the user's newest items",
     "similar_last": "its likeness to the very last item",
 }
 _SOURCES = {

@@ -1,9 +1,8 @@
-"""The rank stage of a release: XGBoost over `RankFeatures`, or recall's own order in a release without a ranker."""
+"""The rank stage of a release: XGBoost over `RankFeatures`, the heavy model, or recall's own order without a ranker."""
 
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +13,15 @@ from reco_ray.errors import ArtifactError
 from reco_ray.features import Catalogue, Vocabulary
 from reco_ray.rank.calibration import CALIBRATION_FILE, Calibration
 from reco_ray.rank.features import RankFeatures
+from reco_ray.rank.neural import stage as heavy
+from reco_ray.rank.neural.stage import NeuralRanker
+from reco_ray.rank.personal import has_history, score_personal
 from reco_ray.recall.index import vectors_file
 from reco_ray.recall.sources.two_tower import INDEX, load_weights
 from reco_ray.store import LiveItem
 from reco_ray.types import Candidates, Request
 
-__all__ = ["RecallOrder", "XGBoostRanker", "build", "load"]
+__all__ = ["NeuralRanker", "RecallOrder", "XGBoostRanker", "build", "load"]
 
 MODEL_FILE, COLUMNS_FILE, VOCABULARY_FILE = "ranker.ubj", "ranker_columns.json", "ranker_context.json"
 _NO_VOCABULARY: Vocabulary = {}
@@ -50,29 +52,24 @@ class XGBoostRanker:
         self.unknown = 0
 
     def score(self, requests: Sequence[Request], candidates: Sequence[Candidates]) -> list[NDArray[np.float32]]:
-        """Score all candidates of the batch in one call.
-
-        Neighbours of an item, and lists for users without a history, keep recall's order: the model was trained on neither.
-        An item that is not known here yet gets the least score.
-        """
-        n = len(self.features.catalogue)
-        personal = [i for i, request in enumerate(requests) if _has_history(request) and len(candidates[i])]
-        scores = [c.scores for c in candidates]
-        if not personal:
-            return scores
-        matrices = [self.features.matrix(requests[i], _within(candidates[i], n)) for i in personal]
-        flat = self._model.inplace_predict(np.concatenate(matrices), validate_features=False)
-        ends = np.cumsum([m.shape[0] for m in matrices])[:-1]
-        for i, part in zip(personal, np.split(flat.astype(np.float32), ends), strict=True):
-            scores[i] = part
-            if (unknown := candidates[i].item_idx >= n).any():
-                part[unknown] = part[~unknown].min(initial=0)
-                self.unknown += int(np.count_nonzero(unknown))
+        """Score all candidates of the batch in one call; contract of `slate.RankStage`, see `personal.score_personal`."""
+        scores, unknown = score_personal(requests, candidates, len(self.features.catalogue), self._predict)
+        self.unknown += unknown
         return scores
+
+    def _predict(self, requests: Sequence[Request], candidates: Sequence[Candidates]) -> list[NDArray[np.float32]]:
+        matrices = [self.features.matrix(*each) for each in zip(requests, candidates, strict=True)]
+        flat = self._model.inplace_predict(np.concatenate(matrices), validate_features=False)
+        return np.split(flat.astype(np.float32), np.cumsum([m.shape[0] for m in matrices])[:-1])
 
     def follow(self, changes: Sequence[LiveItem]) -> None:
         """Contract of `slate.LiveStage`."""
         self.features.follow(changes)
+
+    @property
+    def explained(self) -> list[str]:
+        """Names of the columns of `contributions`."""
+        return self.features.columns
 
     def contributions(self, request: Request, candidates: Candidates) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
         """What each column did for each candidate's score, against the average candidate of the request, by TreeSHAP.
@@ -80,7 +77,7 @@ class XGBoostRanker:
         Returns: the matrix and the effects, both (n, len(features.columns)); a candidate's effects add up to its score less
             the mean score. None where `score` keeps recall's order.
         """
-        if not _has_history(request) or not len(candidates):
+        if not has_history(request) or not len(candidates):
             return None
         matrix = self.features.matrix(request, candidates)
         found = self._model.predict(xgboost.DMatrix(matrix, nthread=1), pred_contribs=True, validate_features=False)
@@ -97,18 +94,10 @@ class XGBoostRanker:
         return sorted(named, key=lambda pair: -pair[1])[:top]
 
 
-def _within(candidates: Candidates, n: int) -> Candidates:
-    """The candidates with other items in place of those whose rows, ``n`` and up, are not known here yet."""
-    known = candidates.item_idx < n
-    return candidates if known.all() else replace(candidates, item_idx=np.where(known, candidates.item_idx, 0).astype(np.int32))
-
-
-def _has_history(request: Request) -> bool:
-    return not request.similar_to and bool(request.user.history.size or request.session)
-
-
-def build(folder: Path, ranker: Path | None) -> None:
-    """Copy a trained ranker into a release's folder; nothing without one."""
+def build(folder: Path, ranker: Path | None, neural: Path | None = None) -> None:
+    """Copy trained rankers, the light and the heavy one, into a release's folder; nothing without one."""
+    if neural is not None:
+        heavy.build(folder, neural)
     if ranker is not None:
         for name in (MODEL_FILE, COLUMNS_FILE, VOCABULARY_FILE):
             shutil.copy2(ranker / name, folder / name)
@@ -116,15 +105,20 @@ def build(folder: Path, ranker: Path | None) -> None:
             shutil.copy2(ranker / CALIBRATION_FILE, folder / CALIBRATION_FILE)
 
 
-def load(folder: Path) -> XGBoostRanker | RecallOrder:
+def load(folder: Path) -> XGBoostRanker | NeuralRanker | RecallOrder:
     """Load the rank stage from a release's local folder.
 
     Raises: ArtifactError: the ranker was trained on other columns than this release makes, or before rankers knew a context.
     """
-    if not (folder / MODEL_FILE).is_file():
-        return RecallOrder()
+    if (folder / MODEL_FILE).is_file():
+        return _load_light(folder, rank_features(folder, _vocabulary(folder)))
+    if (folder / heavy.MODEL_FILE).is_file():
+        return NeuralRanker.load(folder, rank_features(folder, heavy.About.load(folder).vocabulary))
+    return RecallOrder()
+
+
+def _load_light(folder: Path, features: RankFeatures) -> XGBoostRanker:
     trained = json.loads((folder / COLUMNS_FILE).read_text())
-    features = rank_features(folder, _vocabulary(folder))
     if features.columns != trained:
         odd = sorted(set(trained) ^ set(features.columns)) or "another order"
         raise ArtifactError(f"{folder}: ranker and recall disagree on columns: {odd}; train the ranker on this recall stage")

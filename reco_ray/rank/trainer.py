@@ -13,8 +13,7 @@ from ray.train.xgboost import XGBoostTrainer
 
 from reco_ray.config import ClusterConfig, RankConfig
 from reco_ray.errors import DataError
-from reco_ray.hashing import unit_interval
-from reco_ray.rank.calibration import expected_error, fit_calibration
+from reco_ray.rank.calibration import fit_and_judge
 from reco_ray.rank.groups import quantile_matrices
 from reco_ray.rank.parameters import parameters
 from reco_ray.rank.plausible import refuse_implausible
@@ -121,13 +120,9 @@ def calibrate(held_out: pl.DataFrame, seed: int, target: Path) -> tuple[float, f
     model.load_model(str(target / MODEL_FILE))
     matrix = np.asarray(held_out["features"].list.to_array(len(held_out["features"][0])).to_numpy(), np.float32)
     scores, taken = model.inplace_predict(matrix), held_out["label"].to_numpy() > 0
-    fit_calibration(scores, taken).save(target)
-    half = np.array([unit_interval(user, f"calibration:{seed}") < 0.5 for user in held_out["user_id"]])
-    if half.all() or not half.any():
-        return float("nan"), float("nan")
-    raw = 1 / (1 + np.exp(-scores[~half].astype(np.float64)))
-    fitted = fit_calibration(scores[half], taken[half]).probabilities(scores[~half])
-    return expected_error(raw, taken[~half]), expected_error(fitted, taken[~half])
+    calibration, before, after = fit_and_judge(scores, taken, held_out["user_id"], seed)
+    calibration.save(target)
+    return before, after
 
 
 def _loop(settings: dict[str, Any]) -> None:

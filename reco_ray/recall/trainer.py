@@ -32,7 +32,7 @@ from reco_ray.recall.training.tower_fit import TowerTrainee
 from reco_ray.recall.warm import Start, start_of
 from reco_ray.training import Reports, run_config, scaling_config
 
-__all__ = ["TRAINED", "Fitted", "Run", "train_source"]
+__all__ = ["TRAINED", "Fitted", "Run", "fit_on_workers", "train_source"]
 
 TRAINED = (SourceName.two_tower, SourceName.sequential, SourceName.mf)
 """Sources with a model to train, in the order in which they are."""
@@ -137,19 +137,27 @@ def _started(start: Start | None) -> float:
     return float(start.known.mean()) if start is not None else 0.0
 
 
-def _two_tower(settings: dict[str, Any], chunks: Chunks, device: str) -> tuple[TowerTrainee, Schedule]:
-    config = TwoTowerConfig(**settings["model"])
+def _two_tower(settings: dict[str, Any], device: str) -> tuple[TowerTrainee, Schedule]:
+    config, chunks = TwoTowerConfig(**settings["model"]), _share_of(settings)
     id_rows, content = ray.get(settings["id_rows"]), ray.get(settings["content"])
     history, items_return, seed = settings["history"], settings["items_return"], settings["seed"]
     trainee = TowerTrainee(chunks, id_rows, content, config, history, items_return, seed, device)
+    _begin(trainee.model, settings)
     return trainee, _schedule("recall.two_tower", config, seed)
 
 
-def _sequential(settings: dict[str, Any], chunks: Chunks, device: str) -> tuple[SequenceTrainee, Schedule]:
-    config = SequentialConfig(**settings["model"])
+def _sequential(settings: dict[str, Any], device: str) -> tuple[SequenceTrainee, Schedule]:
+    config, chunks = SequentialConfig(**settings["model"]), _share_of(settings)
     history, items_return, seed = settings["history"], settings["items_return"], settings["seed"]
     trainee = SequenceTrainee(chunks, len(ray.get(settings["keys"])), config, history, items_return, seed, device)
+    _begin(trainee.model, settings)
     return trainee, _schedule("recall.sequential", config, seed)
+
+
+def _begin(model: torch.nn.Module, settings: dict[str, Any]) -> None:
+    start: Start | None = ray.get(settings["start"])
+    if start is not None:
+        set_start(model, start)
 
 
 def _schedule(name: str, config: TwoTowerConfig | SequentialConfig, seed: int) -> Schedule:
@@ -168,34 +176,56 @@ def _fit(run: Run, make: Callable[..., Any], model: dict[str, Any], refs: dict[s
         "start": ray.put(start),
         **refs,
     }
-    cluster = run.cluster
-    gpu = ray.cluster_resources().get("GPU", 0) >= cluster.train_workers
     options = ray.data.ExecutionOptions(preserve_order=True)  # the same share in the same order at each epoch and rerun
-    result = TorchTrainer(
-        partial(_loop, make),
-        train_loop_config=settings,
+    state, memory_mb = fit_on_workers(
+        make,
+        settings,
+        run.cluster,
+        run.name,
+        run.storage,
         datasets={"sequences": sequences},
         dataset_config=DataConfig(execution_options=options),
-        scaling_config=scaling_config(cluster, gpu),
-        run_config=run_config(run.name, run.storage),
-    ).fit()
-    with result.checkpoint.as_directory() as folder:
-        state: State = torch.load(Path(folder) / _STATE, weights_only=True)
+    )
     for epoch in state["epochs"]:
         run.on_epoch(epoch)
     weights = {name: tensor.float().numpy() for name, tensor in state["best_model"].items()}
-    best, memory_mb = state["epochs"][state["best_epoch"]], result.metrics["peak_memory_mb"]
-    return Fitted(weights, best, state["epochs"], memory_mb, _started(start))
+    return Fitted(weights, state["epochs"][state["best_epoch"]], state["epochs"], memory_mb, _started(start))
 
 
-def _loop(make: Callable[..., Any], settings: dict[str, Any]) -> None:
+def fit_on_workers(
+    make: Callable[[dict[str, Any], str], tuple[Any, Schedule]],
+    settings: dict[str, Any],
+    cluster: ClusterConfig,
+    name: str,
+    storage_path: str,
+    **datasets: Any,
+) -> tuple[State, float]:
+    """Run `training.epochs` on the workers of Ray Train, on GPUs where there is one for each.
+
+    Args:
+        make: called in each worker with the settings and its device; gives the `training.epochs.Trainee`.
+        name, storage_path: of the run; one of the same name that was interrupted goes on from its last epoch.
+        datasets: of `TorchTrainer`, where workers share them out.
+    Returns: the last checkpoint's state, and the peak memory of a worker in MB.
+    """
+    gpu = ray.cluster_resources().get("GPU", 0) >= cluster.train_workers
+    result = TorchTrainer(
+        partial(_loop, make),
+        train_loop_config=settings,
+        scaling_config=scaling_config(cluster, gpu),
+        run_config=run_config(name, storage_path),
+        **datasets,
+    ).fit()
+    with result.checkpoint.as_directory() as folder:
+        state: State = torch.load(Path(folder) / _STATE, weights_only=True, map_location="cpu")
+    return state, result.metrics["peak_memory_mb"]
+
+
+def _loop(make: Callable[[dict[str, Any], str], tuple[Any, Schedule]], settings: dict[str, Any]) -> None:
     """What each worker runs."""
     torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
     device = str(get_device())
-    chunks = _share_of(ray.get(settings["keys"]), settings["share"], settings["seed"])
-    trainee, schedule = make(settings, chunks, device)
-    if (start := ray.get(settings["start"])) is not None:
-        set_start(trainee.model, start)
+    trainee, schedule = make(settings, device)
     state = None
     if (checkpoint := ray.train.get_checkpoint()) is not None:
         with checkpoint.as_directory() as folder:
@@ -203,8 +233,9 @@ def _loop(make: Callable[..., Any], settings: dict[str, Any]) -> None:
     fit_epochs(trainee, schedule, state, partial(_report, Reports()))
 
 
-def _share_of(keys: NDArray[np.uint64], share: float, seed: int) -> Chunks:
+def _share_of(settings: dict[str, Any]) -> Chunks:
     """The worker's share, read anew at each epoch; one that fits into a single chunk is kept."""
+    keys, share, seed = ray.get(settings["keys"]), settings["share"], settings["seed"]
     shard = ray.train.get_dataset_shard("sequences")
     kept: list[Chunk] = []
 

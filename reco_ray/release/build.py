@@ -21,16 +21,18 @@ def assemble(
     rerank_config: RerankConfig,
     models: Path | None,
     ranker: Path | None,
+    neural: Path | None = None,
 ) -> None:
     """Write all stages into an empty folder.
 
     Args:
         items: rows of `schema.ITEMS`.
         item_rows, users, pairs: of one snapshot; it decides what the stages know. Of users, a sample will do.
-        models, ranker: folders of the trained embedding models and the ranker; None where the release has none.
+        models, ranker, neural: folders of the trained embedding models, the ranker and the heavy ranker; None where the release
+            has none.
     """
     catalogue = Catalogue.build(items, item_rows)
     recall.build(folder, catalogue, items, users, pairs, models, recall_config, rerank_config.seen_items_return)
-    rank.build(folder, ranker)
+    rank.build(folder, ranker, neural)
     rerank.build(folder, rerank_config)
     rerank.write_popular(folder, catalogue, rerank_config)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reco_ray.features import Catalogue
-from reco_ray.rank import Reason, XGBoostRanker, reasons_of
+from reco_ray.rank import NeuralRanker, Reason, XGBoostRanker, reasons_of
 from reco_ray.recall import Recall
 from reco_ray.slate.pipeline import Pipeline
 from reco_ray.types import Candidates, Request
@@ -99,10 +99,11 @@ class _Run:
         self._places = _places(self._scores)
         self._at = {int(row): at for at, row in enumerate(self._found.item_idx)}
         rank = pipeline.rank
-        self._columns = rank.features.columns if isinstance(rank, XGBoostRanker) else []
-        self._effects = rank.contributions(request, self._found) if isinstance(rank, XGBoostRanker) else None
-        calibrated = isinstance(rank, XGBoostRanker) and rank.calibration is not None and self._effects is not None
-        self._chances = rank.calibration.probabilities(self._scores) if calibrated else None  # type: ignore[attr-defined]
+        self._columns, self._effects, self._chances = list[str](), None, None
+        if isinstance(rank, XGBoostRanker | NeuralRanker):
+            self._columns, self._effects = rank.explained, rank.contributions(request, self._found)
+            if rank.calibration is not None and self._effects is not None:
+                self._chances = rank.calibration.probabilities(self._scores)
 
     def explanation(self, others: Sequence[str]) -> Explanation:
         shown = tuple(

@@ -5,7 +5,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from reco_ray import __version__
-from reco_ray.config import GroupKind, PipelineConfig, RankKind, SourceName, SplitKind
+from reco_ray.config import GroupKind, NeuralConfig, PipelineConfig, RankKind, SourceName, SplitKind
 from reco_ray.errors import DataError
 from reco_ray.features import SNAPSHOTS, Catalogue, user_view_version, vocabulary_of
 from reco_ray.hashing import digest
@@ -189,7 +189,7 @@ def assemble_snapshot(work: Work, snapshot: str, folder: Path, with_ranker: bool
         work: with the outputs of the steps before ``evaluate`` as its inputs.
     """
     config, features = work.config, work.inputs["build_features"]
-    models, ranker = work.inputs.get("train_embeddings"), work.inputs.get("train_ranker")
+    models, ranker, neural = (work.inputs.get(f"train_{name}") for name in ("embeddings", "ranker", "neural_ranker"))
     assemble(
         folder,
         tables.read(config.root, "items"),
@@ -200,6 +200,7 @@ def assemble_snapshot(work: Work, snapshot: str, folder: Path, with_ranker: bool
         config.rerank,
         models.folder() if models else None,
         ranker.folder() if ranker and with_ranker else None,
+        neural.folder() if neural and with_ranker else None,
     )
 
 
@@ -339,6 +340,27 @@ def _ranker_to_start_from(config: PipelineConfig, columns: object, vocabulary: o
     return (folder / MODEL_FILE).read_bytes()
 
 
+def _train_neural_ranker(work: Work) -> Mapping[str, object]:
+    from reco_ray.rank.neural.trainer import Items, train_neural_ranker
+    from reco_ray.rank.neural.vectors import trained_vectors
+
+    config, made, features = work.config, work.inputs["build_training_set"], work.inputs["build_features"]
+    models, sources = work.inputs.get("train_embeddings"), [name.value for name in _trained_sources(config)]
+    catalogue = Catalogue.build(tables.read(config.root, "items"), _rows(config, features, "features_items", "fit"))
+    vectors = trained_vectors(models.folder() if models else None, sources, catalogue)
+    items = Items(catalogue.keys, vectors, sources, f"{features.key}-fit")
+    given, settings = training_set(config, made), config.rank.neural
+    with tracked_run(config, "train_neural_ranker", work.key, {**vars(settings), "columns": len(given.columns)}) as run:
+
+        def on_epoch(epoch: dict[str, float]) -> None:
+            run.metrics({k: v for k, v in epoch.items() if k != "epoch"}, int(epoch["epoch"]))
+
+        train, name = storage.join(config.root, "train"), f"train_neural_ranker-{work.key}"
+        result = train_neural_ranker(given, items, settings, config.cluster, config.seed, name, train, work.folder, on_epoch)
+        run.metrics({"ece_before": result.ece_before, "ece_after": result.ece_after})
+    return {"training_set": made.content, "rows": given.rows, "groups": given.groups, **asdict(result)}
+
+
 def _evaluate(work: Work) -> Mapping[str, object]:
     from reco_ray.evaluation.flow import run_stages
 
@@ -368,7 +390,7 @@ def _publish_release(work: Work) -> Mapping[str, object]:
         "evaluation_key": evaluated.key,
         **({"parents": [config.warm_start]} if config.warm_start else {}),
         "features": asdict(config.features),
-        "sensitive_columns": sorted(config.rank.declared_sensitive) if "train_ranker" in work.inputs else [],
+        "sensitive_columns": sorted(config.rank.declared_sensitive) if config.rank.kind is not RankKind.none else [],
         "indexes": index_facts(bundle),
         "metrics": {k: v for k, v in evaluated.facts.items() if isinstance(v, float)},
         "lake_versions": lake_versions(config),
@@ -441,25 +463,32 @@ STEPS = (
         ("build_features", "train_embeddings"),
         lambda c: (_of_groups(c), PAIR_COLUMNS, c.recall, c.rerank.seen_items_return, c.seed),
         _build_training_set,
-        needed=lambda c: c.rank.kind is RankKind.xgboost,
+        needed=lambda c: c.rank.kind is not RankKind.none,
         stands=_training_set_stands,
     ),
     Step(
         "train_ranker",
         ("build_training_set",),
-        lambda c: (c.rank, c.seed, *_start(c)),
+        lambda c: (replace(c.rank, kind=RankKind.xgboost, neural=NeuralConfig()), c.seed, *_start(c)),
         _train_ranker,
         needed=lambda c: c.rank.kind is RankKind.xgboost,
     ),
     Step(
+        "train_neural_ranker",
+        ("build_features", "train_embeddings", "build_training_set"),
+        lambda c: (c.rank.neural, _trained_sources(c), c.seed),
+        _train_neural_ranker,
+        needed=lambda c: c.rank.kind is RankKind.neural,
+    ),
+    Step(
         "evaluate",
-        ("build_features", "train_embeddings", "train_ranker"),
+        ("build_features", "train_embeddings", "train_ranker", "train_neural_ranker"),
         lambda c: (c.evaluation, c.recall, c.rank.kind, c.rerank, c.seed),
         _evaluate,
     ),
     Step(
         "publish_release",
-        ("build_features", "train_embeddings", "train_ranker", "evaluate"),
+        ("build_features", "train_embeddings", "train_ranker", "train_neural_ranker", "evaluate"),
         lambda c: (c.recall, c.rank, c.rerank, c.features),
         _publish_release,
         stands=_release_stands,

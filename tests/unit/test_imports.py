@@ -49,6 +49,7 @@ RAY_FILES = [
     "reco_ray/*/flow.py",
     "reco_ray/*/trainer.py",
     "reco_ray/*/tuner.py",
+    "reco_ray/rank/neural/trainer.py",
     "reco_ray/*/deployments.py",
     "reco_ray/*/app.py",
     "reco_ray/*/actor.py",

@@ -17,7 +17,7 @@ from reco_ray.features import Catalogue, Growth
 from reco_ray.recall.index import Probe, Report, VectorIndex, nearest, put_back
 from reco_ray.recall.query import Hits, Query
 
-__all__ = ["INDEX", "SequentialSource", "load_model", "load_weights", "next_vector", "save_model"]
+__all__ = ["INDEX", "SequentialSource", "load_model", "load_weights", "next_vector", "save_model", "unit_vectors"]
 
 Weights = dict[str, NDArray[np.float32]]
 
@@ -40,7 +40,7 @@ def next_vector(weights: Weights, rows: NDArray[np.int64]) -> NDArray[np.float32
         prefix = f"blocks.{layer}."
         block = {name.removeprefix(prefix): w for name, w in weights.items() if name.startswith(prefix)}
         x = _block(block, x, newest_only=layer == layers - 1)
-    return _unit(_norm(x[-1], weights["norm.weight"], weights["norm.bias"]))
+    return unit_vectors(_norm(x[-1], weights["norm.weight"], weights["norm.bias"]))
 
 
 def _block(w: Weights, x: NDArray[np.float32], newest_only: bool) -> NDArray[np.float32]:
@@ -81,7 +81,8 @@ def _gelu(x: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(0.5 * x * (1 + np.tanh(0.7978845608 * (x + 0.044715 * x**3))), np.float32)
 
 
-def _unit(x: NDArray[np.float32]) -> NDArray[np.float32]:
+def unit_vectors(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Rows of length 1; rows of zeros stay."""
     return np.asarray(x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12), np.float32)
 
 
@@ -130,7 +131,7 @@ class SequentialSource:
         weights, keys = load_model(models)
         rows = lookup(keys, catalogue.keys) + 1
         table = weights["item.weight"][np.concatenate([[0], rows])]
-        index = VectorIndex.build(_unit(table[1:]), config.exact_below, config.recall_target)
+        index = VectorIndex.build(unit_vectors(table[1:]), config.exact_below, config.recall_target)
         return cls(weights | {"item.weight": table}, index)
 
     def save(self, folder: Path) -> None:
