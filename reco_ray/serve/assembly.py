@@ -30,6 +30,7 @@ from reco_ray.serve.guard.pulse import Pulse
 from reco_ray.serve.http.asgi import HttpApp
 from reco_ray.serve.path.explanations import ExplanationCalls
 from reco_ray.serve.path.exposures import ExposureMetrics, Exposures
+from reco_ray.serve.path.flags import FlagFollower
 from reco_ray.serve.path.fleet import Connected, Fleet
 from reco_ray.serve.path.freshness import Freshness, FreshnessMetrics
 from reco_ray.serve.path.item_calls import ItemCalls
@@ -48,6 +49,7 @@ from reco_ray.store import (
     ErasureStore,
     FenceStore,
     FinishedSlate,
+    FlagStore,
     ItemStore,
     OnlineStore,
     ProfileStore,
@@ -131,6 +133,7 @@ class GatewayParts:
         # recommendations
         self._patient_store = patient = OnlineStore(args.store_url, args.namespace, timeout_s=_PATIENT_TIMEOUT_S)
         self._rules = RuleCalls(RuleStore(patient), RuleStore(store), args.root, lambda: self._fleet.main, withdrawn)
+        self._flags = FlagFollower(FlagStore(store).poll)
         service = GatewayService(
             StoreReads(store, slates),
             self._fleet,
@@ -147,6 +150,7 @@ class GatewayParts:
             items_known=lambda: follower.complete,
             rules=self._rules.state,
             standing=lambda: self._rules.standing,
+            flags=lambda: self._flags.flags,
         )
         profiles = ProfileStore(patient, SlateStore(patient))
         self._items = ItemCalls(ItemStore(patient), follower)
@@ -189,11 +193,13 @@ class GatewayParts:
         await self._fence.refresh()
         await self._items.refresh()
         await self._rules.refresh()
+        await self._flags.refresh()
         await self._fleet.load_now(_FIRST_LOAD_TIMEOUT_S)
         runs = {
             "fence": self._fence.run(),
             "items": self._items.run(),
             "rules": self._rules.run(),
+            "flags": self._flags.run(),
             "traffic": self._fleet.run(),
             "purges": self._purges.run(),
             "replicas": self._watch.run(),
