@@ -31,11 +31,13 @@ class Traffic:
         version: grows by one with each change.
         weights: release id -> share of the users, in [0, 1], summing to 1.
         user_views: release id -> version of the user view its models were trained on.
+        salt: of the hash by which users fall to releases: that of a rollout, so that not the same ones are first each time.
     """
 
     version: int = 0
     weights: Mapping[str, float] = field(default_factory=dict)
     user_views: Mapping[str, str] = field(default_factory=dict)
+    salt: str = field(default="traffic", kw_only=True)
 
     def __post_init__(self) -> None:
         if self.weights and abs(sum(self.weights.values()) - 1) > 1e-6:
@@ -144,7 +146,8 @@ class OnlineStore:
 
 def write_traffic(traffic: Traffic) -> str:
     """As the store holds it."""
-    return json.dumps({"version": traffic.version, "weights": dict(traffic.weights), "user_views": dict(traffic.user_views)})
+    found = {"version": traffic.version, "weights": dict(traffic.weights), "user_views": dict(traffic.user_views)}
+    return json.dumps({**found, "salt": traffic.salt})
 
 
 def read_traffic(raw: object) -> Traffic:
@@ -152,4 +155,5 @@ def read_traffic(raw: object) -> Traffic:
     if not isinstance(raw, bytes):
         return Traffic()
     found = json.loads(raw)
-    return Traffic(found["version"], found["weights"], found["user_views"])
+    salt = {"salt": found["salt"]} if "salt" in found else {}  # records of before had one for all
+    return Traffic(found["version"], found["weights"], found["user_views"], **salt)

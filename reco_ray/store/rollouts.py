@@ -72,7 +72,10 @@ class RolloutStore:
                 pipe.set(self._key, json.dumps(change.state))
             if change.weights is not None:
                 weights = {**dict.fromkeys(traffic.weights, 0.0), **change.weights}
-                pipe.set(self._traffic_key, write_traffic(Traffic(traffic.version + 1, weights, traffic.user_views)))
+                # not the rollout's id alone: that is the salt of the buckets that its tests count users in
+                salt = traffic.salt if change.state is None else f"traffic {change.state['rollout_id']}"
+                new = Traffic(traffic.version + 1, weights, traffic.user_views, salt=salt)
+                pipe.set(self._traffic_key, write_traffic(new))
             pipe.lpush(f"{self._key}:audit", json.dumps(change.audit))
             pipe.ltrim(f"{self._key}:audit", 0, _AUDIT_MOST - 1)
 
