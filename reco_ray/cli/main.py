@@ -1,8 +1,9 @@
 """`reco`: thin commands over the rooms, for people at a terminal.
 
 `reco demo` and `reco serve` are the two commands of the README; `reco keys` says who may call, `reco events` what comes in,
-`reco erasures` who wished to be forgotten, `reco rules` what is shown and what is not, `reco releases` what was
-published, `reco rollouts` who gets which release, `reco status` where all of it stands; the rest looks at what is there.
+`reco erasures` who wished to be forgotten, `reco rules` what is shown and what is not, `reco flags` what is switched off,
+`reco releases` what was published, `reco rollouts` who gets which release, `reco status` where all of it stands; the rest looks
+at what is there.
 """
 
 import json
@@ -15,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from reco_ray.cli import erasures, events, features, keys, releases, rollouts, rules
+from reco_ray.cli import erasures, events, features, flags, keys, releases, rollouts, rules
 from reco_ray.cli.options import Overrides, configure
 from reco_ray.cli.status import status
 from reco_ray.cluster import embedded_store, ray_session
@@ -31,6 +32,7 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(erasures.app, name="erasures")
 app.add_typer(features.app, name="features")
 app.add_typer(rules.app, name="rules")
+app.add_typer(flags.app, name="flags")
 app.add_typer(releases.app, name="releases")
 app.add_typer(rollouts.app, name="rollouts")
 app.command()(rollouts.fallback)

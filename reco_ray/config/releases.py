@@ -17,6 +17,7 @@ class GateName(Enum):
     integrity = "integrity"
     smoke = "smoke"
     metrics = "metrics"
+    slices = "slices"
     latency = "latency"
     size = "size"
 
@@ -31,6 +32,8 @@ class GatesConfig:
         metric: ndcg, recall, mrr or hit_rate of the served lists.
         metric_margin: share of the champion's metric that the release may be worse by; the lower end of the interval of the
             paired difference, at ``confidence``, may not be below.
+        slice_margin: share of the champion's metric that a third of the users, by the length of their histories, may be worse
+            off by; the upper end of the interval of the paired difference may not be below.
         latency_ratio, latency_slack_ms: its p95 may be the champion's times the one and the other on top.
         size_ratio: of the bundles' bytes.
     """
@@ -39,6 +42,7 @@ class GatesConfig:
     requests: int = 100
     metric: str = "ndcg"
     metric_margin: float = 0.1
+    slice_margin: float = 0.1
     confidence: float = 0.95
     latency_ratio: float = 2.0
     latency_slack_ms: float = 5.0
@@ -47,6 +51,7 @@ class GatesConfig:
     def __post_init__(self) -> None:
         between("gates.requests", self.requests, 1, 100_000)
         between("gates.metric_margin", self.metric_margin, 0, 1)
+        between("gates.slice_margin", self.slice_margin, 0, 1)
         between("gates.confidence", self.confidence, 0.5, 0.999)
         between("gates.latency_ratio", self.latency_ratio, 0.1, 1000)
         between("gates.latency_slack_ms", self.latency_slack_ms, 0, 60_000)

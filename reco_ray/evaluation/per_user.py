@@ -13,15 +13,18 @@ from numpy.typing import NDArray
 from reco_ray.evaluation.lists import StageLists
 from reco_ray.evaluation.metrics import hit_rate_at_k, ndcg_at_k, recall_at_k, reciprocal_rank_at_k
 
-__all__ = ["PER_USER", "per_user_metrics", "same_users", "write_per_user"]
+__all__ = ["HISTORY", "PER_USER", "per_user_metrics", "same_users", "write_per_user"]
 
 PER_USER = "per_user.parquet"
+HISTORY = "history"
+"""How many items a user's request carried."""
 
 
 def per_user_metrics(answered: StageLists, stage: str, k: int) -> dict[str, NDArray[np.float64]]:
-    """ndcg, recall, mrr and hit_rate of a stage's lists, each of shape (U,)."""
+    """ndcg, recall, mrr and hit_rate of a stage's lists, and `HISTORY` where it was counted, each of shape (U,)."""
     lists, relevant = answered.lists[stage], answered.relevant
-    return {
+    counted = {HISTORY: answered.history.astype(np.float64)} if answered.history.size == len(lists) else {}
+    return counted | {
         "ndcg": ndcg_at_k(lists, relevant, k),
         "recall": recall_at_k(lists, relevant, k),
         "mrr": reciprocal_rank_at_k(lists, relevant, k),
@@ -39,8 +42,15 @@ def write_per_user(folder: Path, users: Sequence[str], metrics: Mapping[str, NDA
     pl.DataFrame({"user_id": list(users), **metrics}, schema_overrides={"user_id": pl.String}).write_parquet(folder / PER_USER)
 
 
-def same_users(one: pl.DataFrame, other: pl.DataFrame, metric: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """A metric of the users that both hold, in the same order, shapes (U,) and (U,)."""
-    both = one.select("user_id", metric).join(other.select("user_id", pl.col(metric).alias("other")), on="user_id")
+def same_users(
+    one: pl.DataFrame, other: pl.DataFrame, metric: str
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64] | None]:
+    """A metric of the users that both hold, and the length of their histories in the first, in the same order, shape (U,) each.
+
+    The histories are None where they were not kept.
+    """
+    kept = [name for name in (HISTORY,) if name in one.columns]
+    both = one.select("user_id", metric, *kept).join(other.select("user_id", pl.col(metric).alias("other")), on="user_id")
     both = both.sort("user_id")
-    return both[metric].to_numpy().astype(np.float64), both["other"].to_numpy().astype(np.float64)
+    ours, theirs, *history = (both[name].to_numpy().astype(np.float64) for name in (metric, "other", *kept))
+    return ours, theirs, history[0] if history else None

@@ -23,7 +23,7 @@ from reco_ray.recall.sources.mf import MfSource
 from reco_ray.recall.sources.segments import SEGMENTED, Segments
 from reco_ray.recall.sources.sequential import SequentialSource
 from reco_ray.recall.sources.two_tower import TwoTowerSource
-from reco_ray.store import LiveItem
+from reco_ray.store import NO_FLAGS, Flags, LiveItem
 from reco_ray.types import Candidates, Request
 
 __all__ = ["Recall", "build", "load"]
@@ -48,6 +48,7 @@ class Recall:
         self._candidates, self._seen_items_return = candidates, seen_items_return
         self._withdrawn = np.flatnonzero(~catalogue.available)
         self._lock = threading.Lock()  # between requests, and changes from another thread
+        self._off = NO_FLAGS.sources
         self.unknown = 0
 
     @property
@@ -78,17 +79,25 @@ class Recall:
                     except Exception:
                         log.exception("source %s did not take %d changes of items", name, len(changes))
 
+    def switch(self, flags: Flags) -> None:
+        """Contract of `slate.SwitchedStage`: sources that are off are not asked."""
+        self._off = flags.sources
+
     def _recall(self, requests: Sequence[Request]) -> list[Candidates]:
         queries = [make_query(r, self.catalogue, self._seen_items_return, self._withdrawn) for r in requests]
         hits: list[list[Hits]] = []
-        missing = []
+        missing, off = [], self._off
+        nothing: Hits = (np.empty(0, np.int64), np.empty(0, np.float32))
         for name, source in self.sources.items():
+            if name in off:
+                hits.append([nothing] * len(requests))
+                continue
             try:
                 hits.append(source.recall(queries, self._quotas[name]))
             except Exception:
                 log.exception("source %s failed on a batch of %d", name, len(requests))
                 missing.append(name)
-                hits.append([(np.empty(0, np.int64), np.empty(0, np.float32))] * len(requests))
+                hits.append([nothing] * len(requests))
         return [self._candidates_of(r, [h[i] for h in hits], tuple(missing)) for i, r in enumerate(requests)]
 
     def _candidates_of(self, request: Request, hits: list[Hits], missing: tuple[str, ...]) -> Candidates:

@@ -25,7 +25,7 @@ from reco_ray.recall.query import Query, make_query
 from reco_ray.rerank.exploration import SlatePolicy
 from reco_ray.rerank.policy import Scored, generator_of, make_policy
 from reco_ray.rules import NO_RULES, Bounds, Hits, Plan, RuleBook, Standing, tally
-from reco_ray.store import LiveItem
+from reco_ray.store import EXPLORE, Flags, LiveItem
 from reco_ray.types import Candidates, Request, Slate
 
 __all__ = ["Rerank", "build", "load"]
@@ -65,6 +65,7 @@ class Rerank:
         self._lock = threading.Lock()  # between requests, and changes from other threads
         self._changing = threading.Lock()  # between those that change
         self._hits: Hits = {}
+        self._explores = True
         self.unknown = self.arranged = 0
         self._take(catalogue, RuleBook(NO_RULES, catalogue))
 
@@ -89,6 +90,10 @@ class Rerank:
         """Contract of `slate.RuledStage`."""
         with self._changing:
             self._swap(self._catalogue, self._book.over(self._catalogue, standing))
+
+    def switch(self, flags: Flags) -> None:
+        """Contract of `slate.SwitchedStage`: nothing is left to chance where exploration is off."""
+        self._explores = EXPLORE not in flags.off
 
     def rule_hits(self) -> Hits:
         """Contract of `slate.RuledStage`."""
@@ -212,7 +217,7 @@ class Rerank:
             self._config,
             Scored(standard, c.keys[rows], c.events[rows], c.in_category, rows),
             request.k,
-            explores=not request.similar_to,
+            explores=self._explores and not request.similar_to,
             mix=ready.query.taste,
             wanted=wanted,
             bound=None if plan is None else lambda pool: plan.bounds(rows[pool], request.k, request.shown.size),

@@ -18,6 +18,7 @@ from reco_ray.evaluation.smoke import Answers
 __all__ = ["Facts", "GateResult", "check", "refusal"]
 
 Values = NDArray[np.float64]
+_LEAST_USERS = 30  # of fewer a bootstrap knows too little of what it has not drawn
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,6 +30,7 @@ class Facts:
         damage: what is wrong with the bundle; empty where it is whole. Then nothing else was looked at.
         answers: of the release and of the champion, to the same requests; None where there is no such release.
         metric: of the users that both were evaluated on, ours and the champion's, shapes (U,); None: not kept for one of them.
+        history: length of these users' histories, shape (U,); None: not kept.
         sizes: bytes, ours and the champion's.
     """
 
@@ -38,6 +40,7 @@ class Facts:
     answers: tuple[Answers | None, Answers | None] = (None, None)
     metric: tuple[Values, Values] | None = None
     sizes: tuple[int, int] = (0, 0)
+    history: Values | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +128,33 @@ def _metrics(facts: Facts, config: GatesConfig, seed: int) -> GateResult:
     return GateResult("metrics", passed, said, expected, numbers, "" if passed else remedy)
 
 
+def _slices(facts: Facts, config: GatesConfig, seed: int) -> GateResult:
+    """Nobody is proved worse off: small parts prove little, so "not worse" is not asked of each as it is of all together."""
+    expected = f"no third of the users more than {config.slice_margin:.0%} worse off in {config.metric}, for sure"
+    if not facts.champion:
+        return GateResult("slices", True, "no champion", expected)
+    if facts.metric is None or facts.history is None:
+        remedy = "run jobs/evaluate.py and jobs/publish_release.py with this version of the code"
+        return GateResult("slices", False, "no metrics of each user with the length of their history", expected, remedy=remedy)
+    ours, theirs = facts.metric
+    low, high = np.quantile(facts.history, [1 / 3, 2 / 3], method="lower") if ours.size else (0.0, 0.0)
+    parts = {"short": facts.history <= low, "long": facts.history > high}
+    parts["middle"] = ~(parts["short"] | parts["long"])
+    numbers, worse, sure = dict[str, float](), list[str](), 1 - (1 - config.confidence) / len(parts)
+    for name, inside in parts.items():
+        difference = paired_difference(ours[inside], theirs[inside], seed, confidence=sure)
+        if not difference.known or inside.sum() < _LEAST_USERS:
+            continue
+        least = -config.slice_margin * float(np.nanmean(theirs[inside]))
+        numbers |= {f"{name}_users": int(inside.sum()), f"{name}_difference": difference.mean, f"{name}_least": least}
+        numbers |= {f"{name}_low": difference.low, f"{name}_high": difference.high}
+        if difference.high < least:
+            worse.append(f"{name} histories {difference.mean:+.4f} (at most {difference.high:+.4f})")
+    said = ", ".join(worse) or f"none of {len(numbers) // 5} parts worse off for sure"
+    remedy = "look at the slices in both reports, or raise gates.slice_margin" if worse else ""
+    return GateResult("slices", not worse, said, expected, numbers, remedy)
+
+
 def _latency(facts: Facts, config: GatesConfig, seed: int) -> GateResult:
     expected = f"p95 of at most {config.latency_ratio:g} times the champion's and {config.latency_slack_ms:g} ms"
     ours, theirs = facts.answers
@@ -155,6 +185,7 @@ _GATES: Mapping[GateName, Callable[[Facts, GatesConfig, int], GateResult]] = {
     GateName.integrity: _integrity,
     GateName.smoke: _smoke,
     GateName.metrics: _metrics,
+    GateName.slices: _slices,
     GateName.latency: _latency,
     GateName.size: _size,
 }

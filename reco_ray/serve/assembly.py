@@ -33,6 +33,7 @@ from reco_ray.serve.http.asgi import HttpApp
 from reco_ray.serve.http.cursors import SlateKeys
 from reco_ray.serve.path.explanations import ExplanationCalls
 from reco_ray.serve.path.exposures import ExposureMetrics, Exposures
+from reco_ray.serve.path.flags import FlagFollower
 from reco_ray.serve.path.fleet import Connected, Fleet
 from reco_ray.serve.path.freshness import Freshness, FreshnessMetrics
 from reco_ray.serve.path.item_calls import ItemCalls
@@ -52,6 +53,7 @@ from reco_ray.store import (
     ErasureStore,
     FenceStore,
     FinishedSlate,
+    FlagStore,
     ItemStore,
     OnlineStore,
     ProfileStore,
@@ -139,6 +141,7 @@ class GatewayParts:
         self._rules = RuleCalls(RuleStore(patient), RuleStore(store), args.root, lambda: self._fleet.main, withdrawn)
         observer = LoggingObserver(metrics)
         self._mirror = Mirror(self._fleet, patient.user, ShadowStore(patient).add, observer, args.deadline_ms / 1e3)
+        self._flags = FlagFollower(FlagStore(store).poll)
         service = GatewayService(
             StoreReads(store, slates),
             self._fleet,
@@ -156,6 +159,7 @@ class GatewayParts:
             rules=self._rules.state,
             standing=lambda: self._rules.standing,
             mirror=self._mirror.offer,
+            flags=lambda: self._flags.flags,
         )
         profiles = ProfileStore(patient, SlateStore(patient))
         self._items = ItemCalls(ItemStore(patient), follower)
@@ -198,11 +202,13 @@ class GatewayParts:
         await self._fence.refresh()
         await self._items.refresh()
         await self._rules.refresh()
+        await self._flags.refresh()
         await self._fleet.load_now(_FIRST_LOAD_TIMEOUT_S)
         runs = {
             "fence": self._fence.run(),
             "items": self._items.run(),
             "rules": self._rules.run(),
+            "flags": self._flags.run(),
             "traffic": self._fleet.run(),
             "purges": self._purges.run(),
             "replicas": self._watch.run(),

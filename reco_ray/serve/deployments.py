@@ -25,6 +25,7 @@ from reco_ray.serve.args import GatewayArgs
 from reco_ray.serve.assembly import Connect, GatewayParts
 from reco_ray.serve.http.asgi import HttpApp
 from reco_ray.serve.path import wire
+from reco_ray.serve.path.flags import keep_flags
 from reco_ray.serve.path.fleet import Connected
 from reco_ray.serve.path.items import keep_items_live
 from reco_ray.serve.path.live import keep_items_fresh
@@ -71,6 +72,7 @@ class Recall(_Scaled):
     def __init__(self, root: str, release_id: str, loader: str, store_url: str, namespace: str) -> None:
         self._stage = _load(root, release_id, loader).recall()
         self._live = keep_items_live([self._stage], store_url, namespace, ItemMetrics("recall", release_id))
+        self._flags = keep_flags([self._stage], store_url, namespace)
         self._metrics = RecallMetrics(release_id)
         warm_recall(self._stage)
         self._stage.watch(self._metrics.searched)
@@ -129,6 +131,7 @@ class Reranker(_Scaled):
         self._stage = _load(root, release_id, loader).rerank()
         self._live = keep_items_live([self._stage], store_url, namespace, ItemMetrics("rerank", release_id))
         self._rules = keep_rules(self._stage, store_url, namespace, RuleMetrics(release_id))
+        self._flags = keep_flags([self._stage], store_url, namespace)
         warm_rerank(self._stage)
         super().__init__()
 
@@ -230,6 +233,7 @@ def _connect_fused(args: GatewayArgs, left: Left) -> Connect:
         stages = [pipeline.recall, pipeline.rank, pipeline.rerank]
         live = keep_items_live(stages, args.store_url, args.namespace, ItemMetrics("all", release_id))
         rules = keep_rules(pipeline.rerank, args.store_url, args.namespace, RuleMetrics(release_id))
+        flags = keep_flags(stages, args.store_url, args.namespace)
         warm_recall(pipeline.recall)
         pipeline.recall.watch(RecallMetrics(release_id).searched)
         warm_rank(pipeline.rank)
@@ -240,6 +244,7 @@ def _connect_fused(args: GatewayArgs, left: Left) -> Connect:
             fresh.set()
             live.set()
             rules.set()
+            flags.set()
 
         return InProcess(pipeline, rows=args.batch_rows, left=left, closed=closed)
 

@@ -12,10 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reco_ray.rules import Hits, Standing
-from reco_ray.store import LiveItem
+from reco_ray.store import Flags, LiveItem
 from reco_ray.types import Candidates, Request, Slate
 
-__all__ = ["LiveStage", "RankStage", "RecallStage", "RerankStage", "RuledStage", "load_rank", "load_recall", "load_rerank"]
+__all__ = [
+    "LiveStage",
+    "RankStage",
+    "RecallStage",
+    "RerankStage",
+    "RuledStage",
+    "SwitchedStage",
+    "load_rank",
+    "load_recall",
+    "load_rerank",
+]
 
 
 class RecallStage(Protocol):
@@ -94,6 +104,14 @@ class RuledStage(Protocol):
 
     def rule_hits(self) -> Hits:
         """What the rules did since the last call; from the same thread."""
+
+
+@runtime_checkable
+class SwitchedStage(Protocol):
+    """A stage of which parts can be switched off while it is loaded."""
+
+    def switch(self, flags: Flags) -> None:
+        """Leave out what is switched off from now on; from a thread of its own, while requests go on."""
 
 
 def load_recall(folder: Path) -> RecallStage:

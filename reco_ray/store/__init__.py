@@ -7,6 +7,7 @@ command line; the gateway reads them, one round trip per request. Valkey protoco
 from reco_ray.store.erasures import ErasureStore
 from reco_ray.store.features import LAKE_ITEMS, Change, FeatureStore, fresh_until, registered_views
 from reco_ray.store.fence import Fence, FenceEntry, FenceReader, FenceStore
+from reco_ray.store.flags import EXPLORE, FLAGS, NO_FLAGS, RANKER, Flags, FlagStore, source_flag
 from reco_ray.store.items import NO_SLOT, Cursor, Item, ItemChanges, ItemStore, LiveItem
 from reco_ray.store.keys import KeyRecord, KeyStore, Scope, new_key, rotated
 from reco_ray.store.online import OnlineStore, Shadow, Traffic
@@ -32,10 +33,14 @@ from reco_ray.store.shown import NOT_SERVED, ServedItems
 from reco_ray.store.slates import Purges, SlateStore
 
 __all__ = [
+    "EXPLORE",
+    "FLAGS",
     "LAKE_ITEMS",
     "NOT_SERVED",
+    "NO_FLAGS",
     "NO_INTERESTS",
     "NO_SLOT",
+    "RANKER",
     "Change",
     "Cursor",
     "Decided",
@@ -46,6 +51,8 @@ __all__ = [
     "FenceReader",
     "FenceStore",
     "FinishedSlate",
+    "FlagStore",
+    "Flags",
     "Interests",
     "Item",
     "ItemChanges",
@@ -75,6 +82,7 @@ __all__ = [
     "pack_user",
     "registered_views",
     "rotated",
+    "source_flag",
     "unpack_interests",
     "unpack_precomputed",
     "unpack_profile",

@@ -45,12 +45,14 @@ class Traffic:
         weights: release id -> share of the users, in [0, 1], summing to 1.
         user_views: release id -> version of the user view its models were trained on.
         shadow: one of the releases, without a share; gone with the next change that does not name it.
+        salt: of the hash by which users fall to releases: that of a rollout, so that not the same ones are first each time.
     """
 
     version: int = 0
     weights: Mapping[str, float] = field(default_factory=dict)
     user_views: Mapping[str, str] = field(default_factory=dict)
     shadow: Shadow | None = None
+    salt: str = field(default="traffic", kw_only=True)
 
     def __post_init__(self) -> None:
         if self.weights and abs(sum(self.weights.values()) - 1) > 1e-6:
@@ -159,7 +161,12 @@ class OnlineStore:
 
 def write_traffic(traffic: Traffic) -> str:
     """As the store holds it."""
-    found = {"version": traffic.version, "weights": dict(traffic.weights), "user_views": dict(traffic.user_views)}
+    found = {
+        "version": traffic.version,
+        "weights": dict(traffic.weights),
+        "user_views": dict(traffic.user_views),
+        "salt": traffic.salt,
+    }
     return json.dumps(found if traffic.shadow is None else {**found, "shadow": asdict(traffic.shadow)})
 
 
@@ -169,4 +176,5 @@ def read_traffic(raw: object) -> Traffic:
         return Traffic()
     found = json.loads(raw)
     shadow = Shadow(**found["shadow"]) if "shadow" in found else None
-    return Traffic(found["version"], found["weights"], found["user_views"], shadow)
+    salt = {"salt": found["salt"]} if "salt" in found else {}  # records of before had one for all
+    return Traffic(found["version"], found["weights"], found["user_views"], shadow, **salt)

@@ -74,7 +74,9 @@ class RolloutStore:
                 pipe.set(self._key, json.dumps(change.state))
             if change.weights is not None:
                 weights = {**dict.fromkeys(traffic.weights, 0.0), **change.weights}
-                new = Traffic(traffic.version + 1, weights, traffic.user_views, change.shadow)
+                # not the rollout's id alone: that is the salt of the buckets that its tests count users in
+                salt = traffic.salt if change.state is None else f"traffic {change.state['rollout_id']}"
+                new = Traffic(traffic.version + 1, weights, traffic.user_views, change.shadow, salt=salt)
                 pipe.set(self._traffic_key, write_traffic(new))
             pipe.lpush(f"{self._key}:audit", json.dumps(change.audit))
             pipe.ltrim(f"{self._key}:audit", 0, _AUDIT_MOST - 1)

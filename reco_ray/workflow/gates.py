@@ -84,8 +84,9 @@ def collect(config: PipelineConfig, release: str, champion: str) -> Facts:
     if theirs is None:
         return Facts(release, answers=(_answers(config, [ours])[0], None), sizes=(size, 0))
     first, second = _answers(config, [ours, theirs])
-    metric = _metric(config, ours[0], theirs[0])
-    return Facts(release, champion, "", (first, second), metric, (size, size_bytes(config.root, champion)))
+    ours_and_theirs = _metric(config, ours[0], theirs[0])
+    metric, history = (ours_and_theirs[:2], ours_and_theirs[2]) if ours_and_theirs else (None, None)
+    return Facts(release, champion, "", (first, second), metric, (size, size_bytes(config.root, champion)), history)
 
 
 def who() -> str:
@@ -140,7 +141,9 @@ def _live(manifest: Manifest) -> pl.Expr:
     return of_snapshot("features_users", str(manifest.facts.get("features_key", "")), "live")
 
 
-def _metric(config: PipelineConfig, ours: Manifest, theirs: Manifest) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+def _metric(
+    config: PipelineConfig, ours: Manifest, theirs: Manifest
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64] | None] | None:
     frames = []
     for manifest in (ours, theirs):
         key = str(manifest.facts.get("evaluation_key", ""))

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from reco_ray import __version__
 from reco_ray.config import GroupKind, NeuralConfig, PipelineConfig, RankKind, SourceName, SplitKind
 from reco_ray.errors import DataError
+from reco_ray.evaluation.per_user import HISTORY
 from reco_ray.features import SNAPSHOTS, Catalogue, user_view_version, vocabulary_of
 from reco_ray.hashing import digest
 from reco_ray.lake import sources, storage, tables
@@ -483,7 +484,7 @@ STEPS = (
     Step(
         "evaluate",
         ("build_features", "train_embeddings", "train_ranker", "train_neural_ranker"),
-        lambda c: (c.evaluation, c.recall, c.rank.kind, c.rerank, c.seed),
+        lambda c: (c.evaluation, c.recall, c.rank.kind, c.rerank, c.seed, HISTORY),
         _evaluate,
     ),
     Step(

@@ -35,7 +35,7 @@ def answers(ms: float = 5.0, **counts: int) -> Answers:
 
 def facts(**changed: object) -> Facts:
     users = np.random.default_rng(1).random(500)
-    base = Facts("new", "old", "", (answers(), answers()), (users, users), (100, 100))
+    base = Facts("new", "old", "", (answers(), answers()), (users, users), (100, 100), np.arange(500.0))
     return replace(base, **changed)  # type: ignore[arg-type]
 
 
@@ -82,6 +82,22 @@ def test_a_metric_passes_only_where_its_whole_interval_is_above_the_margin() -> 
     assert result(GateName.metrics, facts(champion="", metric=None)).passed
 
 
+def test_a_third_of_the_users_that_is_worse_off_for_sure_is_named() -> None:
+    rng = np.random.default_rng(3)
+    theirs, history = rng.random(900), np.arange(900.0)
+    short = theirs * np.where(history < 300, 0.6, 1.1)
+    found = result(GateName.slices, facts(metric=(short, theirs), history=history))
+    assert result(GateName.metrics, facts(metric=(short, theirs))).passed, "on the average nobody sees it"
+    assert not found.passed
+    assert found.found.startswith("short histories -")
+    assert found.numbers["short_high"] < found.numbers["short_least"] < found.numbers["long_low"]
+    assert result(GateName.slices, facts(metric=(theirs, theirs), history=history)).passed
+    few = result(GateName.slices, facts(metric=(theirs[:6] - rng.random(6), theirs[:6]), history=history[:6]))
+    assert (few.passed, few.numbers) == (True, {}), "two users prove nothing"
+    assert not result(GateName.slices, facts(history=None)).passed
+    assert result(GateName.slices, facts(champion="", history=None)).passed
+
+
 def test_latency_is_held_to_the_champions_with_slack() -> None:
     assert result(GateName.latency, facts(answers=(answers(14.9), answers(5.0)))).passed  # 2 x 5 + 5 ms
     found = result(GateName.latency, facts(answers=(answers(15.1), answers(5.0))))
@@ -113,8 +129,13 @@ def test_per_user_metrics_are_kept_and_compared_over_the_users_of_both(tmp_path:
     write_per_user(tmp_path, answered.users, metrics)
     ours = pl.read_parquet(tmp_path / PER_USER)
     theirs = pl.DataFrame({"user_id": ["u3", "u2", "u1"], "ndcg": [0.1, 0.2, 0.3]})
-    one, other = same_users(ours, theirs, "ndcg")
-    assert (one.tolist(), other.tolist()) == ([1.0, 0.0], [0.3, 0.2])
+    one, other, history = same_users(ours, theirs, "ndcg")
+    assert (one.tolist(), other.tolist(), history) == ([1.0, 0.0], [0.3, 0.2], None)
+    counted = per_user_metrics(replace(answered, history=np.array([3, 9])), "+rerank", 2)
+    write_per_user(tmp_path, answered.users, counted)
+    history = same_users(pl.read_parquet(tmp_path / PER_USER), theirs, "ndcg")[2]
+    assert history is not None
+    assert history.tolist() == [3.0, 9.0]
     with pytest.raises(ValueError, match="found 1 users"):
         write_per_user(tmp_path, ["u1"], metrics)
 
@@ -160,7 +181,7 @@ def publish(folder: Path, root: str, name: str, ndcg: NDArray[np.float64]) -> No
     seal(target, name, "v1", {"made_ts": name, "evaluation_key": name})
     evaluated = Path(root) / "steps/evaluate" / name
     evaluated.mkdir(parents=True)
-    write_per_user(evaluated, [f"u{n}" for n in range(ndcg.size)], {"ndcg": ndcg})
+    write_per_user(evaluated, [f"u{n}" for n in range(ndcg.size)], {"ndcg": ndcg, "history": np.arange(ndcg.size) + 1.0})
 
 
 def test_a_worse_release_is_refused_forced_with_a_record_and_a_damaged_one_never_passes(
@@ -181,7 +202,7 @@ def test_a_worse_release_is_refused_forced_with_a_record_and_a_damaged_one_never
     assert (written["action"], written["champion"]) == ("gates_refused", "old")
     assert {each["name"]: each["passed"] for each in written["gates"]}["metrics"] is False
     forced = pass_gates(replace(config, force=True), store, "worse")
-    assert [each.name for each in forced if not each.passed] == ["metrics"]
+    assert [each.name for each in forced if not each.passed] == ["metrics", "slices"]
     with pytest.raises(ArtifactError, match=r"release 'nope': found none"):
         pass_gates(config, store, "nope")
     (Path(config.root) / "releases/torn/recall.json").write_text("{}")

@@ -43,6 +43,7 @@ from reco_ray.serve.path.service import GatewayService
 from reco_ray.serve.served import Served
 from reco_ray.slate import PopularList
 from reco_ray.store import (
+    NO_FLAGS,
     NO_INTERESTS,
     NOT_SERVED,
     FinishedSlate,
@@ -157,6 +158,7 @@ class World:
         expose: Callable[[str, Answer], None] | None = None,
         unprofiled: Callable[[str, Context], bool] = lambda _, __: False,
     ) -> None:
+        self.flags = NO_FLAGS
         self.stages, self.store, self.observed = Stages(), Store(), Observed()
         self.shift_s = 0.0
         self.served: list[Served] = []
@@ -182,6 +184,7 @@ class World:
             replica="r0",
             usual_s=usual_s,
             unprofiled=unprofiled,
+            flags=lambda: self.flags,
         )
         self.app = HttpApp(self.service, deadline_ms=2000, max_deadline_ms=60_000, record=self.served.append, expose=expose)
 

@@ -64,6 +64,7 @@ class World:
 
     def start(self) -> State:
         state = commands.start(self.rollouts, "new", POLICY, self.now, "test")
+        assert self.store.traffic().salt == f"traffic {state.rollout_id}"
         self.controller.turn()
         return state
 

@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 
 from reco_ray.errors import NotReadyError
+from reco_ray.hashing import hash64
 from reco_ray.serve.path.fleet import Fleet, choose
 from reco_ray.store import Traffic
 
@@ -141,3 +142,22 @@ def test_without_a_record_nothing_answers_and_the_error_says_what_to_do() -> Non
             world.fleet.route("u")
 
     asyncio.run(check())
+
+
+def test_the_next_rollout_begins_with_other_users_and_one_keeps_its_own() -> None:
+    users = [f"u{i}" for i in range(5000)]
+
+    def first(salt: str, share: float) -> set[str]:
+        record = Traffic(1, {"a": 1 - share, "b": share}, {"a": "v1", "b": "v1"}, salt=salt)
+        return {user for user in users if choose(record, user) == "b"}
+
+    few, more, other = first("traffic 1", 0.05), first("traffic 1", 0.25), first("traffic 2", 0.05)
+    assert few < more
+    assert 200 < len(other) < 300
+    assert 2 < len(few & other) < 30, "about 5% of 5%: no more than by chance"
+
+
+def test_what_a_rollout_counts_users_by_does_not_tell_which_release_they_have() -> None:
+    record = Traffic(1, {"a": 0.5, "b": 0.5}, {"a": "v1", "b": "v1"}, salt="traffic id")
+    shares = Counter((hash64(f"u{i}", "id") % 2, choose(record, f"u{i}")) for i in range(4000))
+    assert all(900 < n < 1100 for n in shares.values())

@@ -15,8 +15,8 @@ def set_start(model: nn.Module, start: Start) -> float:
         for name, parameter in model.named_parameters():
             total += parameter.numel()
             if name == start.table and parameter.shape == start.rows.shape:
-                known = torch.from_numpy(start.known).to(parameter.device)
-                parameter[known] = torch.from_numpy(start.rows).to(parameter.device)[known]
+                known = torch.from_numpy(start.known.copy()).to(parameter.device)
+                parameter[known] = torch.from_numpy(start.rows.copy()).to(parameter.device)[known]
                 taken += int(start.known.sum()) * parameter.shape[1]
             elif (given := start.weights.get(name)) is not None and given.shape == tuple(parameter.shape):
                 parameter.copy_(torch.from_numpy(given.copy()))

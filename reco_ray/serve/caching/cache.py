@@ -29,7 +29,7 @@ __all__ = ["KEPT_MARKS", "CacheStats", "Found", "SlateCache"]
 log = logging.getLogger(__name__)
 
 KEPT_MARKS = frozenset(("unknown_user", "no_consent", "profiling_off", "short_slate", "features_late"))
-"""Marks of ``degraded`` with which an answer is kept: asked again, it would be the same."""
+"""Marks of ``degraded`` with which an answer is kept, beside those of flags: asked again, it would be the same."""
 
 _OVERHEAD_BYTES = 1_200  # of an entry beside its tail: key, digests, record and places in dictionaries; 1,050 measured
 _MOST_LOOKED_AT = 64
@@ -258,7 +258,7 @@ class SlateCache:
 
     async def _fly(self, key: SlateKey, make: Make, flight: _Flight) -> FinishedSlate:
         slate = await make()
-        if flight.keep and KEPT_MARKS.issuperset(slate.degraded):
+        if flight.keep and KEPT_MARKS.issuperset(each for each in slate.degraded if not each.startswith("off:")):
             self.put(key, slate)
             if self._kept is not None:
                 self._kept(key, slate)

@@ -25,7 +25,6 @@ log = logging.getLogger(__name__)
 
 Connected = tuple[Stages[Any, Any, Any], PopularList | None]
 
-_SALT = "traffic"
 _MAX_BACKOFF_S = 10.0
 _LINGER_S = 10.0
 
@@ -46,8 +45,8 @@ class Route:
 def choose(traffic: Traffic, key: str) -> str:
     """Return the release that ``key`` (a user) belongs to.
 
-    Depends only on the key and the weights: a stable point in [0, 1) falls into one share. Shares lie in the order of release
-    ids, so that with two releases a change of weights moves only the users whose share changed hands.
+    Depends only on the key, the weights and the salt: a stable point in [0, 1) falls into one share. Shares lie in the order of
+    release ids, so that with two releases a change of weights moves only the users whose share changed hands.
 
     Raises: ValueError: no release has any weight.
     """
@@ -55,7 +54,7 @@ def choose(traffic: Traffic, key: str) -> str:
     if not live:
         raise ValueError("no release has any traffic")
     if len(live) > 1:
-        point, border = unit_interval(key, _SALT), 0.0
+        point, border = unit_interval(key, traffic.salt), 0.0
         for release, weight in live:
             border += weight
             if point < border:

@@ -15,7 +15,7 @@ from reco_ray.serve.caching.withdrawn import Withdrawn
 from reco_ray.serve.http.answers import finish
 from reco_ray.serve.path.fleet import Route
 from reco_ray.serve.path.pipeline import Run, StageFailed
-from reco_ray.store import FinishedSlate, Precomputed
+from reco_ray.store import NO_FLAGS, RANKER, FinishedSlate, Flags, Precomputed
 from reco_ray.types import Request, Slate
 
 __all__ = ["Ladder", "PrecomputedSlates", "rung_of"]
@@ -34,7 +34,7 @@ class Ladder:
     While a rule that never gives way narrows more than that, no slate stands in that was not made by the rules in force.
 
     Args:
-        rules: those in force.
+        rules: those in force. flags: what is switched off.
     """
 
     def __init__(
@@ -43,8 +43,9 @@ class Ladder:
         store: PrecomputedSlates,
         withdrawn: Withdrawn,
         rules: Callable[[], Standing] = lambda: NO_RULES,
+        flags: Callable[[], Flags] = lambda: NO_FLAGS,
     ) -> None:
-        self._cache, self._store, self._withdrawn, self._rules = cache, store, withdrawn, rules
+        self._cache, self._store, self._withdrawn, self._rules, self._flags = cache, store, withdrawn, rules, flags
 
     async def descend(
         self,
@@ -65,7 +66,8 @@ class Ladder:
         """
         if (found := self.kept(key, stored, marks)) is not None:
             return found
-        if request.user_id and "store_unavailable" not in marks and not self._rules().narrows(time.time()):
+        allowed = self._allows("precomputed") and not self._rules().narrows(time.time())
+        if allowed and request.user_id and "store_unavailable" not in marks:
             try:
                 precomputed = await run.within("precomputed", lambda: self._store.precomputed(request.user_id))
             except StageFailed:
@@ -79,12 +81,14 @@ class Ladder:
         """Find a slate that was made before, here or by another replica; arguments as `descend`."""
         if key is not None and (found := self.cached(key, marks)) is not None:
             return found
-        if stored is None or not self._cache.usable(stored.made):
+        if stored is None or not self._allows("cached") or not self._cache.usable(stored.made):
             return None
         return mark(self._withdrawn.out_of(stored), marks, "cached")
 
     def cached(self, key: SlateKey, marks: Sequence[str]) -> FinishedSlate | None:
         """Find a slate of this replica's cache, as `SlateCache.fallback` does."""
+        if not self._allows("cached"):
+            return None
         return self._cache.fallback(key, marks, only_this=self._rules().narrows(time.time()))
 
     def at_once(
@@ -93,12 +97,16 @@ class Ladder:
         """Find the best that needs no waiting."""
         return self.kept(key, None, marks) or self.popular(route, request, variant, marks)
 
+    def _allows(self, rung: str) -> bool:
+        return f"rung.{rung}" not in self._flags().off
+
     def _pick(self, precomputed: Precomputed, request: Request) -> Slate | None:
         return precomputed.pick(request, withdrawn=self._withdrawn)
 
     def popular(self, route: Route, request: Request, variant: str, marks: Sequence[str]) -> FinishedSlate | None:
         """The release's popular items past what the request filters, excludes and has seen."""
-        slate = route.popular.pick(request, self._withdrawn, self._rules()) if route.popular is not None else None
+        popular = route.popular if self._allows("popular") else None
+        slate = popular.pick(request, self._withdrawn, self._rules()) if popular is not None else None
         if slate is None or not slate.item_ids:
             return None
         return finish(slate, route.release, variant, "popular", marks, time.time(), before=request.shown.size)
@@ -108,6 +116,6 @@ def rung_of(degraded: Sequence[str]) -> str:
     """The rung of a slate that the stages made."""
     if "store_unavailable" in degraded:
         return "anonymous"
-    if "ranker_unavailable" in degraded:
+    if "ranker_unavailable" in degraded or f"off:{RANKER}" in degraded:
         return "recall_order"
-    return "fewer_sources" if any(each.startswith("source_missing") for each in degraded) else "full"
+    return "fewer_sources" if any(each.startswith(("source_missing", "off:source.")) for each in degraded) else "full"

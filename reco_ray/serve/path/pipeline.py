@@ -178,18 +178,23 @@ class Outcome:
     degraded: list[str]
 
 
-async def run_stages(stages: Stages[Query, Found, Scored], request: Request, run: Run) -> Outcome:
+async def run_stages(stages: Stages[Query, Found, Scored], request: Request, run: Run, *, ranker: bool = True) -> Outcome:
     """Answer one request within its deadline.
 
+    Args:
+        ranker: whether to ask it; else recall's order stands, which is no failure.
     Raises: StageFailed: recall or rerank gave nothing.
     """
     degraded: list[str] = []
     query = stages.prepare(request)
     found = await run.within("recall", lambda: stages.recall(query))
-    try:
-        scored = await run.within("rank", lambda: stages.score(query, found))
-    except StageFailed:
-        degraded.append("ranker_unavailable")
+    if not ranker:
         scored = stages.recall_order(found)
+    else:
+        try:
+            scored = await run.within("rank", lambda: stages.score(query, found))
+        except StageFailed:
+            degraded.append("ranker_unavailable")
+            scored = stages.recall_order(found)
     slate = await run.within("rerank", lambda: stages.arrange(query, found, scored))
     return Outcome(slate, degraded)

@@ -31,7 +31,7 @@ from reco_ray.serve.http.contract import (
 from reco_ray.serve.path.fleet import Fleet, Route
 from reco_ray.serve.path.ladder import Ladder, PrecomputedSlates, rung_of
 from reco_ray.serve.path.pipeline import Deadline, Observer, Run, StageFailed, run_stages
-from reco_ray.store import NO_INTERESTS, NOT_SERVED, FinishedSlate, Interests
+from reco_ray.store import NO_FLAGS, NO_INTERESTS, NOT_SERVED, RANKER, FinishedSlate, Flags, Interests
 from reco_ray.types import EMPTY_USER, Request, Slate, UserRow
 
 __all__ = ["GatewayService", "Store"]
@@ -65,6 +65,7 @@ class GatewayService:
         withdrawn: items that no answer may hold, whatever it comes from.
         items_known: whether those are known; until then this replica is not ready.
         rules: version of the rules in force, and how many starts and ends of campaigns lie behind. standing: the rules.
+        flags: what is switched off.
         late: whether the features of a view lack a user's events of the last seconds.
         mirror: told of each request that stages answered, with the view of its user's row; does nothing that takes time.
     """
@@ -88,13 +89,14 @@ class GatewayService:
         rules: Callable[[], tuple[int, int]] = lambda: (0, 0),
         standing: Callable[[], Standing] = lambda: NO_RULES,
         mirror: Callable[[Request, str, Slate], None] = lambda *_: None,
+        flags: Callable[[], Flags] = lambda: NO_FLAGS,
     ) -> None:
         self._store, self._fleet, self._cache, self._observer, self._admission = store, fleet, cache, observer, admission
         self._topology, self._replica, self._usual_s = topology, replica, usual_s
         self._hides, self._unprofiled, self._late = hides, unprofiled, late
         self._withdrawn, self._items_known = Withdrawn() if withdrawn is None else withdrawn, items_known
-        self._rules, self._mirror = rules, mirror
-        self._ladder = Ladder(cache, store, self._withdrawn, standing)
+        self._rules, self._flags, self._mirror = rules, flags, mirror
+        self._ladder = Ladder(cache, store, self._withdrawn, standing, flags)
         self._store_breaker = Breaker()
         self._keys = cursors.SlateKeys()
 
@@ -107,8 +109,9 @@ class GatewayService:
         body = self._seen_by(body)
         shown = cursors.read(body.cursor, body.user_id, time.time()) if body.cursor else cursors.NOTHING_SHOWN
         route, variant, run = self._start(body.user_id or request_id, budget_s)
-        version, phase = self._rules()
-        key = cache_key(body, route.release, f"{variant}.{version}.{phase}" if version else variant, shown)
+        (version, phase), flags = self._rules(), self._flags().version
+        of = f"{variant}.{version}.{phase}" if version else variant
+        key = cache_key(body, route.release, f"{of}.f{flags}" if flags else of, shown)
         asked = Asked(body.user_id, body.surface, body.context, body.consent)
 
         async def make() -> FinishedSlate:
@@ -156,9 +159,10 @@ class GatewayService:
             found, marks, rung = caller_order(request), [*marks, "overloaded"], "caller_order"
         else:
             try:
-                outcome = await run_stages(route.stages, request, run)
+                flags = self._flags()
+                outcome = await run_stages(route.stages, request, run, ranker=RANKER not in flags.off)
                 asked.user_view, asked.user = route.user_view, request.user
-                found, marks = outcome.slate, [*marks, *outcome.degraded]
+                found, marks = outcome.slate, [*marks, *outcome.degraded, *flags.marks]
                 rung = rung_of([*marks, *found.degraded])
             except StageFailed as exc:
                 found, marks, rung = caller_order(request), [*marks, f"{exc.stage}_unavailable"], "caller_order"
@@ -248,10 +252,11 @@ class GatewayService:
             if shed is None:
                 raise problems.overloaded()
             return shed
+        flags = self._flags()
         try:
-            outcome = await run_stages(route.stages, request, run)
+            outcome = await run_stages(route.stages, request, run, ranker=RANKER not in flags.off)
         except StageFailed as exc:
-            marks = [*marks, f"{exc.stage}_unavailable"]
+            marks = [*marks, f"{exc.stage}_unavailable", *flags.marks]
             found = await self._ladder.descend(route, request, run, variant, marks, key, stored)
             if found is None:
                 raise problems.stage_failed(exc.stage, exc.reason) from exc
@@ -260,7 +265,7 @@ class GatewayService:
             self._admission.leave()
         asked.user_view, asked.user = route.user_view, request.user
         self._mirror(request, route.user_view, outcome.slate)
-        marks = [*marks, *outcome.degraded]
+        marks = [*marks, *outcome.degraded, *flags.marks]
         if outcome.slate.rules != self._rules()[0]:
             marks.append("rules_behind")  # within a second of a change; such a slate is not kept
         rung = rung_of([*marks, *outcome.slate.degraded])
