@@ -18,7 +18,7 @@ def test_two_workers_train_one_model_and_write_what_a_release_takes(ray_cluster:
     rows = training_rows(120)
     given = stored(tmp_path, rows)
     users = rows.group_by("user_id", maintain_order=True).agg(pl.col("item_id").head(4).alias("history"))
-    users = users.with_columns(weights=pl.lit([1.0, 0.5, 0.5, 1.0], pl.List(pl.Float32)), snapshot=pl.lit("made-fit"))
+    users = users.with_columns(weights=pl.Series([[1.0, 0.5, 0.5, 1.0]] * users.height), snapshot=pl.lit("made-fit"))
     tables.replace(str(tmp_path), "features_users", users.to_arrow().to_reader(), "snapshot IN ('made-fit')")
     keys = np.sort(item_keys(rows["item_id"].unique()))
     vectors = np.random.default_rng(0).normal(size=(keys.size, 6)).astype(np.float32)

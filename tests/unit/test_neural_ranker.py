@@ -15,7 +15,7 @@ from rank_world import COLUMNS, training_rows
 from reco_ray.arrays import gather_rows
 from reco_ray.config import NeuralConfig
 from reco_ray.errors import ArtifactError
-from reco_ray.features import user_row
+from reco_ray.features import Catalogue, user_row
 from reco_ray.hashing import item_keys
 from reco_ray.rank import NeuralRanker
 from reco_ray.rank import load as load_rank
@@ -25,6 +25,7 @@ from reco_ray.rank.neural.groups import lay_out, pack, pack_histories
 from reco_ray.rank.neural.model import NeuralModel
 from reco_ray.rank.neural.stage import ABOUT_FILE, INTEREST, About, build, save
 from reco_ray.rank.neural.trainee import NeuralTrainee
+from reco_ray.rank.neural.vectors import ReleasedVectors, trained_vectors
 from reco_ray.rank.stage import rank_features
 from reco_ray.recall import load as load_recall
 from reco_ray.recall.training.epochs import Schedule, State, fit_epochs
@@ -112,6 +113,16 @@ def test_the_newest_items_come_first_and_unknown_ones_do_not_count() -> None:
     np.testing.assert_array_equal(keys[found.rows[0]], item_keys(["c", "b"]))
     np.testing.assert_allclose(found.strengths[0], [0.4, 0.3])
     np.testing.assert_array_equal(found.sizes, [2, 0])
+
+
+def test_item_vectors_in_training_are_those_of_the_release(models: Path, catalogue: Catalogue, folder: Path) -> None:
+    sources = ["two_tower", "sequential", "mf"]
+    trained = trained_vectors(models, sources, catalogue)
+    released = ReleasedVectors(folder, sources, rank_features(folder))
+    np.testing.assert_allclose(trained, released(np.arange(len(catalogue))), rtol=1e-5, atol=1e-6)
+    assert trained.any(axis=1).all()
+    np.testing.assert_array_equal(released(np.array([len(catalogue) + 5])), 0)
+    assert trained_vectors(None, [], catalogue).shape == (len(catalogue), 0)
 
 
 @pytest.fixture(scope="module")
