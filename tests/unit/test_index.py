@@ -19,7 +19,7 @@ from reco_ray.recall.index.locks import SharedLock
 from reco_ray.recall.index.probe import selectivity
 from reco_ray.recall.index.searcher import check_cpu
 from reco_ray.recall.index.shards import merge_shards, shard_of
-from reco_ray.recall.index.tuning import Reach, Tuning, recall_at, sample_queries
+from reco_ray.recall.index.tuning import Reach, Tuning, recall_at
 from reco_ray.recall.query import Query
 
 NOTHING = np.empty(0, np.int64)
@@ -478,12 +478,34 @@ class TestCpu:
         check_cpu(machine, text)
 
 
-def test_of_equal_items_any_is_found_and_items_without_a_vector_are_not_asked_for() -> None:
-    rng = np.random.default_rng(1)
-    some = rng.normal(size=(40, 8)).astype(np.float32)
-    vectors = np.concatenate([np.repeat(some, 50, axis=0), np.zeros((3_000, 8), np.float32)])
+def test_of_equal_items_any_is_found() -> None:
+    some = np.random.default_rng(1).normal(size=(40, 8)).astype(np.float32)
+    vectors = np.repeat(some, 50, axis=0)
     one, other = np.arange(20)[None], np.arange(20, 40)[None]  # of the fifty that are the same
     assert recall_at(other, one, vectors, some[:1]) == 1
     assert recall_at(other + 50, one, vectors, some[:1]) == 0
     assert recall_at(np.where(other < 30, other, -1), one, vectors, some[:1]) == 0.5
-    assert sample_queries(vectors, seed=1).any(axis=1).all()
+
+
+@pytest.mark.parametrize("exact_below", [TREE, EXACT])
+def test_rows_without_a_vector_are_not_indexed_until_they_get_one(exact_below: int, tmp_path: Path) -> None:
+    vectors = world(6000)
+    vectors[1::2] = 0
+    VectorIndex.build(vectors, exact_below).save(tmp_path, "sparse")
+    index = VectorIndex.load(tmp_path, "sparse")
+    assert index.tuning.rows == len(index) == 3000
+    rows, _ = index.search(vectors[:50], 100)
+    assert (rows >= 0).all()
+    assert (rows % 2 == 0).all()
+    assert recall(index, vectors[:50], 100) > 0.95
+    kept = vectors[2:3].copy()
+    index.put(np.array([1, 2]), np.stack([vectors[2], np.zeros(16, np.float32)]))
+    first, _ = index.search(kept, 1)
+    assert first[0, 0] == 1, "it took the vector that row 2 had"
+    assert 2 not in index.search(vectors[:50], 3000)[0]
+    assert len(index) == 3000
+
+
+def test_where_no_row_has_a_vector_all_are_indexed(tmp_path: Path) -> None:
+    VectorIndex.build(np.zeros((50, 8), np.float32), EXACT).save(tmp_path, "blank")
+    assert len(VectorIndex.load(tmp_path, "blank")) == 50

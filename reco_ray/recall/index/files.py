@@ -12,7 +12,7 @@ from reco_ray.recall.index.live import LiveSearcher
 from reco_ray.recall.index.searcher import load_searcher
 from reco_ray.recall.index.tuning import Tuning
 
-__all__ = ["index_facts", "read_index", "vectors_file", "write_index"]
+__all__ = ["index_facts", "known", "read_index", "vectors_file", "write_index"]
 
 
 def vectors_file(folder: Path, name: str) -> Path:
@@ -20,8 +20,14 @@ def vectors_file(folder: Path, name: str) -> Path:
     return folder / f"{name}_vectors.npy"
 
 
+def known(vectors: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Rows that have a vector, ascending: those that are indexed. Where none has one all, because ScaNN cannot be empty."""
+    rows = np.flatnonzero(vectors.any(axis=1))
+    return rows if rows.size else np.arange(len(vectors))
+
+
 def write_index(folder: Path, name: str, vectors: NDArray[np.float32], searcher: LiveSearcher) -> None:
-    """Write a searcher in which row i stands at place i."""
+    """Write a searcher over the rows that have a vector, ascending."""
     np.save(vectors_file(folder, name), vectors)
     _tuning_file(folder, name).write_text(json.dumps(searcher.tuning.to_json(), indent=1))
     target = folder / f"{name}_index"
@@ -41,7 +47,9 @@ def read_index(folder: Path, name: str) -> tuple[NDArray[np.float32], LiveSearch
         raise ArtifactError(f"{folder}: found no {path.name}, expected it; publish the release again")
     vectors = np.load(vectors_file(folder, name), allow_pickle=False)
     tuning = Tuning.from_json(json.loads(path.read_text()))
-    return vectors, LiveSearcher(load_searcher(folder / f"{name}_index"), np.arange(len(vectors)), tuning)
+    # until November 2026 rows without a vector were indexed as well
+    rows = np.arange(len(vectors)) if tuning.rows == len(vectors) else known(vectors)
+    return vectors, LiveSearcher(load_searcher(folder / f"{name}_index"), rows, tuning)
 
 
 def index_facts(folder: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from reco_ray.recall.index.exact import best_of
 
-__all__ = ["Reach", "Tuning", "recall_at", "sample_queries", "tune"]
+__all__ = ["Reach", "Tuning", "recall_at", "tune"]
 
 log = logging.getLogger(__name__)
 
@@ -77,18 +77,14 @@ class Tuning:
         return cls(**{**found, "reaches": reaches, "curve": tuple(found["curve"])})
 
 
-def sample_queries(vectors: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
+def _sample_queries(vectors: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
     """Queries to measure with, shape (q, d): items as they are (similar items), then means of three (mixed tastes).
-
-    Items without a vector, of which a source knows nothing, are none of them.
 
     The second half is harder than users are, whose items resemble each other: what holds there holds for them.
     """
     rng = np.random.default_rng(seed)
-    rows = np.flatnonzero(vectors.any(axis=1))
-    rows = rows if rows.size else np.arange(len(vectors))
-    alone = vectors[rng.choice(rows, _HALF)]
-    mixed = vectors[rng.choice(rows, (_HALF, 3))].mean(axis=1)
+    alone = vectors[rng.integers(0, len(vectors), _HALF)]
+    mixed = vectors[rng.integers(0, len(vectors), (_HALF, 3))].mean(axis=1)
     mixed /= np.maximum(np.linalg.norm(mixed, axis=1, keepdims=True), 1e-12)
     return np.concatenate([alone, mixed])
 
@@ -99,7 +95,7 @@ def tune(searcher: Any, vectors: NDArray[np.float32], leaves: int, target: float
     Args:
         searcher: ScaNN's tree over the vectors. vectors: shape (n, d). leaves: of the tree.
     """
-    queries = sample_queries(vectors, seed)
+    queries = _sample_queries(vectors, seed)
     sizes = [k for k in _SIZES if k <= len(vectors) // 4] or [max(1, min(_SIZES[0], len(vectors) // 4))]
     exact = best_of(vectors, queries, sizes[-1])
     reaches, curve = [], []

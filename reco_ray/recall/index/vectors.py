@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reco_ray.recall.index.exact import CHUNK, best_in
-from reco_ray.recall.index.files import read_index, write_index
+from reco_ray.recall.index.files import known, read_index, write_index
 from reco_ray.recall.index.live import LiveSearcher, Masks
 from reco_ray.recall.index.locks import SharedLock
 from reco_ray.recall.index.places import grown
@@ -47,16 +47,18 @@ class VectorIndex:
         """Index the vectors; below ``exact_below`` of them by brute force, which is exact and the same in every build.
 
         Above by a tree, searched as far as recall@100 (and @500) against exact search on a sample needs to reach the target.
+        Rows without a vector (zeros: the model knows nothing of them) are not indexed, and found by no search.
         """
-        exact = len(vectors) < exact_below
-        return cls(vectors, LiveSearcher.build(vectors, np.arange(len(vectors)), exact, recall_target, seed))
+        rows = known(vectors)
+        indexed = vectors if rows.size == len(vectors) else vectors[rows]
+        return cls(vectors, LiveSearcher.build(indexed, rows, rows.size < exact_below, recall_target, seed))
 
     def save(self, folder: Path, name: str) -> None:
         """Write vectors, index and its tuning into a release's folder, where several indexes may stand under their names.
 
         Raises: RuntimeError: rows were put or removed; the places of ScaNN's rows are kept nowhere.
         """
-        if self._changed or self._searcher.places.rows.size != self._n:
+        if self._changed or not np.array_equal(self._searcher.places.rows, known(self.vectors)):
             raise RuntimeError(f"index {name} has changed since it was built, expected an unchanged one; build it anew")
         write_index(folder, name, self.vectors, self._searcher)
 
@@ -107,7 +109,7 @@ class VectorIndex:
         """Add rows or replace their vectors; of a row that is named twice the last vector counts.
 
         Args:
-            rows: shape (m,). vectors: unit length, shape (m, d).
+            rows: shape (m,). vectors: unit length or zeros, which no search finds, shape (m, d).
         Raises: ValueError: shapes do not fit, a row is negative or a vector not finite; nothing was changed then.
         """
         expected = (rows.size, self._vectors.shape[1])
@@ -178,7 +180,7 @@ class VectorIndex:
 
 
 def _apply(searcher: LiveSearcher, rows: NDArray[np.int64], vectors: NDArray[np.float32] | None) -> None:
-    if vectors is None:
-        searcher.remove(rows)
-    else:
-        searcher.put(rows, vectors)
+    there = np.zeros(rows.size, np.bool_) if vectors is None else vectors.any(axis=1)
+    searcher.remove(rows[~there])
+    if vectors is not None:
+        searcher.put(rows[there], vectors[there])
