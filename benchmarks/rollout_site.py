@@ -39,9 +39,9 @@ __all__ = ["CHAMPION", "GOOD", "WORSE", "Driver", "Line", "Site", "site", "until
 
 HERE = Path(__file__).parent
 CHAMPION, GOOD, WORSE = "champion", "good", "worse"
-_DASHBOARD, _GCS_PORT = 8275, 6397
+_DASHBOARD, _GCS_PORT = 8276, 6397
 _SETTINGS = [
-    *("store.port=6395", "store.namespace=bench", "serve.port=8010", f"cluster.dashboard_port={_DASHBOARD}"),
+    *("store.port=6396", "store.namespace=bench", "serve.port=8011", f"cluster.dashboard_port={_DASHBOARD}"),
     *(f"serve.{stage}.{bound}_replicas=1" for stage in ("recall", "ranker", "reranker") for bound in ("min", "max")),
     # what is kept says nothing of a release; two cores that do all of it are late now and then
     *("serve.cache.ttl_s=0", "serve.cache.stale_s=0", "serve.deadline_ms=1000"),
