@@ -4,9 +4,9 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import xgboost
 from numpy.typing import NDArray
 
 from reco_ray.errors import ArtifactError
@@ -20,6 +20,9 @@ from reco_ray.recall.index import vectors_file
 from reco_ray.recall.sources.two_tower import INDEX, load_weights
 from reco_ray.store import LiveItem
 from reco_ray.types import Candidates, Request
+
+if TYPE_CHECKING:
+    import xgboost  # brings SciPy and scikit-learn, a second or two, so only those that score import it
 
 __all__ = ["NeuralRanker", "RecallOrder", "XGBoostRanker", "build", "load"]
 
@@ -45,7 +48,7 @@ class XGBoostRanker:
         calibration: of its scores; None where they are never shown as chances.
     """
 
-    def __init__(self, model: xgboost.Booster, features: RankFeatures, calibration: Calibration | None = None) -> None:
+    def __init__(self, model: "xgboost.Booster", features: RankFeatures, calibration: Calibration | None = None) -> None:
         model.set_param({"nthread": 1})  # replicas are the parallelism; threads of many replicas would fight
         self._model, self.features, self.n_sources = model, features, features.n_sources
         self.calibration = calibration
@@ -80,7 +83,9 @@ class XGBoostRanker:
         if not has_history(request) or not len(candidates):
             return None
         matrix = self.features.matrix(request, candidates)
-        found = self._model.predict(xgboost.DMatrix(matrix, nthread=1), pred_contribs=True, validate_features=False)
+        from xgboost import DMatrix
+
+        found = self._model.predict(DMatrix(matrix, nthread=1), pred_contribs=True, validate_features=False)
         effects = np.asarray(found[:, :-1], np.float32)
         return matrix, effects - effects.mean(axis=0)
 
@@ -122,7 +127,9 @@ def _load_light(folder: Path, features: RankFeatures) -> XGBoostRanker:
     if features.columns != trained:
         odd = sorted(set(trained) ^ set(features.columns)) or "another order"
         raise ArtifactError(f"{folder}: ranker and recall disagree on columns: {odd}; train the ranker on this recall stage")
-    model = xgboost.Booster()
+    from xgboost import Booster
+
+    model = Booster()
     model.load_model(str(folder / MODEL_FILE))
     return XGBoostRanker(model, features, Calibration.load(folder))
 

@@ -61,7 +61,7 @@ def trainee(rows: pl.DataFrame, seed: int = 3) -> NeuralTrainee:
 def fitted(rows: pl.DataFrame, epochs: int, state: State | None = None) -> State:
     schedule = Schedule("rank.neural", epochs, 3, SMALL.learning_rate, SMALL.weight_decay, 3)
     states: list[State] = []
-    fit_epochs(trainee(rows), schedule, state, lambda reached: states.append(deepcopy(reached)))
+    fit_epochs(trainee(rows), schedule, state, lambda reached, _: states.append(deepcopy(reached)))
     return states[-1]
 
 
