@@ -16,7 +16,7 @@ import httpx
 from reco_ray.config import PipelineConfig, Topology
 from reco_ray.errors import ConfigError, NotReadyError
 from reco_ray.release import open_release, verify
-from reco_ray.serve.ports import check_free
+from reco_ray.serve.ports import taken
 from reco_ray.serve.render import GATEWAY, application_name, render
 from reco_ray.store import OnlineStore, Traffic
 
@@ -25,6 +25,7 @@ __all__ = ["DeployReport", "ServeApi", "deploy"]
 log = logging.getLogger(__name__)
 
 _COMPARED = ("name", "route_prefix", "import_path", "args", "deployments")
+_LINGERS_S = 5.0  # a Serve that was just shut down may hold its ports for that long
 T = TypeVar("T")
 
 
@@ -120,7 +121,7 @@ def _client(dashboard: str) -> ServeApi:
 def _check_http(details: Mapping[str, Any], config: PipelineConfig, dashboard: str) -> None:
     """Serve keeps the address it started with, and says so in its log only; before it starts, its ports here must be free."""
     if httpx.URL(dashboard).host in ("127.0.0.1", "localhost") and not details.get("proxies"):
-        check_free(config.serve.host, config.serve.port)
+        _await_ports(config.serve.host, config.serve.port)
     running = details.get("http_options") or {}
     found = (running.get("host"), running.get("port"))
     expected = (config.serve.host, config.serve.port)
@@ -129,6 +130,20 @@ def _check_http(details: Mapping[str, Any], config: PipelineConfig, dashboard: s
             f"serve.host, serve.port: Serve runs on {found}, expected {expected}; "
             "give those it runs on, or shut it down first with `serve shutdown`"
         )
+
+
+def _await_ports(host: str, port: int) -> None:
+    said = ""
+
+    def free() -> bool | None:
+        nonlocal said
+        said = taken(host, port)
+        return None if said else True
+
+    try:
+        _until(time.monotonic() + _LINGERS_S, free, "Serve's ports")
+    except TimeoutError as exc:
+        raise NotReadyError(said) from exc
 
 
 def _to_keep(release_id: str, before: Traffic, details: Mapping[str, Any], config: PipelineConfig) -> list[str]:

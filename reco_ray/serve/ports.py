@@ -4,27 +4,23 @@ import errno
 import os
 import socket
 
-from reco_ray.errors import NotReadyError
-
-__all__ = ["check_free"]
+__all__ = ["taken"]
 
 
-def check_free(host: str, port: int) -> None:
-    """Check on this machine that nothing listens on the gateway's address and on HAProxy's two ports of statistics.
-
-    Raises: NotReadyError: something does.
-    """
+def taken(host: str, port: int) -> str:
+    """Say what is wrong where something on this machine listens on the gateway's address or a port of HAProxy's statistics."""
     statistics = {"RAY_SERVE_HAPROXY_METRICS_PORT": 9101, "RAY_SERVE_HAPROXY_STATS_PORT": 8404}
     wanted = {"serve.port": (host, port)} | {n: ("", int(os.environ.get(n, default))) for n, default in statistics.items()}
     for name, address in wanted.items():
-        if _taken(*address):
-            raise NotReadyError(
+        if _listens(*address):
+            return (
                 f"port {address[1]}: found another process that listens on it, expected none before Serve starts; "
                 f"see which with `ss -ltnp 'sport = :{address[1]}'` and stop it, or give another port by {name}"
             )
+    return ""
 
 
-def _taken(host: str, port: int) -> bool:
+def _listens(host: str, port: int) -> bool:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # TIME_WAIT is in nobody's way
