@@ -122,6 +122,14 @@ def run(overrides: list[str] | None = Overrides) -> None:
         run_controller(config.events, config.store.namespace, url, config.serve.rollout_webhook, stop=stop)
 
 
+@app.command("end-holdout")
+def end_holdout(reason: str = _Reason, overrides: list[str] | None = Overrides) -> None:
+    """End the holdout that a policy declared: its users have what their share says."""
+    with _rollouts(configure(overrides)) as rollouts:
+        commands.end_holdout(rollouts, time.time(), getpass.getuser(), reason)
+    typer.echo("nobody is held out any more; gateways follow within a second or so")
+
+
 def fallback(
     release: str = typer.Option("", help="Where to; without it the champion, or the only other release that is loaded."),
     overrides: list[str] | None = Overrides,

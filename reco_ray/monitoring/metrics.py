@@ -17,7 +17,7 @@ _COMMIT_MS = [5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 60_000]
 class GatewayMetrics:
     """What a gateway replica counts: 2.6 us a call.
 
-    Labels: call (of the table of calls), status, release, variant (main or canary), rung (of the ladder), reason (of
+    Labels: call (of the table of calls), status, release, variant (see `rollout.variants`), rung (of the ladder), reason (of
     ``degraded``; at most some tens), stage, result (of the cache).
     """
 

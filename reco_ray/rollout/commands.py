@@ -9,10 +9,11 @@ from reco_ray.errors import ConfigError
 from reco_ray.rollout.controller import audit_record, shadow_of, shares
 from reco_ray.rollout.decide import Decision, State, Status, first_state
 from reco_ray.rollout.policy import Policy
-from reco_ray.store import RolloutStore, Traffic
+from reco_ray.rollout.variants import CANARY, MAIN
+from reco_ray.store import MOST_OVERRIDES, RolloutStore, Traffic
 from reco_ray.store.rollouts import Change
 
-__all__ = ["abort", "fall_back", "note", "pause", "resume", "start"]
+__all__ = ["abort", "end_holdout", "fall_back", "note", "override", "pause", "resume", "start"]
 
 _Found = Mapping[str, Any] | None
 
@@ -34,7 +35,9 @@ def start(store: RolloutStore, release: str, policy: Policy, now: float, by: str
             )
         new = first_state(secrets.token_hex(6), release, live[0], policy, now, by)
         audit = audit_record(Decision("start", new.reason, new), now, by)
-        return Change(new.to_json(), shares(new), audit, shadow_of(new))
+        holdout = policy.holdout or traffic.holdout
+        also = {"holdout": holdout.of(live[0])} if holdout is not None else {}
+        return Change(new.to_json(), shares(new), audit, shadow_of(new), also)
 
     return _state(store.change(make))
 
@@ -96,10 +99,56 @@ def fall_back(store: RolloutStore, release: str, now: float, by: str) -> str:
         if running and state is not None:
             ended = replace(state, status=Status.aborted, reason=reason)
             audit = {**audit_record(Decision("fallback", reason, ended), now, by), **audit}
-        return Change(ended.to_json() if ended else None, {to: 1.0}, audit)
+        also = {"holdout": traffic.holdout.of(to)} if traffic.holdout is not None else {}
+        return Change(ended.to_json() if ended else None, {to: 1.0}, audit, also=also)
 
     store.change(make)
     return chosen[-1]
+
+
+def override(store: RolloutStore, user: str, to: str, now: float, by: str, reason: str) -> int:
+    """Send a test user to a release whatever their share says, or take that back; returns how many there are then.
+
+    The audit record does not say who it is.
+
+    Args:
+        user: `hashing.user_digest`. to: a release, ``main`` or ``canary``; empty: no override any more.
+    Raises: ConfigError: there is nothing of that name, there are too many, nothing says why, or the user has none to take back.
+    """
+    made: list[int] = []
+    if not reason.strip():
+        raise ConfigError("overrides: found no reason, expected a sentence; give one with --why")
+
+    def make(_found: _Found, traffic: Traffic) -> Change:
+        rest = {each: its for each, its in traffic.overrides.items() if each != user}
+        if to and to not in (MAIN, CANARY, *traffic.weights):
+            raise ConfigError(f"overrides: found {to!r}, expected one of {[MAIN, CANARY, *sorted(traffic.weights)]}")
+        if not to and len(rest) == len(traffic.overrides):
+            raise ConfigError("overrides: found none of this user, expected one to take back; see `reco overrides list`")
+        if len(rest) >= MOST_OVERRIDES:
+            raise ConfigError(f"overrides: found {len(rest)}, expected less than {MOST_OVERRIDES}; take some back first")
+        after = {**rest, user: to} if to else rest
+        made.append(len(after))
+        audit = {"ts": now, "by": by, "action": "override" if to else "override_off", "reason": reason, "overrides": len(after)}
+        return Change(None, None, {**audit, "release": to}, also={"overrides": after})
+
+    store.change(make)
+    return made[-1]
+
+
+def end_holdout(store: RolloutStore, now: float, by: str, reason: str) -> None:
+    """Let users who are held out have what their share says.
+
+    Raises: ConfigError: nobody is.
+    """
+
+    def make(_found: _Found, traffic: Traffic) -> Change:
+        if traffic.holdout is None:
+            raise ConfigError("holdout: found none, expected one to end; a rollout's policy declares it")
+        audit = {"ts": now, "by": by, "action": "holdout_off", "reason": reason, "held": traffic.holdout.share}
+        return Change(None, None, audit, also={"holdout": None})
+
+    store.change(make)
 
 
 def _set(store: RolloutStore, status: Status, action: str, now: float, by: str, reason: str) -> State:
