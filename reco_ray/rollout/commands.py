@@ -18,7 +18,7 @@ __all__ = ["abort", "end_holdout", "fall_back", "note", "override", "pause", "re
 _Found = Mapping[str, Any] | None
 
 
-def start(store: RolloutStore, release: str, policy: Policy, now: float, by: str) -> State:
+def start(store: RolloutStore, release: str, policy: Policy, now: float, by: str, why: str = "started") -> State:
     """Give a release that is loaded beside the champion its first share.
 
     Raises: ConfigError: another rollout runs, the release is not loaded, or there is none that has all the traffic.
@@ -33,7 +33,7 @@ def start(store: RolloutStore, release: str, policy: Policy, now: float, by: str
                 f"traffic: found {dict(traffic.weights)}, expected one release with all of it and {release} with none; "
                 "deploy the champion with jobs/deploy_release.py, and the candidate with `reco rollouts start`"
             )
-        new = first_state(secrets.token_hex(6), release, live[0], policy, now, by)
+        new = replace(first_state(secrets.token_hex(6), release, live[0], policy, now, by), reason=why)
         audit = audit_record(Decision("start", new.reason, new), now, by)
         holdout = policy.holdout or traffic.holdout
         also = {"holdout": holdout.of(live[0])} if holdout is not None else {}
@@ -58,12 +58,12 @@ def pause(store: RolloutStore, now: float, by: str, reason: str) -> State:
     return _set(store, Status.paused, "pause", now, by, reason)
 
 
-def resume(store: RolloutStore, now: float, by: str) -> State:
+def resume(store: RolloutStore, now: float, by: str, reason: str = "resumed") -> State:
     """Go on after a pause.
 
     Raises: ConfigError: no rollout runs.
     """
-    return _set(store, Status.running, "resume", now, by, "resumed")
+    return _set(store, Status.running, "resume", now, by, reason)
 
 
 def abort(store: RolloutStore, now: float, by: str, reason: str) -> State:
@@ -74,7 +74,7 @@ def abort(store: RolloutStore, now: float, by: str, reason: str) -> State:
     return _set(store, Status.aborted, "abort", now, by, reason)
 
 
-def fall_back(store: RolloutStore, release: str, now: float, by: str) -> str:
+def fall_back(store: RolloutStore, release: str, now: float, by: str, why: str = "") -> str:
     """Send all traffic to another loaded release at once, and end the rollout that runs; returns its id.
 
     Args:
@@ -93,7 +93,7 @@ def fall_back(store: RolloutStore, release: str, now: float, by: str) -> str:
                 f"fallback: found {to or 'no release'} to go to, expected one of {sorted(traffic.weights)}; name it"
             )
         chosen.append(to)
-        reason = f"all traffic to {to}"
+        reason = f"all traffic to {to}: {why}" if why else f"all traffic to {to}"
         audit: dict[str, Any] = {"ts": now, "by": by, "action": "fallback", "reason": reason, "before": dict(traffic.weights)}
         ended = None
         if running and state is not None:
