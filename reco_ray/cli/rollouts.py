@@ -132,12 +132,13 @@ def end_holdout(reason: str = _Reason, overrides: list[str] | None = Overrides) 
 
 def fallback(
     release: str = typer.Option("", help="Where to; without it the champion, or the only other release that is loaded."),
+    why: str = typer.Option("", help="For the audit record."),
     overrides: list[str] | None = Overrides,
 ) -> None:
     """Send all traffic to another loaded release at once, and end the rollout that runs."""
     config = configure(overrides)
     with embedded_store(config) as url, _open(config, url) as rollouts:
-        to = commands.fall_back(rollouts, release, time.time(), getpass.getuser())
+        to = commands.fall_back(rollouts, release, time.time(), getpass.getuser(), why)
         typer.echo(f"all traffic goes to {to}; gateways follow within a second or so")
         _point(config, url)
 
