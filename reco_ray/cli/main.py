@@ -2,8 +2,8 @@
 
 `reco demo` and `reco serve` are the two commands of the README; `reco keys` says who may call, `reco events` what comes in,
 `reco erasures` who wished to be forgotten, `reco rules` what is shown and what is not, `reco flags` what is switched off,
-`reco releases` what was published, `reco rollouts` who gets which release, `reco status` where all of it stands; the rest looks
-at what is there.
+`reco releases` what was published, `reco rollouts` and `reco overrides` who gets which release, `reco status` where all of it
+stands; the rest looks at what is there.
 """
 
 import json
@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from reco_ray.cli import erasures, events, features, flags, keys, releases, rollouts, rules
+from reco_ray.cli import erasures, events, features, flags, keys, overrides, releases, rollouts, rules
 from reco_ray.cli.options import Overrides, configure
 from reco_ray.cli.status import status
 from reco_ray.cluster import embedded_store, ray_session
@@ -35,6 +35,7 @@ app.add_typer(rules.app, name="rules")
 app.add_typer(flags.app, name="flags")
 app.add_typer(releases.app, name="releases")
 app.add_typer(rollouts.app, name="rollouts")
+app.add_typer(overrides.app, name="overrides")
 app.command()(rollouts.fallback)
 app.command()(status)
 _console = Console()

@@ -1,6 +1,7 @@
-"""`reco releases`: which there are and what they do, what one holds, what two differ in, whether one is whole, which may go."""
+"""`reco releases`: which there are, what one holds, what two differ in, whether one is whole, who approved, which may go."""
 
 import json
+import time
 from dataclasses import asdict
 
 import typer
@@ -10,14 +11,18 @@ from rich.table import Table
 from reco_ray.cli.options import Overrides, configure
 from reco_ray.cluster import embedded_store
 from reco_ray.lake import storage
-from reco_ray.release import open_release, release_ids, verify
+from reco_ray.release import open_release, read_part, release_ids, verify
+from reco_ray.release.card import CARD, with_verdicts
 from reco_ray.release.shelf import differences, read_manifest, size_bytes
-from reco_ray.store import OnlineStore
+from reco_ray.rollout import commands
+from reco_ray.store import OnlineStore, RolloutStore
+from reco_ray.workflow.fitness import approvals, approve
+from reco_ray.workflow.gates import who
 from reco_ray.workflow.releases import point_aliases, prune, read_roles
 
 __all__ = ["app"]
 
-app = typer.Typer(no_args_is_help=True, help="Releases: list, show, diff, verify, prune, sync.")
+app = typer.Typer(no_args_is_help=True, help="Releases: list, show, card, approve, diff, verify, prune, sync.")
 
 _Release = typer.Argument(..., help="Id of a published release.", show_default=False)
 
@@ -53,6 +58,32 @@ def show(release: str = _Release, overrides: list[str] | None = Overrides) -> No
     if storage.exists(gates):
         found["gates"] = json.loads(storage.read_bytes(gates))
     typer.echo(json.dumps(found, indent=1, sort_keys=True, default=str))
+
+
+@app.command()
+def card(release: str = _Release, overrides: list[str] | None = Overrides) -> None:
+    """Print the model card of a release, with what the gates said last and who approved of it, as Markdown."""
+    config = configure(overrides)
+    uri = storage.join(config.root, "reports", "gates", f"{release}.json")
+    said = json.loads(storage.read_bytes(uri)) if storage.exists(uri) else None
+    typer.echo(with_verdicts(read_part(config.root, release, CARD).decode(), said, approvals(config.root, release)))
+
+
+@app.command("approve")
+def approve_(
+    release: str = _Release,
+    by: str = typer.Option(..., "--by", help="Who answers for it."),
+    note: str = typer.Option("", help="Kept with the name."),
+    withdraw: bool = typer.Option(False, "--withdraw", help="Take the name back."),
+    overrides: list[str] | None = Overrides,
+) -> None:
+    """Put a name to a release: where gates.approvals asks for names, it takes no traffic without them."""
+    config = configure(overrides)
+    with embedded_store(config) as url, OnlineStore(url, config.store.namespace) as store:
+        names = [each["by"] for each in approve(config.root, release, by, note, withdraw=withdraw)]
+        action = "approval_withdrawn" if withdraw else "approval"
+        commands.note(RolloutStore(store), action, release, f"{by}: {note}" if note else by, time.time(), who())
+    typer.echo(f"release {release}: approved by {', '.join(names) or 'nobody'}")
 
 
 @app.command()

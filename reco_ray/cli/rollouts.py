@@ -122,14 +122,23 @@ def run(overrides: list[str] | None = Overrides) -> None:
         run_controller(config.events, config.store.namespace, url, config.serve.rollout_webhook, stop=stop)
 
 
+@app.command("end-holdout")
+def end_holdout(reason: str = _Reason, overrides: list[str] | None = Overrides) -> None:
+    """End the holdout that a policy declared: its users have what their share says."""
+    with _rollouts(configure(overrides)) as rollouts:
+        commands.end_holdout(rollouts, time.time(), getpass.getuser(), reason)
+    typer.echo("nobody is held out any more; gateways follow within a second or so")
+
+
 def fallback(
     release: str = typer.Option("", help="Where to; without it the champion, or the only other release that is loaded."),
+    why: str = typer.Option("", help="For the audit record."),
     overrides: list[str] | None = Overrides,
 ) -> None:
     """Send all traffic to another loaded release at once, and end the rollout that runs."""
     config = configure(overrides)
     with embedded_store(config) as url, _open(config, url) as rollouts:
-        to = commands.fall_back(rollouts, release, time.time(), getpass.getuser())
+        to = commands.fall_back(rollouts, release, time.time(), getpass.getuser(), why)
         typer.echo(f"all traffic goes to {to}; gateways follow within a second or so")
         _point(config, url)
 

@@ -20,6 +20,11 @@ class GateName(Enum):
     slices = "slices"
     latency = "latency"
     size = "size"
+    cost = "cost"
+    parity = "parity"
+    drift = "drift"
+    off_policy = "off_policy"
+    approval = "approval"
 
 
 @dataclass(kw_only=True)
@@ -36,6 +41,11 @@ class GatesConfig:
             off by; the upper end of the interval of the paired difference may not be below.
         latency_ratio, latency_slack_ms: its p95 may be the champion's times the one and the other on top.
         size_ratio: of the bundles' bytes.
+        cost_ratio, cost_slack_s: its CPU for 1,000 requests may be the champion's times the one and the other on top.
+        parity_users, parity_limit: users whose rows are made by both codes, and share of them that may differ.
+        drift_ratio: of the distance of a feature that drifts (PSI) to that of the champion's training.
+        off_policy_margin: share of what was earned that the estimate may be below; its interval's upper end may not be.
+        approvals: people who must have approved of it by name. approvers: who may; empty: anybody.
     """
 
     wanted: list[GateName] = field(default_factory=lambda: list(GateName))
@@ -47,6 +57,14 @@ class GatesConfig:
     latency_ratio: float = 2.0
     latency_slack_ms: float = 5.0
     size_ratio: float = 2.0
+    cost_ratio: float = 2.0
+    cost_slack_s: float = 2.0
+    parity_users: int = 200
+    parity_limit: float = 0.0
+    drift_ratio: float = 1.5
+    off_policy_margin: float = 0.1
+    approvals: int = 0
+    approvers: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         between("gates.requests", self.requests, 1, 100_000)
@@ -56,6 +74,17 @@ class GatesConfig:
         between("gates.latency_ratio", self.latency_ratio, 0.1, 1000)
         between("gates.latency_slack_ms", self.latency_slack_ms, 0, 60_000)
         between("gates.size_ratio", self.size_ratio, 0.1, 1000)
+        between("gates.cost_ratio", self.cost_ratio, 0.1, 1000)
+        between("gates.cost_slack_s", self.cost_slack_s, 0, 60_000)
+        between("gates.parity_users", self.parity_users, 1, 100_000)
+        between("gates.parity_limit", self.parity_limit, 0, 1)
+        between("gates.drift_ratio", self.drift_ratio, 1, 1000)
+        between("gates.off_policy_margin", self.off_policy_margin, 0, 1)
+        between("gates.approvals", self.approvals, 0, 20)
+        if self.approvers and len(set(self.approvers)) < self.approvals:
+            raise ConfigError(
+                f"gates.approvals: found {self.approvals}, expected at most the {len(set(self.approvers))} of gates.approvers"
+            )
         if self.metric not in _METRICS:
             raise ConfigError(f"gates.metric: found {self.metric!r}, expected one of {list(_METRICS)}")
 

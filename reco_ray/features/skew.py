@@ -14,18 +14,20 @@ from reco_ray.config import FeaturesConfig
 from reco_ray.events.bus import partition_of
 from reco_ray.features import transform
 from reco_ray.features.items import ItemFacts
+from reco_ray.features.online import UserState, add_user_events, unknown
 from reco_ray.features.rows import user_row
 from reco_ray.features.views import USER_COLUMNS, USER_TASTE
-from reco_ray.hashing import user_bucket
+from reco_ray.hashing import hash64_many, user_bucket
 from reco_ray.lake import tables
 from reco_ray.types import UserRow
 
-__all__ = ["TOLERANCE", "SkewReport", "compare", "user_columns"]
+__all__ = ["TOLERANCE", "SkewReport", "compare", "streamed", "user_columns"]
 
 TOLERANCE = 2e-5
 """Features are rounded to five digits; sums in another order may round the other way."""
 
 Served = tuple[str, UserRow]
+_BATCHES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +91,30 @@ def compare(
     )
 
 
-def _offline(root: str, served: Sequence[Served], items: ItemFacts, config: FeaturesConfig) -> dict[str, UserRow]:
-    """Rows by place in ``served``."""
-    users = sorted({user for user, _ in served})
+def streamed(root: str, users: Sequence[str], items: ItemFacts, config: FeaturesConfig) -> list[Served]:
+    """Rows that the streams' code makes of users' events in the lake: in three batches, each with events of all times."""
+    events = _events(root, users, config, "event_id")
+    batch = hash64_many(events["event_id"], "parity") % _BATCHES
+    states, rows = dict[str, UserState](), dict[str, UserRow]()
+    for at in range(_BATCHES):
+        fresh = unknown(events.filter(pl.Series(batch == at, dtype=pl.Boolean)), states)
+        for user, (state, row) in add_user_events(fresh, states, items, config).items():
+            states[user], rows[user] = UserState.unpack(state.pack()), row
+    return list(rows.items())
+
+
+def _events(root: str, users: Sequence[str], config: FeaturesConfig, *extra: str) -> pl.DataFrame:
+    """Events of users as `transform.prepare` leaves them, with their positions; -1 where they came by no bus."""
     buckets = sorted({user_bucket(user) for user in users})
     where = pl.col("user_bucket").is_in(buckets) & pl.col("user_id").is_in(users)
-    raw = tables.read(root, "events", [*transform.EVENT_COLUMNS, "bus_position"], where)
-    events = transform.prepare(raw, config, ("bus_position",)).with_columns(pl.col("bus_position").cast(pl.Int64).fill_null(-1))
+    columns = [*transform.EVENT_COLUMNS, "bus_position", *extra]
+    events = transform.prepare(tables.read(root, "events", columns, where), config, ("bus_position", *extra))
+    return events.with_columns(pl.col("bus_position").cast(pl.Int64).fill_null(-1))
+
+
+def _offline(root: str, served: Sequence[Served], items: ItemFacts, config: FeaturesConfig) -> dict[str, UserRow]:
+    """Rows by place in ``served``."""
+    events = _events(root, sorted({user for user, _ in served}), config)
     wanted = pl.DataFrame(
         {
             "user_id": [user for user, _ in served],

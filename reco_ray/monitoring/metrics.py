@@ -17,7 +17,7 @@ _COMMIT_MS = [5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 60_000]
 class GatewayMetrics:
     """What a gateway replica counts: 2.6 us a call.
 
-    Labels: call (of the table of calls), status, release, variant (main or canary), rung (of the ladder), reason (of
+    Labels: call (of the table of calls), status, release, variant (see `rollout.variants`), rung (of the ladder), reason (of
     ``degraded``; at most some tens), stage, result (of the cache).
     """
 
@@ -219,6 +219,21 @@ class RuleMetrics:
             tag_keys=("release", "rule", "effect"),
         )
         self._version = Gauge("reco_rules_version", description="Version of the rules in force.", tag_keys=("release",))
+        self._share = Gauge(
+            "reco_rules_exposure_share",
+            description="Share of the exposure that a rule's items have, over the last 500 slates or so of a replica (M10).",
+            tag_keys=("release", "rule"),
+        )
+        self._push = Gauge(
+            "reco_rules_exposure_push",
+            description="What a rule on exposure adds to its items' scores now, in deviations.",
+            tag_keys=("release", "rule"),
+        )
+        self._cost = Gauge(
+            "reco_rules_exposure_cost",
+            description="Score that a place loses to all rules on exposure that hold with this one, in deviations.",
+            tag_keys=("release", "rule"),
+        )
 
     def in_force(self, version: int) -> None:
         """These rules hold from now on."""
@@ -227,6 +242,11 @@ class RuleMetrics:
     def jumped(self, rule: str, effect: str) -> None:
         """A rule takes effect far more, or far less, than it did."""
         self._jumps.inc(1, {**self._tags, "rule": rule, "effect": effect})
+
+    def pushed(self, rule: str, share: float, amount: float, cost: float) -> None:
+        """How a rule on exposure stands."""
+        for gauge, value in ((self._share, share), (self._push, amount), (self._cost, cost)):
+            gauge.set(value, {**self._tags, "rule": rule})
 
     def hits(self, told: Mapping[tuple[str, str], int]) -> None:
         """So often each rule took effect since the last call."""

@@ -24,7 +24,7 @@ from reco_ray.features import Catalogue
 from reco_ray.recall.query import Query, make_query
 from reco_ray.rerank.exploration import SlatePolicy
 from reco_ray.rerank.policy import Scored, generator_of, make_policy
-from reco_ray.rules import NO_RULES, Bounds, Hits, Plan, RuleBook, Standing, tally
+from reco_ray.rules import NO_RULES, Bounds, Hits, Plan, Pushed, RuleBook, Standing, tally
 from reco_ray.store import EXPLORE, Flags, LiveItem
 from reco_ray.types import Candidates, Request, Slate
 
@@ -44,6 +44,7 @@ class _Ready(NamedTuple):
     bits: NDArray[np.uint16]
     boost: NDArray[np.float32]
     standard: NDArray[np.float32]
+    push: NDArray[np.float32] | None
 
 
 class Rerank:
@@ -104,6 +105,11 @@ class Rerank:
             told, self._hits = self._hits, {}
         return told
 
+    def pushed(self) -> list[Pushed]:
+        """Contract of `slate.RuledStage`."""
+        with self._lock:
+            return self._book.pushed()
+
     def _swap(self, catalogue: Catalogue, book: RuleBook) -> None:
         with self._lock:
             taken = self._book.take()
@@ -161,11 +167,13 @@ class Rerank:
         if plan.boosts:
             boost = boost + plan.boost[rows]
         standard = np.asarray(_standardise(scores) + boost, np.float32)
-        return _Ready(query, plan, binds, rows, scores, bits, boost, standard)
+        push = plan.pushes.added(rows) if plan.pushes and not request.items else None
+        standard = standard if push is None else standard + push
+        return _Ready(query, plan, binds, rows, scores, bits, boost, standard, push)
 
     def _one(self, request: Request, candidates: Candidates, scores: NDArray[np.float32]) -> Slate:
         ready = self._ready(request, candidates, scores)
-        query, plan, _, rows, scores, bits, boost, standard = ready
+        query, plan, _, rows, scores, bits, boost, standard, push = ready
         catalogue = self._catalogue
         bounds: Bounds | None = None
         picked: list[int] = []
@@ -179,11 +187,20 @@ class Rerank:
             chosen, picked, bounds = pool[drawn.chosen], drawn.chosen.tolist(), policy.bounds
             propensities, explored = drawn.propensities, drawn.explored
         item_idx = rows[chosen]
+        if push is not None:
+            plan.pushes.showed(item_idx, request.shown.size)
+            if push.any() and plan.pushes.due():
+                base = standard - push
+                pool, policy = self._policy(request, ready._replace(standard=base))
+                plain = policy.draw(request.k, generator_of(request.request_id, request.user_id) if policy.rate else None)
+                plan.pushes.compare(base[pool[plain.chosen]], base[chosen])
         boosted = boost[chosen] != 0
         unknown = self._unknown(request)
         told = list(zip(bits[chosen].tolist(), boosted.tolist(), explored.tolist(), strict=True))
         named = {each: self._reasons(*each) for each in set(told)}  # few differ
         reasons = [named[each] for each in told]
+        if push is not None and push[chosen].any():
+            reasons = [(*why, "exposure") if moved else why for why, moved in zip(reasons, push[chosen].tolist(), strict=True)]
         missed: tuple[str, ...] = ()
         if bounds is not None:
             for place, rule in bounds.pins_of(picked):

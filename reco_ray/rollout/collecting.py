@@ -2,6 +2,7 @@
 
 A decision belongs to the release that answered; where a stage failed, to the release that was asked, which the variant tells:
 the slate may be an older one of the other release. A click belongs to the decision that its event names, and counts once.
+Users who are held out count apart, and test users who were sent to a release by name nowhere.
 """
 
 from collections import OrderedDict
@@ -15,6 +16,7 @@ from reco_ray.events.encoding import decode
 from reco_ray.hashing import hash64
 from reco_ray.rollout.decide import State
 from reco_ray.rollout.evidence import N_BUCKETS, Arm, Evidence
+from reco_ray.rollout.variants import CANARY, HOLDOUT, MAIN, OVERRIDE
 
 __all__ = ["CANDIDATE", "CHAMPION", "Collector"]
 
@@ -57,31 +59,32 @@ class Collector:
 
     def next_step(self) -> None:
         """Count anew; clicks still find the decisions of the step before."""
-        self.evidence.steps.append((Arm(), Arm()))
+        self.evidence.next_step()
         for users in self.users:
             users.clear()
 
     def _decision(self, found: dict[str, object], state: State) -> None:
         marks, ts_us = found["degraded"], found["ts"]
-        if found["call"] not in _CALLS or not isinstance(marks, list) or not isinstance(ts_us, int):
+        variant = found["variant"]
+        if found["call"] not in _CALLS or variant == OVERRIDE or not isinstance(marks, list) or not isinstance(ts_us, int):
             return
         failed = not _FAILED.isdisjoint(marks)
         evidence, heard = self.evidence, ts_us / 1e6
         evidence.heard_ts = max(evidence.heard_ts, heard)
         evidence.total += 1
         evidence.good += not failed
-        side = self._side(found, state, failed)
-        if side is None:
+        side = None if variant == HOLDOUT else self._side(found, state, failed)
+        if side is None and variant != HOLDOUT:
             return
         if side == CANDIDATE:
             evidence.candidate_ts = max(evidence.candidate_ts, heard)
         if ts_us < state.since_ts * 1e6 + _SETTLE_US:
             return
-        arm, request_id = evidence.now[side], str(found["request_id"])
+        arm, request_id = evidence.held[-1] if side is None else evidence.now[side], str(found["request_id"])
         user = str(found["user_id"] or "")
         bucket = hash64(user or request_id, state.rollout_id) % N_BUCKETS
         arm.rates[bucket, 0] += 1
-        if user:
+        if user and side is not None:
             self.users[side].add(hash64(user, f"seen {state.rollout_id}").to_bytes(8, "little"))
         self._open[request_id] = (arm, bucket)
         if len(self._open) > _OPEN_MOST:
@@ -98,6 +101,6 @@ class Collector:
 
     def _side(self, found: dict[str, object], state: State, failed: bool) -> int | None:
         if failed:
-            candidate_is = "main" if state.share > 0.5 else "canary"
+            candidate_is = MAIN if state.share > 0.5 else CANARY
             return CANDIDATE if found["variant"] == candidate_is else CHAMPION
         return {state.release: CANDIDATE, state.champion: CHAMPION}.get(str(found["release"]))

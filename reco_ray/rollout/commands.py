@@ -9,15 +9,16 @@ from reco_ray.errors import ConfigError
 from reco_ray.rollout.controller import audit_record, shadow_of, shares
 from reco_ray.rollout.decide import Decision, State, Status, first_state
 from reco_ray.rollout.policy import Policy
-from reco_ray.store import RolloutStore, Traffic
+from reco_ray.rollout.variants import CANARY, MAIN
+from reco_ray.store import MOST_OVERRIDES, RolloutStore, Traffic
 from reco_ray.store.rollouts import Change
 
-__all__ = ["abort", "fall_back", "note", "pause", "resume", "start"]
+__all__ = ["abort", "end_holdout", "fall_back", "note", "override", "pause", "resume", "start"]
 
 _Found = Mapping[str, Any] | None
 
 
-def start(store: RolloutStore, release: str, policy: Policy, now: float, by: str) -> State:
+def start(store: RolloutStore, release: str, policy: Policy, now: float, by: str, why: str = "started") -> State:
     """Give a release that is loaded beside the champion its first share.
 
     Raises: ConfigError: another rollout runs, the release is not loaded, or there is none that has all the traffic.
@@ -32,9 +33,11 @@ def start(store: RolloutStore, release: str, policy: Policy, now: float, by: str
                 f"traffic: found {dict(traffic.weights)}, expected one release with all of it and {release} with none; "
                 "deploy the champion with jobs/deploy_release.py, and the candidate with `reco rollouts start`"
             )
-        new = first_state(secrets.token_hex(6), release, live[0], policy, now, by)
+        new = replace(first_state(secrets.token_hex(6), release, live[0], policy, now, by), reason=why)
         audit = audit_record(Decision("start", new.reason, new), now, by)
-        return Change(new.to_json(), shares(new), audit, shadow_of(new))
+        holdout = policy.holdout or traffic.holdout
+        also = {"holdout": holdout.of(live[0])} if holdout is not None else {}
+        return Change(new.to_json(), shares(new), audit, shadow_of(new), also)
 
     return _state(store.change(make))
 
@@ -55,12 +58,12 @@ def pause(store: RolloutStore, now: float, by: str, reason: str) -> State:
     return _set(store, Status.paused, "pause", now, by, reason)
 
 
-def resume(store: RolloutStore, now: float, by: str) -> State:
+def resume(store: RolloutStore, now: float, by: str, reason: str = "resumed") -> State:
     """Go on after a pause.
 
     Raises: ConfigError: no rollout runs.
     """
-    return _set(store, Status.running, "resume", now, by, "resumed")
+    return _set(store, Status.running, "resume", now, by, reason)
 
 
 def abort(store: RolloutStore, now: float, by: str, reason: str) -> State:
@@ -71,7 +74,7 @@ def abort(store: RolloutStore, now: float, by: str, reason: str) -> State:
     return _set(store, Status.aborted, "abort", now, by, reason)
 
 
-def fall_back(store: RolloutStore, release: str, now: float, by: str) -> str:
+def fall_back(store: RolloutStore, release: str, now: float, by: str, why: str = "") -> str:
     """Send all traffic to another loaded release at once, and end the rollout that runs; returns its id.
 
     Args:
@@ -90,16 +93,62 @@ def fall_back(store: RolloutStore, release: str, now: float, by: str) -> str:
                 f"fallback: found {to or 'no release'} to go to, expected one of {sorted(traffic.weights)}; name it"
             )
         chosen.append(to)
-        reason = f"all traffic to {to}"
+        reason = f"all traffic to {to}: {why}" if why else f"all traffic to {to}"
         audit: dict[str, Any] = {"ts": now, "by": by, "action": "fallback", "reason": reason, "before": dict(traffic.weights)}
         ended = None
         if running and state is not None:
             ended = replace(state, status=Status.aborted, reason=reason)
             audit = {**audit_record(Decision("fallback", reason, ended), now, by), **audit}
-        return Change(ended.to_json() if ended else None, {to: 1.0}, audit)
+        also = {"holdout": traffic.holdout.of(to)} if traffic.holdout is not None else {}
+        return Change(ended.to_json() if ended else None, {to: 1.0}, audit, also=also)
 
     store.change(make)
     return chosen[-1]
+
+
+def override(store: RolloutStore, user: str, to: str, now: float, by: str, reason: str) -> int:
+    """Send a test user to a release whatever their share says, or take that back; returns how many there are then.
+
+    The audit record does not say who it is.
+
+    Args:
+        user: `hashing.user_digest`. to: a release, ``main`` or ``canary``; empty: no override any more.
+    Raises: ConfigError: there is nothing of that name, there are too many, nothing says why, or the user has none to take back.
+    """
+    made: list[int] = []
+    if not reason.strip():
+        raise ConfigError("overrides: found no reason, expected a sentence; give one with --why")
+
+    def make(_found: _Found, traffic: Traffic) -> Change:
+        rest = {each: its for each, its in traffic.overrides.items() if each != user}
+        if to and to not in (MAIN, CANARY, *traffic.weights):
+            raise ConfigError(f"overrides: found {to!r}, expected one of {[MAIN, CANARY, *sorted(traffic.weights)]}")
+        if not to and len(rest) == len(traffic.overrides):
+            raise ConfigError("overrides: found none of this user, expected one to take back; see `reco overrides list`")
+        if len(rest) >= MOST_OVERRIDES:
+            raise ConfigError(f"overrides: found {len(rest)}, expected less than {MOST_OVERRIDES}; take some back first")
+        after = {**rest, user: to} if to else rest
+        made.append(len(after))
+        audit = {"ts": now, "by": by, "action": "override" if to else "override_off", "reason": reason, "overrides": len(after)}
+        return Change(None, None, {**audit, "release": to}, also={"overrides": after})
+
+    store.change(make)
+    return made[-1]
+
+
+def end_holdout(store: RolloutStore, now: float, by: str, reason: str) -> None:
+    """Let users who are held out have what their share says.
+
+    Raises: ConfigError: nobody is.
+    """
+
+    def make(_found: _Found, traffic: Traffic) -> Change:
+        if traffic.holdout is None:
+            raise ConfigError("holdout: found none, expected one to end; a rollout's policy declares it")
+        audit = {"ts": now, "by": by, "action": "holdout_off", "reason": reason, "held": traffic.holdout.share}
+        return Change(None, None, audit, also={"holdout": None})
+
+    store.change(make)
 
 
 def _set(store: RolloutStore, status: Status, action: str, now: float, by: str, reason: str) -> State:

@@ -161,6 +161,15 @@ def _numbers(state: State, evidence: Evidence, now: float) -> Iterator[tuple[str
     yield "p95_evidence", excess(timed, candidate.slower_than(guards.p95_ratio * p95), 0.05) if known else 1.0
     ctr = compare_rates([(a.rates, b.rates) for a, b in evidence.steps], guards.ctr_alpha, guards.ctr_effect)
     yield from ((f"ctr_{name}", value) for name, value in asdict(ctr).items())
+    if held := sum(each.decisions for each in evidence.held):
+        yield "holdout_decisions", held
+        yield (
+            "holdout_errors_rate",
+            sum(each.errors for each in evidence.held) / max(1, sum(each.made for each in evidence.held)),
+        )
+        pairs = [(a.rates, each.rates) for (a, _), each in zip(evidence.steps, evidence.held, strict=True)]
+        apart = compare_rates(pairs, guards.ctr_alpha, guards.ctr_effect)
+        yield from ((f"holdout_ctr_{name}", value) for name, value in asdict(apart).items() if name != "n")
     users, others = candidate.users, champion.users
     yield "users", users
     yield "champion_users", others

@@ -74,6 +74,7 @@ class Evidence:
         steps: candidate and champion, one pair per step; the last one is the current step.
         heard_ts: when a record of any release was last seen. candidate_ts: one of the candidate. Seconds since 1970.
         good, total: answers of all releases since the rollout began, for the error budget.
+        held: users who are held out, one per step; they are judged by nothing here.
     """
 
     steps: list[tuple[Arm, Arm]] = field(default_factory=lambda: [(Arm(), Arm())])
@@ -81,19 +82,27 @@ class Evidence:
     candidate_ts: float = 0.0
     good: int = 0
     total: int = 0
+    held: list[Arm] = field(default_factory=lambda: [Arm()])
 
     @property
     def now(self) -> tuple[Arm, Arm]:
         """Candidate and champion in the current step."""
         return self.steps[-1]
 
+    def next_step(self) -> None:
+        """Count anew."""
+        self.steps.append((Arm(), Arm()))
+        self.held.append(Arm())
+
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
         rest = {name: getattr(self, name) for name in ("heard_ts", "candidate_ts", "good", "total")}
-        return {**rest, "steps": [[arm.to_json() for arm in pair] for pair in self.steps]}
+        steps = [[arm.to_json() for arm in pair] for pair in self.steps]
+        return {**rest, "steps": steps, "held": [arm.to_json() for arm in self.held]}
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> "Evidence":
         """Read `to_json`."""
         steps = [(Arm.from_json(a), Arm.from_json(b)) for a, b in found["steps"]]
-        return cls(**{**found, "steps": steps})
+        held = [Arm.from_json(each) for each in found.get("held", ())] or [Arm() for _ in steps]  # of before there is none
+        return cls(**{**found, "steps": steps, "held": held})

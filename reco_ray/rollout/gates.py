@@ -3,68 +3,18 @@
 Where no release has traffic there is nothing to compare with, and the gates that compare pass.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from reco_ray.config import GateName, GatesConfig
 from reco_ray.evaluation import paired_difference
-from reco_ray.evaluation.smoke import Answers
+from reco_ray.rollout import fitness
+from reco_ray.rollout.facts import Facts, GateResult
 
 __all__ = ["Facts", "GateResult", "check", "refusal"]
 
-Values = NDArray[np.float64]
 _LEAST_USERS = 30  # of fewer a bootstrap knows too little of what it has not drawn
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Facts:
-    """What the gates judge by.
-
-    Attributes:
-        champion: has the traffic now; empty where nobody has.
-        damage: what is wrong with the bundle; empty where it is whole. Then nothing else was looked at.
-        answers: of the release and of the champion, to the same requests; None where there is no such release.
-        metric: of the users that both were evaluated on, ours and the champion's, shapes (U,); None: not kept for one of them.
-        history: length of these users' histories, shape (U,); None: not kept.
-        sizes: bytes, ours and the champion's.
-    """
-
-    release: str
-    champion: str = ""
-    damage: str = ""
-    answers: tuple[Answers | None, Answers | None] = (None, None)
-    metric: tuple[Values, Values] | None = None
-    sizes: tuple[int, int] = (0, 0)
-    history: Values | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class GateResult:
-    """What one gate says; ``remedy`` only where it did not pass."""
-
-    name: str
-    passed: bool
-    found: str
-    expected: str
-    numbers: Mapping[str, float] = field(default_factory=dict)
-    remedy: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain values; what is not finite becomes null."""
-        numbers = {name: value if math.isfinite(value) else None for name, value in self.numbers.items()}
-        return {
-            "name": self.name,
-            "passed": self.passed,
-            "found": self.found,
-            "expected": self.expected,
-            "numbers": numbers,
-            "remedy": self.remedy,
-        }
 
 
 def check(facts: Facts, config: GatesConfig, seed: int) -> list[GateResult]:
@@ -188,4 +138,9 @@ _GATES: Mapping[GateName, Callable[[Facts, GatesConfig, int], GateResult]] = {
     GateName.slices: _slices,
     GateName.latency: _latency,
     GateName.size: _size,
+    GateName.cost: fitness.cost,
+    GateName.parity: fitness.parity,
+    GateName.drift: fitness.drift,
+    GateName.off_policy: fitness.off_policy,
+    GateName.approval: fitness.approval,
 }

@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 from reco_ray.errors import ConfigError
+from reco_ray.store import Holdout
 
 __all__ = ["DEFAULT_POLICY", "Guards", "Policy", "Step"]
 
@@ -70,12 +71,19 @@ class Guards:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Steps in order, a shadow first if at all, then shares growing to 1; and the guards over all of them."""
+    """Steps in order, a shadow first if at all, then shares growing to 1; and the guards over all of them.
+
+    Attributes:
+        holdout: users who stay with the champion, or the popular list; None: those of the rollout before, if any.
+    """
 
     steps: tuple[Step, ...]
     guards: Guards = field(default_factory=Guards)
+    holdout: Holdout | None = None
 
     def __post_init__(self) -> None:
+        if self.holdout is not None and self.holdout.release:
+            raise ConfigError(f"holdout: found release {self.holdout.release!r}, expected none; it is the champion's")
         if any(step.shadow for step in self.steps[1:]):
             raise ConfigError("policy: found a shadow behind another step, expected it as the first one")
         shares = [step.share for step in self.steps if not step.shadow]
@@ -84,7 +92,8 @@ class Policy:
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
-        return {"steps": [asdict(step) for step in self.steps], "guards": asdict(self.guards)}
+        found = {"steps": [asdict(step) for step in self.steps], "guards": asdict(self.guards)}
+        return found if self.holdout is None else {**found, "holdout": asdict(self.holdout)}
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> "Policy":
@@ -93,11 +102,14 @@ class Policy:
         Raises: ConfigError: an unknown field, or a value out of range.
         """
         try:
-            if unknown := set(found) - {"steps", "guards"}:
+            if unknown := set(found) - {"steps", "guards", "holdout"}:
                 raise TypeError(f"unknown fields {sorted(unknown)}")
-            return cls(tuple(Step(**each) for each in found["steps"]), Guards(**found.get("guards", {})))
+            holdout = None if found.get("holdout") is None else Holdout(**found["holdout"])
+            return cls(tuple(Step(**each) for each in found["steps"]), Guards(**found.get("guards", {})), holdout)
         except (TypeError, KeyError, AttributeError) as exc:
-            raise ConfigError(f"policy: found {exc}, expected steps with share, min_s, min_decisions, and guards") from exc
+            raise ConfigError(
+                f"policy: found {exc}, expected steps with share, min_s, min_decisions, and guards, holdout"
+            ) from exc
 
 
 DEFAULT_POLICY = Policy(

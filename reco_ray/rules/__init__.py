@@ -8,6 +8,7 @@ from reco_ray.rules.book import SIMILAR, RuleBook, tally
 from reco_ray.rules.bounds import Bounds
 from reco_ray.rules.checks import check_document, unknown_items
 from reco_ray.rules.document import Document, parse, read_text
+from reco_ray.rules.exposure import Pushed
 from reco_ray.rules.merchandiser import read_csv
 from reco_ray.rules.plan import HELD, Hits, Plan
 from reco_ray.rules.problems import RuleProblem, RulesRefused
@@ -21,6 +22,7 @@ __all__ = [
     "Document",
     "Hits",
     "Plan",
+    "Pushed",
     "RuleBook",
     "RuleProblem",
     "RulesRefused",

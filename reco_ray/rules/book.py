@@ -5,14 +5,15 @@ kinds, so what a request costs does not grow with the number of rules: a plan is
 the items.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reco_ray.rules.checks import wheres
-from reco_ray.rules.document import Review, Rule, Where
+from reco_ray.rules.document import Exposure, Review, Rule, Where
+from reco_ray.rules.exposure import Push, Pushed
 from reco_ray.rules.plan import Hits, Items, Plan, Taken
 from reco_ray.rules.standing import Standing
 from reco_ray.types import Request
@@ -29,9 +30,13 @@ Kind = tuple[str, ...]
 
 
 class RuleBook:
-    """The rules of one version over the items of one catalogue. Not for two threads at a time."""
+    """The rules of one version over the items of one catalogue. Not for two threads at a time.
 
-    def __init__(self, standing: Standing, catalogue: Items) -> None:
+    Args:
+        pushes: by rule; those of rules that stay as they are go on.
+    """
+
+    def __init__(self, standing: Standing, catalogue: Items, pushes: Mapping[str, Push] | None = None) -> None:
         self.standing, self._catalogue = standing, catalogue
         rules = standing.document.rules
         self._named = {part: _named(rules, part) for part in _CONTEXT}
@@ -41,6 +46,10 @@ class RuleBook:
         self._held, self._approved = (_found(catalogue, ids) for ids in (standing.held, standing.approved))
         self._plans: dict[tuple[Kind, int], Plan] = {}
         self._gone: list[tuple[Plan, Taken]] = []
+        before = pushes or {}
+        bounded = [rule for rule in rules if isinstance(rule, Exposure)]
+        same = {rule.name: before[rule.name] for rule in bounded if rule.name in before and before[rule.name].rule == rule}
+        self._pushes = {rule.name: same.get(rule.name) or Push(rule) for rule in bounded}
 
     @property
     def version(self) -> int:
@@ -49,7 +58,7 @@ class RuleBook:
 
     def over(self, catalogue: Items, standing: Standing | None = None) -> "RuleBook":
         """The same rules over other items, or other rules; what was counted stays here."""
-        return RuleBook(self.standing if standing is None else standing, catalogue)
+        return RuleBook(self.standing if standing is None else standing, catalogue, self._pushes)
 
     def plan(self, request: Request, now: float) -> Plan:
         """What the rules say of a request.
@@ -67,8 +76,14 @@ class RuleBook:
                 self._gone.append((gone, gone.take()))
             moment = self._times[phase - 1] if phase else (self._times[0] - 1 if self._times else at)
             active = [rule for rule in self.standing.document.rules if self._holds(rule, key[0], moment)]
-            found = self._plans[key] = Plan(active, self._rows, self._held, self._approved, self._catalogue)
+            found = self._plans[key] = Plan(
+                active, self._rows, self._held, self._approved, self._catalogue, lambda rule: self._pushes[rule.name]
+            )
         return found
+
+    def pushed(self) -> list[Pushed]:
+        """How the rules on exposure stand."""
+        return [push.stands() for push in self._pushes.values()]
 
     def take(self) -> list[tuple[Plan, Taken]]:
         """What the plans counted since the last call, for `tally`: quick, while the tally is not."""

@@ -21,6 +21,7 @@ __all__ = [
     "Cap",
     "Document",
     "Exclusive",
+    "Exposure",
     "Pin",
     "Quota",
     "Review",
@@ -177,8 +178,28 @@ class Quota(_Scoped):
         return self
 
 
+Share = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
+
+
+class Exposure(_Scoped):
+    """These items have, over many slates, at least and at most such a share of the exposure; no single slate has to."""
+
+    kind: Literal["exposure"]
+    where: Where
+    least: Share | None = None
+    most: Share | None = None
+
+    @model_validator(mode="after")
+    def _bounds_something(self) -> "Exposure":
+        if self.least is None and self.most is None:
+            raise ValueError("expected least, most, or both")
+        if self.least is not None and self.most is not None and self.least > self.most:
+            raise ValueError(f"found least={self.least} above most={self.most}, expected it below")
+        return self
+
+
 Rule = Annotated[
-    Block | Allow | Review | Boost | Pin | Cap | Exclusive | Quota,
+    Block | Allow | Review | Boost | Pin | Cap | Exclusive | Quota | Exposure,
     Field(discriminator="kind"),
 ]
 
@@ -263,4 +284,5 @@ _KINDS: dict[str, type[_Scoped]] = {
     "cap": Cap,
     "exclusive": Exclusive,
     "quota": Quota,
+    "exposure": Exposure,
 }

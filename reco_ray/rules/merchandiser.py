@@ -63,4 +63,11 @@ def _number(name: str, text: str) -> Any:
     try:
         return int(text) if name in _WHOLE else float(text) if name == "amount" else text
     except ValueError:
+        return _share(text) if name in ("most", "least") else text
+
+
+def _share(text: str) -> Any:
+    try:
+        return float(text)
+    except ValueError:
         return text

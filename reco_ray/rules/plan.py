@@ -1,13 +1,14 @@
 """What the rules say of one kind of request: a mask, a sum of boosts, pins, and bounds on what a slate may hold."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reco_ray.rules.bounds import Bounds, Least, Limit, Terms
-from reco_ray.rules.document import Allow, Block, Boost, Cap, Exclusive, Pin, Quota, Review, Rule, Where
+from reco_ray.rules.document import Allow, Block, Boost, Cap, Exclusive, Exposure, Pin, Quota, Review, Rule, Where
+from reco_ray.rules.exposure import Push, Pushes
 
 __all__ = ["HELD", "Hits", "Items", "Plan", "Taken"]
 
@@ -44,10 +45,12 @@ class Plan:
 
     Args:
         rows: of the items of each set that a rule names. held, approved: rows of such items.
+        push: the prices of a rule on exposure, which all plans share.
 
     Attributes:
         hidden: what is not shown, shape (n,). boost: what is added to the standardised scores, shape (n,).
         pins: place from 0, row and rule; in the order of the places.
+        pushes: of the rules on exposure.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class Plan:
         held: NDArray[np.int64],
         approved: NDArray[np.int64],
         catalogue: Items,
+        push: Callable[[Exposure], Push] = Push,
     ) -> None:
         n = len(catalogue)
         self._catalogue = catalogue
@@ -73,6 +77,7 @@ class Plan:
         limits: list[Limit] = []
         leasts: list[Least] = []
         exclusives: list[tuple[int, ...]] = []
+        pushes: list[tuple[Push, NDArray[np.int64]]] = []
         for rule in active:
             match rule:
                 case Block():
@@ -101,6 +106,9 @@ class Plan:
                 case Quota():
                     leasts.append(Least(rule.name, len(sets), rule.least, rule.window))
                     sets.append(rows[rule.where])
+                case Exposure():
+                    pushes.append((push(rule), rows[rule.where]))
+        self.pushes = Pushes(pushes, n)
         self.pins = tuple(sorted(pins))
         self._terms = Terms(tuple(limits), tuple(leasts), tuple(exclusives))
         self._per = {limit.per for limit in limits}

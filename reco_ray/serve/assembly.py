@@ -31,6 +31,7 @@ from reco_ray.serve.guard.pulse import Pulse
 from reco_ray.serve.http.answers import Answer
 from reco_ray.serve.http.asgi import HttpApp
 from reco_ray.serve.http.cursors import SlateKeys
+from reco_ray.serve.path.control_calls import ControlCalls
 from reco_ray.serve.path.explanations import ExplanationCalls
 from reco_ray.serve.path.exposures import ExposureMetrics, Exposures
 from reco_ray.serve.path.flags import FlagFollower
@@ -57,6 +58,7 @@ from reco_ray.store import (
     ItemStore,
     OnlineStore,
     ProfileStore,
+    RolloutStore,
     RuleStore,
     ShadowStore,
     SlateStore,
@@ -190,6 +192,7 @@ class GatewayParts:
             profiles=ProfileCalls(profiles, self._fence.hides, self._purges.purge_user),
             behind=lambda: self._pulse.behind_s() > tolerated_s,
             events=intake,
+            control=ControlCalls(RolloutStore(patient), FlagStore(patient), args.root, self._look),
             explanations=ExplanationCalls(args.root, patient, self._fence.hides, lambda: self._rules.standing),
             expose=self._went_out,
         )
@@ -266,6 +269,11 @@ class GatewayParts:
         asked, made = answer.asked, answer.cache in ("made", "") and not answer.slate.stored
         if self._remembers and made and asked.user_id and call.startswith("recommend"):
             self._writeback.served(user_digest(asked.user_id), self._keys.of(answer.slate))
+
+    async def _look(self) -> None:
+        """Follow at once what was changed through this replica."""
+        await self._flags.refresh()
+        await self._fleet.refresh()
 
     def _left(self, stage: str, rows: int, queued_s: float) -> None:
         self._metrics.left(stage, rows, queued_s)

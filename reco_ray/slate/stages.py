@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from reco_ray.rules import Hits, Standing
+from reco_ray.rules import Hits, Pushed, Standing
 from reco_ray.store import Flags, LiveItem
 from reco_ray.types import Candidates, Request, Slate
 
@@ -104,6 +104,9 @@ class RuledStage(Protocol):
 
     def rule_hits(self) -> Hits:
         """What the rules did since the last call; from the same thread."""
+
+    def pushed(self) -> list[Pushed]:
+        """How the rules on exposure stand."""
 
 
 @runtime_checkable

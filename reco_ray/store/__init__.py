@@ -10,7 +10,7 @@ from reco_ray.store.fence import Fence, FenceEntry, FenceReader, FenceStore
 from reco_ray.store.flags import EXPLORE, FLAGS, NO_FLAGS, RANKER, Flags, FlagStore, source_flag
 from reco_ray.store.items import NO_SLOT, Cursor, Item, ItemChanges, ItemStore, LiveItem
 from reco_ray.store.keys import KeyRecord, KeyStore, Scope, new_key, rotated
-from reco_ray.store.online import OnlineStore, Shadow, Traffic
+from reco_ray.store.online import MOST_OVERRIDES, Holdout, OnlineStore, Shadow, Traffic
 from reco_ray.store.packing import (
     NO_INTERESTS,
     FinishedSlate,
@@ -36,6 +36,7 @@ __all__ = [
     "EXPLORE",
     "FLAGS",
     "LAKE_ITEMS",
+    "MOST_OVERRIDES",
     "NOT_SERVED",
     "NO_FLAGS",
     "NO_INTERESTS",
@@ -53,6 +54,7 @@ __all__ = [
     "FinishedSlate",
     "FlagStore",
     "Flags",
+    "Holdout",
     "Interests",
     "Item",
     "ItemChanges",

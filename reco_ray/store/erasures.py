@@ -116,11 +116,12 @@ class ErasureStore:
         return int(self._eval(_PRUNE, 3, str(before_us)))
 
     def purge_keys(self, users: Iterable[str]) -> dict[tuple[str, str], int]:
-        """Remove all keys that end in a user's digest; returns how many there were, by user and family (as ``user:<view>``).
+        """Remove all keys that end in a user's digest, and overrides; returns how many by user and family (as ``user:<view>``).
 
         Walks over all keys, 1000 at a time. Refusals of `SlateStore.purge_user` stay: they end by themselves.
         """
-        wanted, removed = set(users), dict[tuple[str, str], int]()
+        wanted = set(users)
+        removed = {(user, "overrides"): 1 for user in self._store.drop_overrides(wanted)}
         prefix = self._store.key("")
         calls = self._store.blocking_calls
         with answering():

@@ -5,22 +5,26 @@ the user view, so that a release never reads rows of another meaning.
 """
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from types import TracebackType
+from typing import Any
 
 import redis
 import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from reco_ray.errors import ConfigError
 from reco_ray.hashing import user_digest
 from reco_ray.store.away import answering
 from reco_ray.store.keys import KeyStore
 from reco_ray.store.packing import pack_user, unpack_user
 from reco_ray.types import EMPTY_USER, UserRow
 
-__all__ = ["OnlineStore", "Shadow", "Traffic", "read_traffic", "write_traffic"]
+__all__ = ["MOST_OVERRIDES", "Holdout", "OnlineStore", "Shadow", "Traffic", "read_traffic", "write_traffic"]
+
+MOST_OVERRIDES = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,30 @@ class Shadow:
 
 
 @dataclass(frozen=True, slots=True)
+class Holdout:
+    """Users who are in no rollout, and are reported apart.
+
+    Attributes:
+        share: of the users, in (0, 1). salt: of the hash by which they are chosen: the same one, the same users.
+        popular: whether they get the popular list, and nothing that was trained.
+        release: whose; of a rollout its champion.
+    """
+
+    share: float
+    salt: str = "holdout"
+    popular: bool = False
+    release: str = ""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share < 1 or not self.salt:
+            raise ConfigError(f"holdout: found share {self.share}, salt {self.salt!r}, expected a share in (0, 1) and a salt")
+
+    def of(self, champion: str) -> "Holdout":
+        """With another champion."""
+        return replace(self, release="" if self.popular else champion)
+
+
+@dataclass(frozen=True, slots=True)
 class Traffic:
     """Which releases answer, and with which share; written by jobs, polled by gateways.
 
@@ -46,6 +74,8 @@ class Traffic:
         user_views: release id -> version of the user view its models were trained on.
         shadow: one of the releases, without a share; gone with the next change that does not name it.
         salt: of the hash by which users fall to releases: that of a rollout, so that not the same ones are first each time.
+        holdout: users who get something else than their share says.
+        overrides: digest of a test user -> a release, or ``main`` or ``canary``; before everything else.
     """
 
     version: int = 0
@@ -53,12 +83,28 @@ class Traffic:
     user_views: Mapping[str, str] = field(default_factory=dict)
     shadow: Shadow | None = None
     salt: str = field(default="traffic", kw_only=True)
+    holdout: Holdout | None = field(default=None, kw_only=True)
+    overrides: Mapping[str, str] = field(default_factory=dict, kw_only=True, repr=False)
 
     def __post_init__(self) -> None:
         if self.weights and abs(sum(self.weights.values()) - 1) > 1e-6:
             raise ValueError(f"traffic weights {dict(self.weights)} sum to {sum(self.weights.values())}, expected 1")
         if set(self.weights) != set(self.user_views):
             raise ValueError(f"traffic weights name {sorted(self.weights)}, user views {sorted(self.user_views)}")
+
+    def moved(self, weights: Mapping[str, float], user_views: Mapping[str, str]) -> "Traffic":
+        """With other releases and shares: salt and overrides stay, so that nobody changes sides whose share did not.
+
+        A shadow belongs to the shares that it came with, and ends with them. A holdout goes on, with the champion that is now.
+        """
+        stay = _live(weights) == _live(self.weights)
+        shadow, holdout = self.shadow, self.holdout
+        if shadow is not None and not (stay and shadow.release in weights):
+            shadow = None
+        if holdout is not None and not (stay and holdout.release in weights):
+            holdout = holdout.of(max(weights, key=lambda release: weights[release], default=""))
+        new = replace(self, weights=dict(weights), user_views=dict(user_views), shadow=shadow, holdout=holdout)
+        return replace(new, version=self.version + 1)
 
 
 class OnlineStore:
@@ -135,20 +181,40 @@ class OnlineStore:
             return read_traffic(self.blocking_calls.get(self.key("traffic")))
 
     def set_traffic(self, weights: Mapping[str, float], user_views: Mapping[str, str]) -> Traffic:
-        """Replace the traffic record atomically; the version grows by one.
+        """Change releases and shares atomically, as `Traffic.moved`; the version grows by one.
 
         Raises: ValueError: the shares do not sum to 1.
         """
+        self._change_traffic(lambda now: now.moved(weights, user_views))
+        return self.traffic()
+
+    def drop_overrides(self, users: Iterable[str]) -> set[str]:
+        """Take back the overrides of users, by their digests; returns those who had one.
+
+        Raises: NotReadyError: the store is away.
+        """
+        dropped: set[str] = set()
+
+        def without(now: Traffic) -> Traffic | None:
+            nonlocal dropped
+            dropped = set(users) & set(now.overrides)
+            rest = {user: to for user, to in now.overrides.items() if user not in dropped}
+            return replace(now, version=now.version + 1, overrides=rest) if dropped else None
+
+        with answering():
+            self._change_traffic(without)
+        return dropped
+
+    def _change_traffic(self, make: Callable[[Traffic], Traffic | None]) -> None:
         key = self.key("traffic")
 
         def change(pipe: redis.client.Pipeline) -> None:
-            now = read_traffic(pipe.get(key))  # immediate while the key is watched
-            new = Traffic(now.version + 1, dict(weights), dict(user_views))
+            new = make(read_traffic(pipe.get(key)))  # immediate while the key is watched
             pipe.multi()
-            pipe.set(key, write_traffic(new))
+            if new is not None:
+                pipe.set(key, write_traffic(new))
 
         self.blocking_calls.transaction(change, key)
-        return self.traffic()
 
     def key(self, *parts: str) -> str:
         """Name a key of this namespace."""
@@ -161,13 +227,15 @@ class OnlineStore:
 
 def write_traffic(traffic: Traffic) -> str:
     """As the store holds it."""
-    found = {
+    found: dict[str, Any] = {
         "version": traffic.version,
         "weights": dict(traffic.weights),
         "user_views": dict(traffic.user_views),
         "salt": traffic.salt,
+        "overrides": dict(traffic.overrides),
     }
-    return json.dumps(found if traffic.shadow is None else {**found, "shadow": asdict(traffic.shadow)})
+    found |= {} if traffic.shadow is None else {"shadow": asdict(traffic.shadow)}
+    return json.dumps(found if traffic.holdout is None else {**found, "holdout": asdict(traffic.holdout)})
 
 
 def read_traffic(raw: object) -> Traffic:
@@ -176,5 +244,10 @@ def read_traffic(raw: object) -> Traffic:
         return Traffic()
     found = json.loads(raw)
     shadow = Shadow(**found["shadow"]) if "shadow" in found else None
-    salt = {"salt": found["salt"]} if "salt" in found else {}  # records of before had one for all
-    return Traffic(found["version"], found["weights"], found["user_views"], shadow, **salt)
+    rest: dict[str, Any] = {name: found[name] for name in ("salt", "overrides") if name in found}  # records of before lack them
+    rest |= {"holdout": Holdout(**found["holdout"])} if "holdout" in found else {}
+    return Traffic(found["version"], found["weights"], found["user_views"], shadow, **rest)
+
+
+def _live(weights: Mapping[str, float]) -> dict[str, float]:
+    return {release: weight for release, weight in weights.items() if weight > 0}

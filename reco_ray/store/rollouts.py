@@ -8,7 +8,7 @@ rollout's own. State, shares and audit record change in one transaction: no shar
 import contextlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import redis
@@ -35,12 +35,14 @@ class Change:
         weights: shares of releases that the traffic record names; None leaves them, and the shadow.
         audit: the record of it.
         shadow: that goes with the weights.
+        also: other fields of the traffic record, by name.
     """
 
     state: Found
     weights: Mapping[str, float] | None
     audit: Mapping[str, Any]
     shadow: Shadow | None = None
+    also: Mapping[str, Any] = field(default_factory=dict)
 
 
 class RolloutStore:
@@ -72,12 +74,14 @@ class RolloutStore:
                 return
             if change.state is not None:
                 pipe.set(self._key, json.dumps(change.state))
+            changed = dict(change.also)
             if change.weights is not None:
-                weights = {**dict.fromkeys(traffic.weights, 0.0), **change.weights}
+                changed["weights"] = {**dict.fromkeys(traffic.weights, 0.0), **change.weights}
+                changed["shadow"] = change.shadow
                 # not the rollout's id alone: that is the salt of the buckets that its tests count users in
-                salt = traffic.salt if change.state is None else f"traffic {change.state['rollout_id']}"
-                new = Traffic(traffic.version + 1, weights, traffic.user_views, change.shadow, salt=salt)
-                pipe.set(self._traffic_key, write_traffic(new))
+                changed["salt"] = traffic.salt if change.state is None else f"traffic {change.state['rollout_id']}"
+            if changed:
+                pipe.set(self._traffic_key, write_traffic(replace(traffic, version=traffic.version + 1, **changed)))
             pipe.lpush(f"{self._key}:audit", json.dumps(change.audit))
             pipe.ltrim(f"{self._key}:audit", 0, _AUDIT_MOST - 1)
 

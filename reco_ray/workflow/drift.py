@@ -33,7 +33,7 @@ from reco_ray.streaming.items import LiveItems
 from reco_ray.workflow.skew import unpacked
 from reco_ray.workflow.steps import of_snapshot
 
-__all__ = ["Compared", "DriftReport", "report_drift", "require_none"]
+__all__ = ["Compared", "DriftReport", "drift_of_both", "report_drift", "require_none"]
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +102,28 @@ def report_drift(config: PipelineConfig, store: OnlineStore | None = None, now: 
             "expected some; run jobs/materialize_features.py"
         )
     return _told(config, compared)
+
+
+def drift_of_both(config: PipelineConfig, ours: Manifest, theirs: Manifest) -> tuple[Sequence[Drift], Sequence[Drift]] | None:
+    """How far the users' features of the last hours' decisions are from what each of two releases was trained on.
+
+    Args:
+        theirs: of the release that made the decisions. Nothing is known of its training where the snapshot is gone.
+    Returns: None where no decision has a row that both can read, or our snapshot is gone.
+    """
+    if ours.user_view != theirs.user_view or not tables.exists(config.root, "exposures"):
+        return None
+    found: list[Sequence[Drift]] = []
+    for manifest in (ours, theirs):
+        try:
+            served = _served(config, datetime.now(UTC) - timedelta(hours=config.drift.hours))
+            rows = served.filter(pl.col("release") == theirs.release_id)
+            compared = list(_users(config, manifest, Catalogue.load(open_release(config.root, manifest.release_id)), rows))
+        except DataError as exc:
+            log.info("drift of release %s is not known: %s", manifest.release_id, exc)
+            compared = []
+        found.append(compared[0].drifts if compared else [])
+    return (found[0], found[1]) if found[0] else None
 
 
 def require_none(config: PipelineConfig, report: DriftReport) -> None:

@@ -5,13 +5,14 @@ import io
 import json
 import logging
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from reco_ray.config import PipelineConfig
+from reco_ray.config import GateName, PipelineConfig
 from reco_ray.errors import ArtifactError, DataError
 from reco_ray.evaluation.per_user import PER_USER, same_users
 from reco_ray.evaluation.smoke import Answers, ask
@@ -25,6 +26,8 @@ from reco_ray.rollout.gates import Facts, GateResult, check, refusal
 from reco_ray.slate import Pipeline
 from reco_ray.store import OnlineStore, RolloutStore
 from reco_ray.types import EMPTY_USER, Request
+from reco_ray.workflow import fitness
+from reco_ray.workflow.drift import drift_of_both
 from reco_ray.workflow.releases import read_roles
 from reco_ray.workflow.replay import logged_requests
 from reco_ray.workflow.steps import of_snapshot
@@ -81,12 +84,31 @@ def collect(config: PipelineConfig, release: str, champion: str) -> Facts:
             theirs = _loaded(config, champion)
         except ArtifactError as exc:  # it was made under another root, or damaged since: a new one must not wait for it
             log.warning("the release that has the traffic cannot be compared with: %s", exc)
+    alone = Facts(
+        release,
+        sizes=(size, 0),
+        train_s=(fitness.train_s(ours[0]), float("nan")),
+        parity=fitness.parity(config, ours[0], open_release(config.root, release)),
+        approvals=[each["by"] for each in fitness.approvals(config.root, release)],
+    )
     if theirs is None:
-        return Facts(release, answers=(_answers(config, [ours])[0], None), sizes=(size, 0))
+        return replace(alone, answers=(_answers(config, [ours])[0], None))
     first, second = _answers(config, [ours, theirs])
     ours_and_theirs = _metric(config, ours[0], theirs[0])
     metric, history = (ours_and_theirs[:2], ours_and_theirs[2]) if ours_and_theirs else (None, None)
-    return Facts(release, champion, "", (first, second), metric, (size, size_bytes(config.root, champion)), history)
+    policy, missing = fitness.estimate(config, release)
+    return replace(
+        alone,
+        champion=champion,
+        answers=(first, second),
+        metric=metric,
+        history=history,
+        sizes=(size, size_bytes(config.root, champion)),
+        train_s=(alone.train_s[0], fitness.train_s(theirs[0])),
+        drifts=drift_of_both(config, ours[0], theirs[0]) if GateName.drift in config.gates.wanted else None,
+        policy=policy,
+        policy_missing=missing,
+    )
 
 
 def who() -> str:

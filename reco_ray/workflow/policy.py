@@ -20,7 +20,7 @@ from reco_ray.rerank import load as load_rerank
 from reco_ray.store import unpack_user
 from reco_ray.types import Request
 
-__all__ = ["evaluate_policy"]
+__all__ = ["evaluate_policy", "judge_release"]
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +52,21 @@ def evaluate_policy(config: PipelineConfig, now: datetime | None = None) -> Poli
         log.info("%s: %s %.5g (%.5g to %.5g)", policy, each.estimator, each.value.mean, each.value.low, each.value.high)
     log.info("report: %s/report.html", folder)
     return report
+
+
+def judge_release(config: PipelineConfig, release: str) -> PolicyReport:
+    """What a release would have earned on the draws of ``policy.hours``; nothing is written.
+
+    Raises: DataError: nothing was left to chance, or nothing of it is joined.
+    """
+    for name, job in (("exposures", "set rerank.explore.kind"), ("feedback", "run join_feedback")):
+        if not tables.exists(config.root, name):
+            raise DataError(f"{name}: found no such table, expected one; {job}")
+    c, now = config.policy, datetime.now(UTC)
+    draws = _from_exposures(config, release, now)
+    return judge(
+        draws, f"release {release}", f"the exposures of {c.hours:g} hours", c.outcome, c.confidence, c.min_effective, now
+    )
 
 
 def _read(uri: str) -> pl.DataFrame:

@@ -30,6 +30,7 @@ from reco_ray.rank.training_set import TABLE, TrainingSet, write_training_set
 from reco_ray.recall.index import index_facts
 from reco_ray.release import assemble, open_release, release_uri, seal
 from reco_ray.release.bundle import MANIFEST
+from reco_ray.release.card import CARD, model_card
 from reco_ray.release.registry import Registry
 from reco_ray.schema import LABELS
 from reco_ray.workflow.erased import erased_users
@@ -395,9 +396,12 @@ def _publish_release(work: Work) -> Mapping[str, object]:
         "indexes": index_facts(bundle),
         "metrics": {k: v for k, v in evaluated.facts.items() if isinstance(v, float)},
         "lake_versions": lake_versions(config),
+        "seconds": {name: output.seconds for name, output in work.inputs.items()},
         "commit": commit(),
         "made_ts": datetime.now(UTC).isoformat(),
     }
+    report = json.loads((evaluated.folder() / "report.json").read_text())
+    (bundle / CARD).write_text(model_card(release_id, facts, config, report))
     manifest = seal(bundle, release_id, str(features.facts["user_view"]), facts)
     storage.publish(bundle, release_uri(config.root, release_id), MANIFEST)
     open_release(config.root, release_id)  # what cannot be opened was not published

@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -16,6 +17,7 @@ from reco_ray.config import CacheConfig
 from reco_ray.hashing import item_keys
 from reco_ray.privacy import Receipt
 from reco_ray.privacy.receipts import new_receipt
+from reco_ray.rollout import DEFAULT_POLICY, Status, first_state
 from reco_ray.rules import Document
 from reco_ray.serve.caching.cache import SlateCache
 from reco_ray.serve.guard.admission import Admission
@@ -24,6 +26,16 @@ from reco_ray.serve.http import problems
 from reco_ray.serve.http.asgi import Events, HttpApp
 from reco_ray.serve.http.calls import CALLS
 from reco_ray.serve.http.contract import ReadinessAnswer, RecommendationsBody
+from reco_ray.serve.http.control_bodies import (
+    FallbackAnswer,
+    FallbackBody,
+    FlagBody,
+    FlagsAnswer,
+    RolloutAnswer,
+    RolloutBody,
+    RolloutsAnswer,
+)
+from reco_ray.serve.http.control_handlers import Control
 from reco_ray.serve.http.erasure_bodies import ErasureAnswer
 from reco_ray.serve.http.item_bodies import ItemBody
 from reco_ray.serve.http.openapi import schema
@@ -34,6 +46,7 @@ from reco_ray.serve.path.pipeline import LoggingObserver
 from reco_ray.serve.path.service import GatewayService
 from reco_ray.slate import PopularList
 from reco_ray.store import (
+    NO_FLAGS,
     NO_INTERESTS,
     NOT_SERVED,
     FinishedSlate,
@@ -177,6 +190,30 @@ class Rules:
         return RulesAnswer.of(self.now)
 
 
+class Controls:
+    """One rollout that is paused, and flags that stay on."""
+
+    def __init__(self) -> None:
+        self.state = replace(first_state("r1", "new", "old", DEFAULT_POLICY, 1.0, "ana"), status=Status.paused)
+
+    async def rollouts(self, n: int) -> RolloutsAnswer:
+        return RolloutsAnswer(rollout=RolloutAnswer.of(self.state), history=[{"action": "start"}][:n])
+
+    async def change(self, body: RolloutBody, by: str) -> RolloutAnswer:
+        if body.action == "start":
+            raise problems.change_refused("found one that runs, expected none; abort it first")
+        return RolloutAnswer.of(self.state)
+
+    async def fall_back(self, body: FallbackBody, by: str) -> FallbackAnswer:
+        return FallbackAnswer(release=body.release or "old")
+
+    async def flags(self) -> FlagsAnswer:
+        return FlagsAnswer.of(NO_FLAGS)
+
+    async def switch(self, body: FlagBody, by: str) -> FlagsAnswer:
+        return await self.flags()
+
+
 class Explanations:
     """Knows no request."""
 
@@ -188,7 +225,13 @@ class World:
     """A gateway over fakes; requests of the user "hidden" are those of nobody."""
 
     def __init__(
-        self, *, release: str = "rel", gate: Gate | None = None, behind: bool = False, events: Events | None = None
+        self,
+        *,
+        release: str = "rel",
+        gate: Gate | None = None,
+        behind: bool = False,
+        events: Events | None = None,
+        control: Control | None = None,
     ) -> None:
         self.stages, self.store = Echo(), Store()
         self.popular: PopularList | None = None
@@ -222,6 +265,7 @@ class World:
             behind=lambda: behind,
             events=events,
             explanations=Explanations(),
+            control=control or Controls(),
         )
 
     def ask(self, method: str, path: str, **more: Any) -> httpx.Response:

@@ -29,7 +29,7 @@ from reco_ray.features.skew import user_columns
 from reco_ray.features.sums import added_up, item_sums
 from reco_ray.hashing import item_keys, user_bucket
 from reco_ray.lake import tables
-from reco_ray.release import release_uri, seal
+from reco_ray.release import open_release, release_uri, seal, verify
 from reco_ray.schema import EXPOSURES
 from reco_ray.store import LAKE_ITEMS, pack_user
 from reco_ray.types import UserRow
@@ -335,6 +335,22 @@ def test_what_is_not_there_is_said(config: PipelineConfig, columns: list[str]) -
     tables.replace(config.root, "features_users", pa.table({"user_id": [""], "features": [[0.0]], "snapshot": ["other-fit"]}))
     with pytest.raises(DataError, match="release r1 was trained on: found no rows of output 'key'"):
         drift.report_drift(config, now=NOW)
+
+
+def test_two_releases_are_held_against_the_same_decisions(
+    config: PipelineConfig, columns: list[str], catalogue: Catalogue
+) -> None:
+    config.drift.hours = 10_000
+    publish(config.root, "r2", catalogue, "2026-02-01")
+    first, second = (verify(open_release(config.root, release)) for release in ("r1", "r2"))
+    assert drift.drift_of_both(config, second, first) is None, "there is no decision yet"
+    write_decisions(config.root, served(columns, "r1", "user_strength_mean"))
+    both = drift.drift_of_both(config, second, first)
+    assert both is not None
+    for found in both:
+        assert [each.column for each in found if each.drifts] == ["user_strength_mean"]
+    assert drift.drift_of_both(config, first, second) is None, "the other one made none"
+    assert drift.drift_of_both(config, replace(second, user_view="v9"), first) is None, "rows of another view"
 
 
 class FakeStore:

@@ -5,21 +5,28 @@ import shutil
 import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 from numpy.typing import NDArray
+from typer.testing import CliRunner
 
+from reco_ray.cli.main import app
 from reco_ray.cluster import embedded_store
 from reco_ray.compose import compose_config
 from reco_ray.config import GateName, GatesConfig, PipelineConfig
 from reco_ray.errors import ArtifactError, ConfigError
 from reco_ray.evaluation.lists import StageLists
+from reco_ray.evaluation.off_policy import Draws
 from reco_ray.evaluation.per_user import PER_USER, per_user_metrics, same_users, write_per_user
+from reco_ray.evaluation.policy_report import PolicyReport, judge
 from reco_ray.evaluation.smoke import Answers, ask
 from reco_ray.features import user_row
+from reco_ray.features.drift import Drift
+from reco_ray.features.skew import SkewReport
 from reco_ray.release import release_uri, seal
 from reco_ray.rollout.gates import Facts, GateResult, check, refusal
 from reco_ray.slate import Pipeline
@@ -30,7 +37,8 @@ from reco_ray.workflow.gates import pass_gates
 
 def answers(ms: float = 5.0, **counts: int) -> Answers:
     found = {"requests": 100, "failed": 0, "empty": 0, "wrong": 0, **counts}
-    return Answers(**found, first_failure="ValueError: odd" if found["failed"] else "", ms=np.full(100, ms))
+    times = np.full(100, ms)
+    return Answers(**found, first_failure="ValueError: odd" if found["failed"] else "", ms=times, cpu_ms=times / 2)
 
 
 def facts(**changed: object) -> Facts:
@@ -113,6 +121,76 @@ def test_size_is_held_to_the_champions() -> None:
     assert result(GateName.size, facts(champion="", sizes=(10**9, 0))).passed
 
 
+def test_cost_is_held_to_the_champions_cpu_with_slack() -> None:
+    assert result(GateName.cost, facts(answers=(answers(13.9), answers(5.0)))).passed  # 7 ms are 7 s: 2 x 2.5 and 2
+    found = result(GateName.cost, facts(answers=(answers(14.1), answers(5.0)), train_s=(90.0, 60.0)))
+    assert not found.passed
+    assert found.numbers == {
+        "train_s": 90,
+        "champion_train_s": 60,
+        "cpu_s_per_1000": pytest.approx(7.05),
+        "champion_cpu_s_per_1000": 2.5,
+    }
+    assert "7.05 s of CPU for 1,000 requests, the champion's 2.50 s" in found.found
+    assert result(GateName.cost, facts(champion="", answers=(answers(900.0), None))).passed
+
+
+def test_rows_that_streams_would_make_otherwise_are_refused_and_the_columns_named() -> None:
+    skewed = SkewReport(200, 3, 0, {"n_events": 3, "history": 1}, {"n_events": 0.5, "history": 0.0})
+    found = result(GateName.parity, facts(parity=skewed))
+    assert (found.passed, found.found) == (False, "3 of 200 rows (n_events in 3, history in 1)")
+    assert result(GateName.parity, facts(parity=skewed), parity_limit=0.02).passed
+    assert result(GateName.parity, facts(parity=SkewReport(200))).passed
+    assert result(GateName.parity, facts(parity=None)).passed
+
+
+def drifted(psi: float, drifts: bool = True, column: str = "n_events") -> Drift:
+    return Drift(column, psi, 0.4, 0.3, 1e-9, (0.0, 0.0), (0.1, 0.1), (900, 800), drifts)
+
+
+def test_a_feature_that_drifts_is_refused_only_where_the_champions_training_is_nearer() -> None:
+    steady = drifted(0.05, drifts=False, column="recency")
+    for theirs, passes in ((0.5, True), (0.35, True), (0.3, False)):
+        found = result(GateName.drift, facts(drifts=([drifted(0.5), steady], [drifted(theirs), steady])))
+        assert found.passed is passes, found
+        assert (found.numbers["drifting"], found.numbers["farther"], found.numbers["rows"]) == (1, int(not passes), 800)
+    assert found.found == "n_events PSI 0.50 (0.30)"
+    assert not result(GateName.drift, facts(drifts=([drifted(0.5)], []))).passed, "of the champion's nothing is known"
+    assert result(GateName.drift, facts(drifts=([drifted(0.5, drifts=False)], []))).passed
+    assert result(GateName.drift, facts(drifts=None)).passed
+
+
+def judged(target: float, n: int = 4000) -> PolicyReport:
+    """Two actions, drawn alike; the first earns 0.3, the other 0.1. A policy takes the first one with odds ``target``."""
+    rng = np.random.default_rng(5)
+    first = rng.random(n) < 0.5
+    rewards = (rng.random(n) < np.where(first, 0.3, 0.1)).astype(float)[:, None]
+    odds = np.where(first, target, 1 - target)[:, None]
+    draws = Draws(rewards, np.full((n, 1), 0.5), odds, np.arange(n))
+    return judge(draws, "release new", "logs", "clicks", 0.95, 100, datetime.now(UTC))
+
+
+def test_a_release_that_would_have_earned_less_for_sure_is_refused() -> None:
+    for target, passes in ((0.9, True), (0.5, True), (0.1, False)):
+        found = result(GateName.off_policy, facts(policy=judged(target)))
+        assert found.passed is passes, found
+        assert found.numbers["low"] < 0.1 + 0.2 * target < found.numbers["high"]
+    none = result(GateName.off_policy, facts(policy_missing="exposures: found no such table"))
+    assert (none.passed, none.found) == (True, "nothing to estimate from: exposures: found no such table")
+    unsure = result(GateName.off_policy, facts(policy=judged(0.1, n=20)))
+    assert (unsure.passed, "effective of 20 draws" in unsure.found, "estimate" in unsure.numbers) == (True, True, False)
+
+
+def test_names_are_asked_for_where_the_configuration_says_so() -> None:
+    assert result(GateName.approval, facts()).passed
+    found = result(GateName.approval, facts(approvals=["ana", "eve"]), approvals=2, approvers=["ana", "ben"])
+    assert (found.passed, found.found, found.expected) == (False, "ana", "2 approvals among ana, ben")
+    assert found.remedy == "`reco releases approve new --by NAME`"
+    assert result(GateName.approval, facts(approvals=["ana", "eve"]), approvals=2).passed
+    with pytest.raises(ConfigError, match=r"gates.approvals: found 2, expected at most the 1 of gates.approvers"):
+        GatesConfig(approvals=2, approvers=["ana", "ana"])
+
+
 def test_settings_that_make_no_sense_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"gates.metric: found 'auc', expected one of"):
         GatesConfig(metric="auc")
@@ -160,7 +238,7 @@ def test_requests_are_asked_of_both_and_failures_counted(folder: Path, users: pl
     good = Pipeline.load(folder)
     bad = Pipeline(good.recall, Failing(good, requests[3].user_id), good.rerank)
     ours, theirs = ask([(good, requests), (bad, requests)])
-    assert (ours.requests, ours.failed, ours.empty, ours.wrong, ours.ms.size) == (5, 0, 0, 0, 5)
+    assert (ours.requests, ours.failed, ours.empty, ours.wrong, ours.ms.size, ours.cpu_ms.size) == (5, 0, 0, 0, 5, 5)
     assert (theirs.failed, theirs.first_failure, theirs.ms.size) == (1, "ValueError: odd user", 4)
 
 
@@ -170,7 +248,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[PipelineCo
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     root = tmp_path_factory.mktemp("root")
-    config = compose_config([f"root={root}", f"store.port={port}", "store.namespace=gates", "gates.latency_ratio=1000"])
+    config = compose_config(
+        [f"root={root}", f"store.port={port}", "store.namespace=gates", "gates.latency_ratio=1000", "gates.cost_ratio=1000"]
+    )
     with embedded_store(config) as url, OnlineStore(url, "gates") as store:
         yield config, store
 
@@ -215,4 +295,40 @@ def test_a_worse_release_is_refused_forced_with_a_record_and_a_damaged_one_never
         ("gates_refused", "worse"),
         ("gates", "same"),
         ("gates", "old"),
+    ]
+
+
+def test_a_release_waits_for_the_names_that_are_asked_for_and_each_is_on_record(
+    folder: Path, world: tuple[PipelineConfig, OnlineStore], tmp_path: Path
+) -> None:
+    config, store = world
+    wanted = replace(config, gates=replace(config.gates, wanted=[GateName.approval], approvals=1))
+    publish(folder, config.root, "signed", np.ones(50))
+    settings = [f"root={config.root}", f"store.port={config.store.port}", "store.namespace=gates"]
+
+    def approve(*words: str) -> str:
+        found = CliRunner().invoke(app, ["releases", "approve", *words, *settings])
+        if found.exception is not None:
+            raise found.exception
+        return found.stdout.strip()
+
+    with pytest.raises(ArtifactError, match=r"gate approval: found nobody's, expected 1 approvals; `reco releases approve"):
+        pass_gates(wanted, store, "signed")
+    assert approve("signed", "--by", "ana", "--note", "looked at it") == "release signed: approved by ana"
+    assert approve("signed", "--by", "ana", "--note", "again") == "release signed: approved by ana"
+    assert pass_gates(wanted, store, "signed")[0].found == "ana"
+    assert approve("signed", "--by", "ana", "--withdraw") == "release signed: approved by nobody"
+    with pytest.raises(ConfigError, match="approval: found none of ana"):
+        approve("signed", "--by", "ana", "--withdraw")
+    with pytest.raises(ConfigError, match="approval: found no name"):
+        approve("signed", "--by", " ")
+    with pytest.raises(ArtifactError, match=r"release 'nope': found none"):
+        approve("nope", "--by", "ana")
+    with pytest.raises(ArtifactError, match="gate approval"):
+        pass_gates(wanted, store, "signed")
+    said = [(each["action"], each["reason"]) for each in RolloutStore(store).history(4)]
+    assert said[1:] == [
+        ("approval_withdrawn", "ana"),
+        ("gates", "passed approval"),
+        ("approval", "ana: again"),
     ]

@@ -5,6 +5,7 @@ import logging
 import numpy as np
 import pytest
 
+from reco_ray.rules import Pushed
 from reco_ray.rules.jumps import LEAST_SLATES, Jump, Jumps
 from reco_ray.serve.path.rules import tell
 
@@ -78,6 +79,9 @@ class Stage:
         self.arranged += LEAST_SLATES
         return {("top", "missed"): self.next}
 
+    def pushed(self) -> list[Pushed]:
+        return [Pushed("few", 0.1, 0.5, 9, 0.02)]
+
 
 class Counts:
     def __init__(self) -> None:
@@ -93,6 +97,9 @@ class Counts:
     def jumped(self, rule: str, effect: str) -> None:
         self.jumps.append((rule, effect))
 
+    def pushed(self, rule: str, share: float, amount: float, cost: float) -> None:
+        self.stands = rule, share, amount, cost
+
 
 def test_a_jump_is_counted_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     stage, counts, jumps = Stage(), Counts(), Jumps()
@@ -101,6 +108,7 @@ def test_a_jump_is_counted_and_logged(caplog: pytest.LogCaptureFixture) -> None:
             stage.next = n
             tell(stage, counts, jumps, version=1)  # type: ignore[arg-type]
     assert counts.jumps == [("top", "missed")]
+    assert counts.stands == ("few", 0.1, 0.5, 0.02)
     assert len(counts.told) == 15
     (line,) = [record.getMessage() for record in caplog.records]
     assert line.startswith("rule top: found 0.9 missed for each slate, expected about 0.1 as before; see")

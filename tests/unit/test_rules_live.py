@@ -50,6 +50,9 @@ class Counts:
     def jumped(self, rule: str, effect: str) -> None:
         pass
 
+    def pushed(self, rule: str, share: float, amount: float, cost: float) -> None:
+        pass
+
 
 @asynccontextmanager
 async def replica(url: str, name: str, folder: Path, release: Path) -> AsyncIterator[httpx.AsyncClient]:

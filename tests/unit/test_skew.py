@@ -12,7 +12,7 @@ from features_process import FACTS
 from reco_ray.config import FeaturesConfig
 from reco_ray.events.bus import partition_of
 from reco_ray.features import transform, user_row
-from reco_ray.features.skew import Served, compare, user_columns
+from reco_ray.features.skew import Served, compare, streamed, user_columns
 from reco_ray.hashing import user_bucket
 from reco_ray.lake import tables
 
@@ -90,3 +90,13 @@ def test_rows_that_hold_more_than_the_lake_yet_are_left_out(root: str, events: p
     assert report.ahead == sum(partition_of(f"u{at}", 2) == late for at in range(10))
     assert report.rows == 10 - report.ahead
     assert report.skewed == 0
+
+
+def test_what_the_streams_code_makes_of_the_lakes_events_is_what_the_batch_makes(root: str) -> None:
+    users = [f"u{at}" for at in range(10)]
+    made = streamed(root, users, FACTS, CONFIG)
+    assert sorted(user for user, _ in made) == users
+    report = compare(root, made, [2**63 - 1], FACTS, CATEGORIES, CONFIG)
+    assert (report.rows, report.skewed, report.ahead) == (10, 0, 0)
+    other = streamed(root, users[:4], FACTS, replace(CONFIG, half_life_days=30))
+    assert compare(root, other, [2**63 - 1], FACTS, CATEGORIES, CONFIG).skewed == 4

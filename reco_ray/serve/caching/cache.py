@@ -28,7 +28,7 @@ __all__ = ["KEPT_MARKS", "CacheStats", "Found", "SlateCache"]
 
 log = logging.getLogger(__name__)
 
-KEPT_MARKS = frozenset(("unknown_user", "no_consent", "profiling_off", "short_slate", "features_late"))
+KEPT_MARKS = frozenset(("unknown_user", "no_consent", "profiling_off", "short_slate", "features_late", "holdout"))
 """Marks of ``degraded`` with which an answer is kept, beside those of flags: asked again, it would be the same."""
 
 _OVERHEAD_BYTES = 1_200  # of an entry beside its tail: key, digests, record and places in dictionaries; 1,050 measured

@@ -9,12 +9,11 @@ import re
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
-from urllib.parse import parse_qs, unquote
+from urllib.parse import unquote
 
 import orjson
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from reco_ray.privacy import Receipt
 from reco_ray.rules import Document, RulesRefused
@@ -26,7 +25,6 @@ from reco_ray.serve.http import openapi, problems
 from reco_ray.serve.http.answers import Answer, server_timing
 from reco_ray.serve.http.calls import CALLS, Call
 from reco_ray.serve.http.contract import (
-    MAX_BODY_BYTES,
     Health,
     RankBody,
     ReadinessAnswer,
@@ -34,9 +32,11 @@ from reco_ray.serve.http.contract import (
     ReleasesAnswer,
     SimilarItemsBody,
 )
+from reco_ray.serve.http.control_handlers import Control, control_handlers
 from reco_ray.serve.http.event_bodies import parse_events, published_schema
 from reco_ray.serve.http.explanation_bodies import AskedItem
 from reco_ray.serve.http.item_bodies import DeletedItemAnswer, ItemAnswer, ItemBody, NamedItem
+from reco_ray.serve.http.messages import Handler, Header, Incoming, Receive, Reply, query_of, reply_of
 from reco_ray.serve.http.problems import HttpProblem
 from reco_ray.serve.http.rule_bodies import AskedVersion, RulesAnswer, RulesBody, parted
 from reco_ray.serve.http.user_bodies import DescribedUser, UserAnswer, UserBody
@@ -49,12 +49,9 @@ log = logging.getLogger(__name__)
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-Header = tuple[bytes, bytes]
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
-_JSON = b"application/json"
 
 
 class Service(Protocol):
@@ -133,17 +130,6 @@ class Events(Protocol):
         """Take a batch of parsed events."""
 
 
-@dataclass(slots=True)
-class _Reply:
-    """An answer on its way out."""
-
-    status: int
-    body: bytes
-    headers: list[Header]
-    media: bytes = _JSON
-    answer: Answer | None = None
-
-
 class HttpApp:
     """The ASGI application.
 
@@ -157,6 +143,7 @@ class HttpApp:
         behind: whether the event loop has fallen so far behind that calls with a scope are refused unread.
         events: takes events; None where there is no bus.
         explanations: of answered requests; None where there is no lake.
+        control: starts and ends rollouts, and switches flags; None where there is no store.
         expose: told of each decision once it is answered.
     """
 
@@ -175,6 +162,7 @@ class HttpApp:
         behind: Callable[[], bool] = lambda: False,
         events: Events | None = None,
         explanations: Explanations | None = None,
+        control: Control | None = None,
         expose: Callable[[str, Answer], None] | None = None,
     ) -> None:
         self._service, self._record, self._gate, self._behind = service, record, gate, behind
@@ -184,7 +172,8 @@ class HttpApp:
         self._deadline_ms, self._max_deadline_ms = deadline_ms, max_deadline_ms
         self._exact = {(call.method, call.path): call for call in CALLS if "{" not in call.path}
         self._prefixed = [call for call in CALLS if "{" in call.path]
-        self._handlers: Mapping[str, Callable[[_Incoming], Awaitable[_Reply]]] = {
+        self._handlers: Mapping[str, Handler] = {
+            **control_handlers(control),
             "recommend": self._recommend,
             "recommend_user": self._recommend_user,
             "similar_items": self._similar,
@@ -222,12 +211,13 @@ class HttpApp:
         try:
             call, tail = self._find(scope)
             name = call.name
+            key_id = ""
             if call.scope is not None:
                 if self._behind():
                     raise problems.overloaded()
                 if self._gate is not None:
-                    self._gate.admit(headers.get(b"authorization"), call.scope)
-            incoming = _Incoming(scope, headers, request_id, tail, receive, self._budget_s(headers))
+                    key_id = self._gate.admit(headers.get(b"authorization"), call.scope)
+            incoming = Incoming(scope, headers, request_id, tail, receive, self._budget_s(headers), key_id)
             reply = await self._handlers[name](incoming)
         except HttpProblem as exc:
             reply = _problem(exc, request_id)
@@ -276,12 +266,12 @@ class HttpApp:
             raise HttpProblem("invalid-header", f"X-Request-Timeout-Ms: found {found!r}, expected whole milliseconds from 1")
         return min(int(given), self._max_deadline_ms) / 1e3
 
-    async def _recommend(self, incoming: "_Incoming") -> _Reply:
+    async def _recommend(self, incoming: Incoming) -> Reply:
         body = RecommendationsBody.model_validate_json(await incoming.body(), strict=True)
         return _slate(await self._service.recommend(body, incoming.request_id, incoming.budget_s))
 
-    async def _recommend_user(self, incoming: "_Incoming") -> _Reply:
-        fields = _query(incoming, ("k", "surface", "consent", "cursor"))
+    async def _recommend_user(self, incoming: Incoming) -> Reply:
+        fields = query_of(incoming, ("k", "surface", "consent", "cursor"))
         body = RecommendationsBody.model_validate({"user_id": incoming.tail, **fields})
         answer = await self._service.recommend(body, incoming.request_id, incoming.budget_s)
         reply = _slate(answer)
@@ -292,37 +282,37 @@ class HttpApp:
             reply.status, reply.body = 304, b""
         return reply
 
-    async def _similar(self, incoming: "_Incoming") -> _Reply:
+    async def _similar(self, incoming: Incoming) -> Reply:
         body = SimilarItemsBody.model_validate_json(await incoming.body(), strict=True)
         return _slate(await self._service.similar(body, incoming.request_id, incoming.budget_s))
 
-    async def _rank(self, incoming: "_Incoming") -> _Reply:
+    async def _rank(self, incoming: Incoming) -> Reply:
         body = RankBody.model_validate_json(await incoming.body(), strict=True)
         return _slate(await self._service.rank(body, incoming.request_id, incoming.budget_s))
 
-    async def _put_item(self, incoming: "_Incoming") -> _Reply:
+    async def _put_item(self, incoming: Incoming) -> Reply:
         item_id = _item_id(incoming)
         body = ItemBody.model_validate_json(await incoming.body(), strict=True)
-        return _model(200, ItemAnswer.of(await self._known_items().put(item_id, body), body.item()))
+        return reply_of(200, ItemAnswer.of(await self._known_items().put(item_id, body), body.item()))
 
-    async def _item(self, incoming: "_Incoming") -> _Reply:
-        return _model(200, ItemAnswer.of(*await self._known_items().show(_item_id(incoming))))
+    async def _item(self, incoming: Incoming) -> Reply:
+        return reply_of(200, ItemAnswer.of(*await self._known_items().show(_item_id(incoming))))
 
-    async def _delete_item(self, incoming: "_Incoming") -> _Reply:
+    async def _delete_item(self, incoming: Incoming) -> Reply:
         item_id = _item_id(incoming)
-        return _model(200, DeletedItemAnswer(item_id=item_id, version=await self._known_items().delete(item_id)))
+        return reply_of(200, DeletedItemAnswer(item_id=item_id, version=await self._known_items().delete(item_id)))
 
     def _known_items(self) -> Items:
         if self._items is None:
             raise problems.not_ready("this gateway has no store for items")
         return self._items
 
-    async def _show_rules(self, incoming: "_Incoming") -> _Reply:
-        query = _query(incoming, ("version",))
+    async def _show_rules(self, incoming: Incoming) -> Reply:
+        query = query_of(incoming, ("version",))
         version = AskedVersion.model_validate(query).version if query else 0
-        return _model(200, await self._known_rules().show(version))
+        return reply_of(200, await self._known_rules().show(version))
 
-    async def _put_rules(self, incoming: "_Incoming") -> _Reply:
+    async def _put_rules(self, incoming: Incoming) -> Reply:
         raw = await incoming.body()
         try:
             rules, rest = parted(orjson.loads(raw))
@@ -333,30 +323,30 @@ class HttpApp:
             document = parse_rules(rules)
         except RulesRefused as exc:
             raise problems.rules_refused(exc) from exc
-        return _model(200, await self._known_rules().put(document, body))
+        return reply_of(200, await self._known_rules().put(document, body))
 
     def _known_rules(self) -> Rules:
         if self._rules is None:
             raise problems.not_ready("this gateway has no store for rules")
         return self._rules
 
-    async def _describe_user(self, incoming: "_Incoming") -> _Reply:
+    async def _describe_user(self, incoming: Incoming) -> Reply:
         user_id = DescribedUser.model_validate({"user_id": incoming.tail}).user_id
         body = UserBody.model_validate_json(await incoming.body(), strict=True)
-        return _model(200, UserAnswer.of(await self._known_profiles().keep(user_id, body)))
+        return reply_of(200, UserAnswer.of(await self._known_profiles().keep(user_id, body)))
 
-    async def _user(self, incoming: "_Incoming") -> _Reply:
-        return _model(200, UserAnswer.of(await self._known_profiles().show(_user_id(incoming))))
+    async def _user(self, incoming: Incoming) -> Reply:
+        return reply_of(200, UserAnswer.of(await self._known_profiles().show(_user_id(incoming))))
 
     def _known_profiles(self) -> Profiles:
         if self._profiles is None:
             raise problems.not_ready("this gateway has no store for profiles")
         return self._profiles
 
-    async def _erase_user(self, incoming: "_Incoming") -> _Reply:
+    async def _erase_user(self, incoming: Incoming) -> Reply:
         return _receipt(202, await self._known_erasures().erase(_user_id(incoming)))
 
-    async def _erasure(self, incoming: "_Incoming") -> _Reply:
+    async def _erasure(self, incoming: Incoming) -> Reply:
         return _receipt(200, await self._known_erasures().receipt(incoming.tail))
 
     def _known_erasures(self) -> Erasures:
@@ -364,118 +354,66 @@ class HttpApp:
             raise problems.not_ready("this gateway has no store for erasures")
         return self._erasures
 
-    async def _explanation(self, incoming: "_Incoming") -> _Reply:
+    async def _explanation(self, incoming: Incoming) -> Reply:
         if self._explanations is None:
             raise problems.not_ready("this gateway has no lake to explain from")
-        query = _query(incoming, ("item",))
+        query = query_of(incoming, ("item",))
         item_id = AskedItem.model_validate(query).item if query else ""
         found = await self._explanations.explain(incoming.tail, item_id)
-        return _Reply(200, orjson.dumps(found), [(b"cache-control", b"no-store")])
+        return Reply(200, orjson.dumps(found), [(b"cache-control", b"no-store")])
 
-    async def _take_events(self, incoming: "_Incoming") -> _Reply:
+    async def _take_events(self, incoming: Incoming) -> Reply:
         if self._events is None:
             raise problems.not_ready("this gateway has no event bus")
         try:
-            return _Reply(200, orjson.dumps(await self._events.take(parse_events(await incoming.body()))), [])
+            return Reply(200, orjson.dumps(await self._events.take(parse_events(await incoming.body()))), [])
         except EventsRefused as exc:
             raise problems.events_refused(exc.reason, str(exc), exc.retry_after_s) from exc
 
-    async def _event_schema(self, incoming: "_Incoming") -> _Reply:
-        return _Reply(200, published_schema(), [], b"application/schema+json")
+    async def _event_schema(self, incoming: Incoming) -> Reply:
+        return Reply(200, published_schema(), [], b"application/schema+json")
 
-    async def _releases(self, incoming: "_Incoming") -> _Reply:
-        return _model(200, self._service.releases())
+    async def _releases(self, incoming: Incoming) -> Reply:
+        return reply_of(200, self._service.releases())
 
-    async def _healthz(self, incoming: "_Incoming") -> _Reply:
-        return _model(200, Health())
+    async def _healthz(self, incoming: Incoming) -> Reply:
+        return reply_of(200, Health())
 
-    async def _readyz(self, incoming: "_Incoming") -> _Reply:
+    async def _readyz(self, incoming: Incoming) -> Reply:
         found = await self._service.readiness()
         if self._gate is not None and not self._gate.ready:
             found = found.model_copy(update={"ready": False, "missing": [*found.missing, "API keys"]})
-        return _model(200 if found.ready else 503, found)
+        return reply_of(200 if found.ready else 503, found)
 
-    async def _openapi(self, incoming: "_Incoming") -> _Reply:
-        return _Reply(200, openapi.document(), [])
+    async def _openapi(self, incoming: Incoming) -> Reply:
+        return Reply(200, openapi.document(), [])
 
-    async def _docs(self, incoming: "_Incoming") -> _Reply:
+    async def _docs(self, incoming: Incoming) -> Reply:
         host = incoming.headers.get(b"host", b"localhost").decode("latin-1")
         page = openapi.page(f"{incoming.scope.get('scheme', 'http')}://{host}", keys=self._gate is not None)
-        return _Reply(200, page, [], b"text/html; charset=utf-8")
+        return Reply(200, page, [], b"text/html; charset=utf-8")
 
 
-@dataclass(slots=True)
-class _Incoming:
-    """A request on its way in."""
-
-    scope: Scope
-    headers: Mapping[bytes, bytes]
-    request_id: str
-    tail: str
-    receive: Receive
-    budget_s: float
-
-    async def body(self) -> bytes:
-        """Read the body, at most the limit.
-
-        Raises: HttpProblem: too large; the rest is not read.
-        """
-        declared = self.headers.get(b"content-length", b"")
-        if declared.isdigit() and int(declared) > MAX_BODY_BYTES:
-            raise problems.too_large()
-        chunks: list[bytes] = []
-        size = 0
-        while True:
-            message = await self.receive()
-            if message["type"] == "http.disconnect":
-                raise HttpProblem("invalid-json", "the connection ended before the body did")
-            chunk = message.get("body", b"")
-            size += len(chunk)
-            if size > MAX_BODY_BYTES:
-                raise problems.too_large()
-            chunks.append(chunk)
-            if not message.get("more_body", False):
-                return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-
-
-def _query(incoming: _Incoming, names: Sequence[str]) -> dict[str, str]:
-    """The parameters of a query; the last value of each.
-
-    Raises: HttpProblem: one has another name.
-    """
-    query = parse_qs(incoming.scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)
-    if unknown := sorted(set(query) - set(names)):
-        *first, last = (f"'{name}'" for name in names)
-        expected = f"{', '.join(first)} or {last}" if first else last
-        errors = tuple((name, f"Unknown parameter; expected {expected}") for name in unknown)
-        raise HttpProblem("invalid-request", f"{len(unknown)} parameter(s) cannot be used; see errors", errors)
-    return {name: values[-1] for name, values in query.items()}
-
-
-def _user_id(incoming: _Incoming) -> str:
+def _user_id(incoming: Incoming) -> str:
     return RecommendationsBody.model_validate({"user_id": incoming.tail}).user_id
 
 
-def _item_id(incoming: _Incoming) -> str:
+def _item_id(incoming: Incoming) -> str:
     return NamedItem.model_validate({"item_id": incoming.tail}).item_id
 
 
-def _slate(answer: Answer) -> _Reply:
+def _slate(answer: Answer) -> Reply:
     headers = [(b"server-timing", server_timing(answer.timings))]
-    return _Reply(200, answer.body(time.time()), headers, answer=answer)
+    return Reply(200, answer.body(time.time()), headers, answer=answer)
 
 
-def _model(status: int, model: BaseModel) -> _Reply:
-    return _Reply(status, model.model_dump_json().encode(), [(b"cache-control", b"no-store")])
+def _receipt(status: int, receipt: Receipt) -> Reply:
+    return Reply(status, orjson.dumps(receipt.to_json()), [(b"cache-control", b"no-store")])
 
 
-def _receipt(status: int, receipt: Receipt) -> _Reply:
-    return _Reply(status, orjson.dumps(receipt.to_json()), [(b"cache-control", b"no-store")])
-
-
-def _problem(problem: HttpProblem, request_id: str) -> _Reply:
+def _problem(problem: HttpProblem, request_id: str) -> Reply:
     headers = [(name.encode(), value.encode()) for name, value in problem.headers.items()]
-    return _Reply(problem.status, problem.body(request_id), headers, b"application/problem+json")
+    return Reply(problem.status, problem.body(request_id), headers, b"application/problem+json")
 
 
 def _request_id(headers: Mapping[bytes, bytes]) -> str:

@@ -14,6 +14,15 @@ from reco_ray.serve.http.contract import (
     ReleasesAnswer,
     SimilarItemsBody,
 )
+from reco_ray.serve.http.control_bodies import (
+    FallbackAnswer,
+    FallbackBody,
+    FlagBody,
+    FlagsAnswer,
+    RolloutAnswer,
+    RolloutBody,
+    RolloutsAnswer,
+)
 from reco_ray.serve.http.erasure_bodies import ErasureAnswer
 from reco_ray.serve.http.event_bodies import EventsAnswer, EventsBody
 from reco_ray.serve.http.explanation_bodies import ExplanationAnswer
@@ -154,6 +163,61 @@ CALLS = (
         "What runs, and with which share of the users.",
         answer=ReleasesAnswer,
         scope=Scope.admin,
+    ),
+    Call(
+        "rollouts",
+        "GET",
+        "/v1/rollouts",
+        "Where the last rollout stands, and the last ?n= audit records: who did what to the traffic, when and why.",
+        answer=RolloutsAnswer,
+        query_fields=("n",),
+        problems=("invalid-request", "not-ready"),
+        scope=Scope.admin,
+    ),
+    Call(
+        "change_rollout",
+        "POST",
+        "/v1/rollouts",
+        "Start, pause, resume or abort a rollout, with an audit record. A start needs a release that is loaded beside the one "
+        "with all the traffic, and that its gates let in; `reco rollouts start` sees to both. Gateways follow within "
+        "a second or so.",
+        body=RolloutBody,
+        answer=RolloutAnswer,
+        problems=("invalid-json", "too-large", "invalid-request", "change-refused", "not-ready"),
+        scope=Scope.admin,
+        example={"action": "pause", "author": "ana", "why": "a holiday"},
+    ),
+    Call(
+        "fall_back",
+        "POST",
+        "/v1/fallback",
+        "Send all traffic to the champion, or to another loaded release, at once, and end the rollout that runs.",
+        body=FallbackBody,
+        answer=FallbackAnswer,
+        problems=("invalid-json", "too-large", "invalid-request", "change-refused", "not-ready"),
+        scope=Scope.admin,
+        example={"author": "ana", "why": "slates are odd"},
+    ),
+    Call(
+        "flags",
+        "GET",
+        "/v1/flags",
+        "What can be switched off in every release, and what is, by whom and why.",
+        answer=FlagsAnswer,
+        problems=("not-ready",),
+        scope=Scope.admin,
+    ),
+    Call(
+        "switch_flag",
+        "POST",
+        "/v1/flags",
+        "Switch a source, the ranker, exploration or a rung off or on again, with an audit record. Gateways and stages follow "
+        "within a second or two; what is as wished stays.",
+        body=FlagBody,
+        answer=FlagsAnswer,
+        problems=("invalid-json", "too-large", "invalid-request", "not-ready"),
+        scope=Scope.admin,
+        example={"name": "source.covisit", "off": True, "author": "ana", "why": "its data are stale"},
     ),
     Call(
         "rules",

@@ -217,7 +217,13 @@ class RecommendationsAnswer(BaseModel):
     ] = None
     age_s: Annotated[float, Field(ge=0, description="Seconds since the slate was made; 0 when it was made for this request.")]
     release: str
-    variant: Annotated[str, Field(description="'main' for the release with most traffic, else 'canary'.")]
+    variant: Annotated[
+        str,
+        Field(
+            description="'main' for the release with most traffic, 'canary' for another one; 'holdout' for a user who is in no "
+            "rollout, 'override' for a test user who was sent to a release by name."
+        ),
+    ]
     rung: Annotated[
         Literal["full", "fewer_sources", "recall_order", "anonymous", "caller_order", "cached", "precomputed", "popular"],
         Field(description="What could be done in time, from everything to a popular list."),

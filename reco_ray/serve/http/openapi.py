@@ -23,7 +23,12 @@ __all__ = ["document", "page", "schema"]
 _REF = "#/components/schemas/{model}"
 _ID = {"type": "string", "maxLength": 64}
 _ITEM = {"type": "string", "minLength": 1, "maxLength": MAX_ID_BYTES}
-_PLAIN = {"request_id": {"type": "string", "maxLength": 128}, "item": _ITEM, "item_id": _ITEM}
+_PLAIN = {
+    "n": {"type": "integer", "minimum": 1, "maximum": 1000, "default": 20},
+    "request_id": {"type": "string", "maxLength": 128},
+    "item": _ITEM,
+    "item_id": _ITEM,
+}
 _KEY = {
     "type": "http",
     "scheme": "bearer",

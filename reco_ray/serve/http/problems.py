@@ -15,9 +15,11 @@ __all__ = [
     "KINDS",
     "HttpProblem",
     "being_erased",
+    "change_refused",
     "cursor_expired",
     "cursor_refused",
     "events_refused",
+    "field_refused",
     "forbidden",
     "invalid",
     "item_not_kept",
@@ -50,6 +52,7 @@ KINDS: Mapping[str, tuple[int, str]] = {
     "unknown-item": (404, "The item is not in the catalogue"),
     "method-not-allowed": (405, "The resource does not answer this method"),
     "being-erased": (409, "The user is being erased"),
+    "change-refused": (409, "What runs does not allow the change"),
     "rules-changed": (409, "Other rules are in force than were expected"),
     "cursor-expired": (410, "The cursor has expired"),
     "too-large": (413, "The body is too large"),
@@ -143,7 +146,7 @@ def unknown_item(item_id: str) -> HttpProblem:
 def cursor_refused() -> HttpProblem:
     """A cursor that was given to somebody else, or is not one of ours."""
     detail = "found one that was not given to this user, or was changed on the way; expected a next_cursor as it was answered"
-    return HttpProblem("invalid-request", "1 field(s) cannot be used; see errors", (("cursor", detail),))
+    return field_refused("cursor", detail)
 
 
 def cursor_expired(age_s: float, life_s: float) -> HttpProblem:
@@ -198,6 +201,16 @@ def rules_refused(exc: RulesRefused) -> HttpProblem:
 def rules_changed(detail: str) -> HttpProblem:
     """Somebody else changed the rules meanwhile."""
     return HttpProblem("rules-changed", detail)
+
+
+def field_refused(name: str, detail: str) -> HttpProblem:
+    """A field that fits the contract and still cannot be used."""
+    return HttpProblem("invalid-request", "1 field(s) cannot be used; see errors", ((name, detail),))
+
+
+def change_refused(detail: str) -> HttpProblem:
+    """Rollouts and traffic are not as the change expects them."""
+    return HttpProblem("change-refused", detail)
 
 
 def being_erased() -> HttpProblem:

@@ -13,13 +13,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from reco_ray.errors import NotReadyError
-from reco_ray.hashing import unit_interval
+from reco_ray.hashing import unit_interval, user_digest
+from reco_ray.rollout.variants import CANARY, HOLDOUT, MAIN, OVERRIDE
 from reco_ray.serve.guard.breaker import Breaker
 from reco_ray.serve.path.pipeline import Stages
 from reco_ray.slate import PopularList
 from reco_ray.store import Traffic
 
-__all__ = ["Connected", "Fleet", "Route", "choose"]
+__all__ = ["Assigned", "Connected", "Fleet", "Route", "choose"]
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,15 @@ class Route:
     breakers: Mapping[str, Breaker] = field(
         default_factory=lambda: {stage: Breaker() for stage in ("recall", "rank", "rerank")}
     )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Assigned:
+    """Who answers a request, and by which way; ``popular``: with the popular list, and nothing that was trained."""
+
+    route: Route
+    variant: str
+    popular: bool = False
 
 
 def choose(traffic: Traffic, key: str) -> str:
@@ -104,6 +114,32 @@ class Fleet:
     def missing(self) -> list[str]:
         """Releases that should get traffic and are not loaded, sorted."""
         return sorted(r for r, weight in self.traffic.weights.items() if weight > 0 and r not in self._routes)
+
+    def assign(self, user_id: str, other: str) -> Assigned:
+        """Return who answers a user: as their override says, else their holdout, else their share.
+
+        Args:
+            other: what falls to a share where nobody is known.
+        Raises: NotReadyError: no release is loaded.
+        """
+        route = self.route(user_id or other)
+        traffic, main = self.traffic, self._main or route
+        if user_id and traffic.overrides and (named := self._named(traffic.overrides.get(user_digest(user_id)))):
+            return Assigned(named, OVERRIDE)
+        holdout = traffic.holdout
+        if user_id and holdout is not None and unit_interval(user_id, f"{HOLDOUT} {holdout.salt}") < holdout.share:
+            return Assigned(self._routes.get(holdout.release, main), HOLDOUT, holdout.popular)
+        return Assigned(route, MAIN if route is main else CANARY)
+
+    def _named(self, to: str | None) -> Route | None:
+        """The release that an override means: ``canary`` is the one with less traffic, or in the shadow."""
+        if to == MAIN:
+            return self._main
+        if to == CANARY:
+            weights, shadow = self.traffic.weights, self.traffic.shadow
+            less = sorted((weight, release) for release, weight in weights.items() if weight > 0 and release != self.main)
+            to = less[0][1] if less else shadow.release if shadow is not None else None
+        return self._routes.get(to) if to else None
 
     def route(self, key: str) -> Route:
         """Return the release that answers ``key``.

@@ -31,6 +31,9 @@ class RuleMetrics(Protocol):
     def jumped(self, rule: str, effect: str) -> None:
         """A rule takes effect far more, or far less, than it did."""
 
+    def pushed(self, rule: str, share: float, amount: float, cost: float) -> None:
+        """How a rule on exposure stands."""
+
 
 class Reads(Protocol):
     """The part of `store.RuleStore` that is needed."""
@@ -105,6 +108,8 @@ def tell(stage: RuledStage, metrics: RuleMetrics, jumps: Jumps, version: int) ->
     told = stage.rule_hits()
     if told:
         metrics.hits(told)
+    for each in stage.pushed():
+        metrics.pushed(each.rule, each.share, each.amount, each.cost)
     for jump in jumps.add(told, stage.arranged, version):
         metrics.jumped(jump.rule, jump.effect)
         log.warning(

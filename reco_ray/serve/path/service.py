@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reco_ray.errors import NotReadyError
+from reco_ray.rollout.variants import APART, HOLDOUT
 from reco_ray.rules import NO_RULES, Standing
 from reco_ray.serve.caching.cache import SlateCache
 from reco_ray.serve.caching.cache_key import SlateKey, cache_key
@@ -28,7 +29,7 @@ from reco_ray.serve.http.contract import (
     ReleasesAnswer,
     SimilarItemsBody,
 )
-from reco_ray.serve.path.fleet import Fleet, Route
+from reco_ray.serve.path.fleet import Assigned, Fleet, Route
 from reco_ray.serve.path.ladder import Ladder, PrecomputedSlates, rung_of
 from reco_ray.serve.path.pipeline import Deadline, Observer, Run, StageFailed, run_stages
 from reco_ray.store import NO_FLAGS, NO_INTERESTS, NOT_SERVED, RANKER, FinishedSlate, Flags, Interests
@@ -108,14 +109,16 @@ class GatewayService:
         """
         body = self._seen_by(body)
         shown = cursors.read(body.cursor, body.user_id, time.time()) if body.cursor else cursors.NOTHING_SHOWN
-        route, variant, run = self._start(body.user_id or request_id, budget_s)
+        to, run = self._start(body.user_id, request_id, budget_s)
+        route, variant = to.route, to.variant
         (version, phase), flags = self._rules(), self._flags().version
-        of = f"{variant}.{version}.{phase}" if version else variant
+        of = f"{variant}.popular" if to.popular else variant
+        of = f"{of}.{version}.{phase}" if version else of
         key = cache_key(body, route.release, f"{of}.f{flags}" if flags else of, shown)
         asked = Asked(body.user_id, body.surface, body.context, body.consent)
 
         async def make() -> FinishedSlate:
-            return await self._make(route, variant, body, request_id, key, run, asked, shown)
+            return await self._make(to, body, request_id, key, run, asked, shown)
 
         try:
             found = await self._cache.answer(key, make, run.deadline.left("answer"), hasty=run.hasty)
@@ -136,7 +139,8 @@ class GatewayService:
 
         Raises: HttpProblem: as `recommend`, or the release does not know the item.
         """
-        route, variant, run = self._start(body.item_id, budget_s)
+        to, run = self._start("", body.item_id, budget_s)
+        route, variant = to.route, to.variant
         request = similar_request(body, request_id)
         asked = Asked()
         slate = await self._live(route, variant, request, run, [], None, None, asked, explain=False)
@@ -150,13 +154,14 @@ class GatewayService:
         Raises: HttpProblem: nothing is loaded.
         """
         body = self._seen_by(body)
-        route, variant, run = self._start(body.user_id or request_id, budget_s)
+        to, run = self._start(body.user_id, request_id, budget_s)
+        route, variant = to.route, to.variant
         user, _, interests, _, marks = await self._user(body.user_id, route, "", run)
         marks += [*self._lateness(body.user_id, user, route), *self._refusal(body)]
         asked = Asked(body.user_id, body.surface, body.context, body.consent)
         request = rank_request(body, request_id, user, interests, _now_us())
-        if not self._admission.enter():
-            found, marks, rung = caller_order(request), [*marks, "overloaded"], "caller_order"
+        if to.popular or not self._admission.enter():
+            found, marks, rung = caller_order(request), [*marks, HOLDOUT if to.popular else "overloaded"], "caller_order"
         else:
             try:
                 flags = self._flags()
@@ -203,20 +208,19 @@ class GatewayService:
         hidden = body.user_id and self._hides(body.user_id)
         return body.model_copy(update={"user_id": ""}) if hidden else body
 
-    def _start(self, key: str, budget_s: float) -> tuple[Route, str, Run]:
+    def _start(self, user_id: str, other: str, budget_s: float) -> tuple[Assigned, Run]:
         deadline = Deadline(budget_s)
         try:
-            route = self._fleet.route(key)
+            to = self._fleet.assign(user_id, other)
         except NotReadyError as exc:
             raise problems.not_ready(str(exc)) from exc
         store = {"user": self._store_breaker, "precomputed": self._store_breaker}
-        run = Run(route.release, deadline, self._observer, {**route.breakers, **store}, hasty=budget_s < self._usual_s / 2)
-        return route, "main" if route.release == self._fleet.main else "canary", run
+        route, hasty = to.route, budget_s < self._usual_s / 2
+        return to, Run(route.release, deadline, self._observer, {**route.breakers, **store}, hasty=hasty)
 
     async def _make(
         self,
-        route: Route,
-        variant: str,
+        to: Assigned,
         body: RecommendationsBody,
         request_id: str,
         key: SlateKey,
@@ -224,12 +228,15 @@ class GatewayService:
         asked: Asked,
         shown: NDArray[np.uint64],
     ) -> FinishedSlate:
+        route, variant = to.route, to.variant
         user, stored, interests, served, marks = await self._user(body.user_id, route, key.field, run)
         if stored is not None and self._cache.fresh(key, stored.made) and not self._withdrawn.in_slate(stored):
             return stored
         if marks and (found := self._ladder.cached(key, marks)) is not None:
             return found  # an older slate of this user is better than a new one of nobody
         request = recommend_request(body, request_id, user, interests, _now_us(), shown, served)
+        if to.popular and (popular := self._ladder.popular(route, request, variant, [*marks, HOLDOUT])) is not None:
+            return popular
         marks += [*self._lateness(body.user_id, user, route), *self._refusal(body)]
         return await self._live(route, variant, request, run, marks, key, stored, asked, explain=body.explain)
 
@@ -264,7 +271,8 @@ class GatewayService:
         finally:
             self._admission.leave()
         asked.user_view, asked.user = route.user_view, request.user
-        self._mirror(request, route.user_view, outcome.slate)
+        if variant not in APART:
+            self._mirror(request, route.user_view, outcome.slate)
         marks = [*marks, *outcome.degraded, *flags.marks]
         if outcome.slate.rules != self._rules()[0]:
             marks.append("rules_behind")  # within a second of a change; such a slate is not kept
