@@ -35,7 +35,7 @@ from reco_ray.simulation import World
 from reco_ray.store import OnlineStore, RolloutStore
 from reco_ray.types import UserRow
 
-__all__ = ["CHAMPION", "GOOD", "WORSE", "Driver", "Line", "Site", "site", "until"]
+__all__ = ["CHAMPION", "GOOD", "WORSE", "Driver", "Line", "Site", "say", "site", "until"]
 
 HERE = Path(__file__).parent
 CHAMPION, GOOD, WORSE = "champion", "good", "worse"
@@ -117,7 +117,7 @@ class Driver:
     """A process that starts a rollout, and stays until it is killed."""
 
     def __init__(self, at: Site, release: str, policy: Policy) -> None:
-        command = [sys.executable, str(HERE / "rollout_driver.py"), release, "--policy", json.dumps(policy.to_json())]
+        command = [sys.executable, str(HERE / "rollout_driver.py"), "--policy", json.dumps(policy.to_json()), release]
         environment = {**os.environ, "RAY_ADDRESS": f"127.0.0.1:{_GCS_PORT}"}
         self._process = subprocess.Popen([*command, *at.overrides], stdout=subprocess.PIPE, text=True, env=environment)
 
@@ -134,6 +134,11 @@ class Driver:
         """Kill it, as the kernel would."""
         self._process.kill()
         self._process.wait()
+
+
+def say(what: str) -> None:
+    """Print a line of what happens, with the time."""
+    print(f"{time.strftime('%H:%M:%S')} {what}", flush=True)
 
 
 def until(check: Callable[[], bool], seconds: float, what: str) -> None:
@@ -162,32 +167,37 @@ def site(rate: float, seed: int, overrides: Sequence[str] = ()) -> Iterator[Site
     ):
         settings = [f"root={root}", *_SETTINGS, *overrides]
         config = compose_config(settings)
+        await_cluster = stack.enter_context(_cluster(config))
         store_url = stack.enter_context(embedded_store(config))
         store = stack.enter_context(OnlineStore(store_url, config.store.namespace))
         users = releases.write_users(store, world)
         true = _publish(root, world, users[:: len(users) // 150])
-        dashboard = stack.enter_context(_cluster(config))
+        say(f"releases are published; share of the visits with a click: {true}")
+        dashboard = await_cluster()
+        say("the cluster runs")
         api = FaultyApi(serve_client(dashboard), LOADER)
         url = deploy(config, CHAMPION, store_url, dashboard, user_view=synthetic.USER_VIEW, api=api).url
+        say(f"release {CHAMPION} answers")
         visits = Path(root) / "visits.jsonl"
         visits.touch()
         stack.enter_context(_traffic(url, visits, rate, seed))
         found = Site(config, settings, store, store_url, url, dashboard, world, true, users, visits)
         until(lambda: sum(line.rung == "full" for line in found.traffic(time.time() - 3)) > rate, 120, "full answers")
+        say(f"traffic is answered in full, stages take {found.stages_ms(0.5):.0f} ms, {found.stages_ms(0.95):.0f} ms at 95%")
         yield found
 
 
 def _publish(root: str, world: World, users: Sequence[tuple[str, UserRow]]) -> dict[str, float]:
-    """Publish the releases with stages of their own; returns the clicks to be expected of a visit, by release."""
+    """Publish the releases with stages of their own; returns the true click rate of each."""
     folder = releases.publish(root, CHAMPION, world, 0.2, 0)
     releases.publish(root, GOOD, world, 0.15, 1)
     releases.publish(root, WORSE, world, releases.worse_by(0.2, folder, world, users), 2)
-    return {name: releases.true_clicks(root, name, world, users) for name in (CHAMPION, GOOD, WORSE)}
+    return {name: releases.true_ctr_of(root, name, world, users) for name in (CHAMPION, GOOD, WORSE)}
 
 
 @contextlib.contextmanager
-def _cluster(config: PipelineConfig) -> Iterator[str]:
-    """A head that no driver owns; yields the dashboard's address."""
+def _cluster(config: PipelineConfig) -> Iterator[Callable[[], str]]:
+    """A head that no driver owns; yields what waits for it, and returns the dashboard's address."""
     command = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", f"--port={_GCS_PORT}"]
     command += [f"--num-cpus={config.cluster.num_cpus}", f"--object-store-memory={config.cluster.object_store_mb * 2**20}"]
     command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={_DASHBOARD}", "--disable-usage-stats"]
@@ -204,9 +214,12 @@ def _cluster(config: PipelineConfig) -> Iterator[str]:
             return True
         return False
 
-    try:
+    def wait() -> str:
         until(answers, 120, "the cluster")
-        yield dashboard
+        return dashboard
+
+    try:
+        yield wait
     finally:
         process.terminate()
         process.wait(60)
