@@ -16,11 +16,11 @@ __all__ = ["CASES", "NAMES", "POLICY", "Case", "Outcome", "checks_of", "run_case
 
 POLICY = Policy(
     (
-        Step(0.2, min_s=8, min_decisions=100, shadow=True),
+        Step(0.4, min_s=8, min_decisions=800, shadow=True),
         Step(0.01, min_s=8, min_decisions=8),
-        Step(0.05, min_s=10, min_decisions=400),
-        Step(0.25, min_s=10, min_decisions=400),
-        Step(1.0, min_s=10, min_decisions=400),
+        Step(0.05, min_s=8, min_decisions=320),
+        Step(0.25, min_s=8, min_decisions=320),
+        Step(1.0, min_s=8, min_decisions=320),
     ),
     Guards(p95_ratio=2.0),
 )
@@ -119,7 +119,7 @@ def _over(at: Site, case: Case) -> Callable[[], bool]:
         state = at.state()
         assert state is not None
         if state != last:
-            say(f"{case.name}: {state.status} at step {state.step}, share {state.share:.0%}: {state.reason}")
+            say(f"{case.name}: {state.status} at step {state.step}, share {state.share:.0%}: {state.reason}; {at.pulse()}")
         last = state
         return state.status.over
 

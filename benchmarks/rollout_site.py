@@ -40,11 +40,12 @@ __all__ = ["CHAMPION", "GOOD", "WORSE", "Driver", "Line", "Site", "say", "site",
 HERE = Path(__file__).parent
 CHAMPION, GOOD, WORSE = "champion", "good", "worse"
 _DASHBOARD, _GCS_PORT = 8276, 6397
+_PULSE_S, _RECENT_S = 5.0, 30.0
 _SETTINGS = [
     *("store.port=6396", "store.namespace=bench", "serve.port=8011", f"cluster.dashboard_port={_DASHBOARD}"),
     *(f"serve.{stage}.{bound}_replicas=1" for stage in ("recall", "ranker", "reranker") for bound in ("min", "max")),
     # what is kept says nothing of a release; two cores that do all of it are late now and then
-    *("serve.cache.ttl_s=0", "serve.cache.stale_s=0", "serve.deadline_ms=1000"),
+    *("serve.cache.ttl_s=0", "serve.cache.stale_s=0", "serve.deadline_ms=2000"),
     "gates.wanted=[integrity,smoke]",  # a synthetic release has no metrics
 ]
 
@@ -76,6 +77,8 @@ class Site:
     true: dict[str, float]
     users: Sequence[tuple[str, UserRow]] = field(repr=False)
     visits: Path = Path()
+    _lines: list[Line] = field(default_factory=list, repr=False)
+    _read: int = 0
 
     @property
     def rollouts(self) -> RolloutStore:
@@ -89,18 +92,28 @@ class Site:
 
     def traffic(self, since: float = 0.0) -> list[Line]:
         """Visits answered since."""
-        raw = self.visits.read_text()
-        lines = raw[: raw.rfind("\n") + 1].splitlines()
-        return [each for each in (Line(*json.loads(line)) for line in lines) if each.ts >= since]
+        with self.visits.open("rb") as file:
+            file.seek(self._read)
+            raw = file.read()
+        new = raw[: raw.rfind(b"\n") + 1]
+        self._read += len(new)
+        self._lines += [Line(*orjson.loads(line)) for line in new.splitlines()]
+        return [each for each in self._lines if each.ts >= since]
+
+    def pulse(self) -> str:
+        """How the last seconds went, in words."""
+        last = self.traffic(time.time() - _PULSE_S)
+        full = sum(each.rung == "full" for each in last) / max(1, len(last))
+        return f"{len(last) / _PULSE_S:.0f} visits/s, {full:.1%} full"
 
     def stages_ms(self, q: float) -> float:
-        """A quantile of the time in the stages, over the newest decisions on the bus."""
-        taken = []
+        """A quantile of the time in the stages, over the decisions of the last seconds."""
+        taken, since = [], int(1e3 * (time.time() - _RECENT_S)) << 22  # as positions in Valkey are
         for partition in range(self.config.events.bus.partitions):
             with contextlib.closing(
                 open_reader(self.config.events, self.config.store.namespace, self.store_url, EXPOSURES, partition)
             ) as reader:
-                found = [orjson.loads(record.value)["timings"] for record in reader.read(-1, 5_000, 0.0)]
+                found = [orjson.loads(record.value)["timings"] for record in reader.read(since, 5_000, 0.0)]
             taken += [sum(ms for stage, ms in each.items() if stage in ("recall", "rank", "rerank")) for each in found if each]
         return float(np.quantile(taken, q))
 
