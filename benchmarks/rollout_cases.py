@@ -50,7 +50,7 @@ class Outcome:
 
     Attributes:
         most_share: of the users that it ever had.
-        detected_s: from its first share, or the first gate, to the last decision.
+        detected_s: from the start of its rollout, or of the first gate, to the last decision.
         asked, harmed: visits that it answered; those that were worse for it.
         clicks_lost: to be expected, against the champion's visits of the same time; negative where it was better.
         visits, failed: of the whole time from its loading on; those without a 200.
