@@ -45,7 +45,7 @@ _SETTINGS = [
     *("store.port=6396", "store.namespace=bench", "serve.port=8011", f"cluster.dashboard_port={_DASHBOARD}"),
     *(f"serve.{stage}.{bound}_replicas=1" for stage in ("recall", "ranker", "reranker") for bound in ("min", "max")),
     # what is kept says nothing of a release; two cores that do all of it are late now and then
-    *("serve.cache.ttl_s=0", "serve.cache.stale_s=0", "serve.deadline_ms=2000"),
+    *("serve.cache.ttl_s=0", "serve.cache.stale_s=0", "serve.deadline_ms=2000", "store.timeout_ms=500"),
     "gates.wanted=[integrity,smoke]",  # a synthetic release has no metrics
 ]
 
