@@ -1,8 +1,8 @@
 """The statistics of rollouts, without a cluster.
 
 Experiments without a difference, looked at a hundred times each, for several shares and with users whose rates vary: how many
-are stopped; with a difference, at the size that the planner names: how many are found; of those that raise on 3% of the requests, how
-many a shadow finds, by its size.
+are stopped; with a difference, at the size that the planner names: how many are found; of those that raise on 3% of the
+requests, how many a shadow finds, by its size.
 """
 
 from typing import Any
