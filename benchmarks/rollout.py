@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rollout_cases import checks_of, run_cases
+from rollout_cases import NAMES, checks_of, run_cases
 from rollout_kills import run_kills
 from rollout_replay import SETTINGS, run_replay
 from rollout_site import site
@@ -30,10 +30,13 @@ def main() -> None:
     parser.add_argument("--experiments", type=int, default=1_000)
     parser.add_argument("--rate", type=float, default=80.0, help="visits per second")
     parser.add_argument("--seed", type=int, default=0, help="of the order of the releases")
+    parser.add_argument("--cases", default=",".join(NAMES), help=f"of {', '.join(NAMES)}")
     args = parser.parse_args()
     wanted = args.parts.split(",")
     if unknown := set(wanted) - set(_PARTS):
         parser.error(f"parts: found {sorted(unknown)}, expected some of {list(_PARTS)}")
+    if unknown := set(args.cases.split(",")) - set(NAMES):
+        parser.error(f"cases: found {sorted(unknown)}, expected some of {list(NAMES)}")
     parts: dict[str, Any] = json.loads(args.out.read_text())["parts"] if args.out.exists() else {}
     for name in wanted:
         started = time.monotonic()
@@ -58,8 +61,8 @@ def _checks(parts: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _cases(args: argparse.Namespace) -> dict[str, Any]:
     with site(args.rate, seed=7) as at:
-        cases = run_cases(at, args.seed)
-        return {"checks": checks_of(cases), "rate": args.rate, "true_clicks": at.true, "cases": cases}
+        cases = run_cases(at, args.seed, args.cases.split(","))
+        return {"checks": checks_of(cases), "rate": args.rate, "true_ctr": at.true, "cases": cases}
 
 
 def _kills(args: argparse.Namespace) -> dict[str, Any]:

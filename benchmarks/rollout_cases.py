@@ -2,25 +2,25 @@
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import rollout_releases as releases
 from rollout_bad import spoil
-from rollout_site import CHAMPION, GOOD, WORSE, Driver, Line, Site, until
+from rollout_site import CHAMPION, GOOD, WORSE, Driver, Line, Site, say, until
 
-from reco_ray.rollout import Guards, Policy, Status, Step
+from reco_ray.rollout import Guards, Policy, State, Status, Step
 
-__all__ = ["CASES", "POLICY", "Case", "Outcome", "checks_of", "run_case", "run_cases"]
+__all__ = ["CASES", "NAMES", "POLICY", "Case", "Outcome", "checks_of", "run_case", "run_cases"]
 
 POLICY = Policy(
     (
-        Step(0.2, min_s=8, min_decisions=100, shadow=True),
+        Step(0.4, min_s=8, min_decisions=800, shadow=True),
         Step(0.01, min_s=8, min_decisions=8),
-        Step(0.05, min_s=10, min_decisions=400),
-        Step(0.25, min_s=10, min_decisions=400),
-        Step(1.0, min_s=10, min_decisions=400),
+        Step(0.05, min_s=8, min_decisions=320),
+        Step(0.25, min_s=8, min_decisions=320),
+        Step(1.0, min_s=8, min_decisions=320),
     ),
     Guards(p95_ratio=2.0),
 )
@@ -50,7 +50,7 @@ class Outcome:
 
     Attributes:
         most_share: of the users that it ever had.
-        detected_s: from its first share, or the first gate, to the last decision.
+        detected_s: from the start of its rollout, or of the first gate, to the last decision.
         asked, harmed: visits that it answered; those that were worse for it.
         clicks_lost: to be expected, against the champion's visits of the same time; negative where it was better.
         visits, failed: of the whole time from its loading on; those without a 200.
@@ -72,18 +72,17 @@ class Outcome:
     audit: list[dict[str, Any]]
 
 
-def run_cases(at: Site, seed: int, policy: Policy = POLICY) -> dict[str, dict[str, Any]]:
-    """All five, in random order."""
-    order = list(CASES)
+def run_cases(at: Site, seed: int, wanted: Sequence[str], policy: Policy = POLICY) -> dict[str, dict[str, Any]]:
+    """Run those that are wanted, in random order."""
+    order = [case for case in CASES if case.name in wanted]
     random.Random(seed).shuffle(order)
     found = {}
     for case in order:
         outcome = run_case(at, case, policy)
         found[case.name] = {**asdict(outcome), "release": case.release, "expected": case.ends}
-        print(
+        say(
             f"{case.name}: {outcome.ended} at {outcome.most_share:.0%} after {outcome.detected_s:.1f} s, {outcome.harmed} of "
-            f"{outcome.asked} visits harmed, {outcome.failed} of {outcome.visits} failed: {outcome.reason}",
-            flush=True,
+            f"{outcome.asked} visits harmed, {outcome.failed} of {outcome.visits} failed: {outcome.reason}"
         )
     return found
 
@@ -94,19 +93,37 @@ def run_case(at: Site, case: Case, policy: Policy, meanwhile: Callable[[Site, Dr
     Args:
         meanwhile: called when its rollout has begun.
     """
+    say(f"{case.name}: release {case.release} is prepared")
     case.prepare(at)
     began = time.time()
     driver = Driver(at, case.release, policy)
     try:
         said = driver.said()
+        say(f"{case.name}: {said}")
         if "rollout_id" in said:
             meanwhile(at, driver)
-            until(lambda: (state := at.state()) is not None and state.status.over, _LONGEST_S, f"the end of {case.name}")
+            until(_over(at, case), _LONGEST_S, f"the end of {case.name}")
         until(lambda: bool(at.traffic(time.time() - 0.5)), 10, "traffic")
     finally:
         driver.kill()
     time.sleep(3)  # gateways follow; what they still send to it counts
     return _outcome(at, case, began, said)
+
+
+def _over(at: Site, case: Case) -> Callable[[], bool]:
+    """Whether its rollout is over; says each time that it changes."""
+    last: State | None = None
+
+    def over() -> bool:
+        nonlocal last
+        state = at.state()
+        assert state is not None
+        if state != last:
+            say(f"{case.name}: {state.status} at step {state.step}, share {state.share:.0%}: {state.reason}; {at.pulse()}")
+        last = state
+        return state.status.over
+
+    return over
 
 
 def _outcome(at: Site, case: Case, began: float, said: dict[str, Any]) -> Outcome:
@@ -170,14 +187,16 @@ CASES = (
     Case("slow", "slow", _slow, lambda _: True, str(Status.rolled_back)),
     Case("corrupt", "corrupt", _corrupt, lambda _: True, "refused"),
 )
+NAMES = tuple(case.name for case in CASES)
 
 
 def checks_of(found: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     """Summaries for the checks; a bad release that was not stopped counts with the share that it had."""
     bad = [each for each in found.values() if each["expected"] != str(Status.promoted)]
-    worst = max(1.0 if each["ended"] != each["expected"] else each["most_share"] for each in bad)
-    return [
-        {"name": "good_promoted", "value": int(found["good"]["ended"] == str(Status.promoted)), "unit": "bool"},
-        {"name": "bad_rolled_back_at_pct", "value": 100 * worst, "unit": "%"},
-        {"name": "failed_by_switch", "value": sum(each["failed"] for each in found.values()), "unit": "requests"},
-    ]
+    checks = [{"name": "failed_by_switch", "value": sum(each["failed"] for each in found.values()), "unit": "requests"}]
+    if good := found.get("good"):
+        checks += [{"name": "good_promoted", "value": int(good["ended"] == str(Status.promoted)), "unit": "bool"}]
+    if bad:
+        worst = max(1.0 if each["ended"] != each["expected"] else each["most_share"] for each in bad)
+        checks += [{"name": "bad_rolled_back_at_pct", "value": 100 * worst, "unit": "%"}]
+    return checks

@@ -1,6 +1,6 @@
 """Starts a rollout, as `reco rollouts start` does: gates, the release beside the champion, its first share.
 
-``python benchmarks/rollout_driver.py RELEASE --policy JSON OVERRIDE...``, on the cluster of ``RAY_ADDRESS``. Prints a line of
+``python benchmarks/rollout_driver.py --policy JSON RELEASE OVERRIDE...``, on the cluster of ``RAY_ADDRESS``. Prints a line of
 JSON when the rollout has begun, or was refused, and then stays until it is killed: nobody may miss it.
 """
 

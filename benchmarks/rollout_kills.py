@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from rollout_cases import CASES, POLICY, run_case
-from rollout_site import GOOD, Driver, Site, until
+from rollout_site import GOOD, Driver, Site, say, until
 
 from reco_ray.rollout import Status
 
@@ -18,21 +18,24 @@ def run_kills(at: Site) -> dict[str, Any]:
     """Kill one after another at 5% and 25%; says what the shares were afterwards, and how it ended."""
     killed: list[dict[str, Any]] = []
 
+    def gone(what: str) -> None:
+        found = {"what": what, **_watch(at)}
+        say(f"{what} killed at {found['share']:.0%}: shares {found['weights']}, {found['failed']} failed")
+        killed.append(found)
+
     def meanwhile(at: Site, driver: Driver) -> None:
         _await_step(at, 2)
         at.kill("ray::ServeReplica:rollouts:Rollouts")
-        killed.append({"what": "controller", **_watch(at)})
+        gone("controller")
         driver.kill()
-        killed.append({"what": "driver", **_watch(at)})
+        gone("driver")
         _await_step(at, 3)
         at.kill("ray::ServeController")
-        killed.append({"what": "serve_controller", **_watch(at)})
+        gone("serve_controller")
 
     good = next(case for case in CASES if case.release == GOOD)
     outcome = run_case(at, good, POLICY, meanwhile)
-    for each in killed:
-        print(f"{each['what']} killed at {each['share']:.0%}: shares {each['weights']}, {each['failed']} failed", flush=True)
-    print(f"good: {outcome.ended} after {outcome.detected_s:.1f} s, {outcome.failed} of {outcome.visits} failed", flush=True)
+    say(f"good: {outcome.ended} after {outcome.detected_s:.1f} s, {outcome.failed} of {outcome.visits} failed")
     checks = [
         {"name": "good_promoted", "value": int(outcome.ended == str(Status.promoted)), "unit": "bool"},
         {"name": "failed_by_switch", "value": outcome.failed, "unit": "requests"},

@@ -20,7 +20,7 @@ from reco_ray.slate import Pipeline
 from reco_ray.store import OnlineStore
 from reco_ray.types import Request, UserRow
 
-__all__ = ["copy_release", "damage", "publish", "true_clicks", "true_ctr", "worse_by", "write_users"]
+__all__ = ["copy_release", "damage", "publish", "true_ctr", "true_ctr_of", "worse_by", "write_users"]
 
 _QUOTAS = {SourceName.two_tower: 80, SourceName.popular: 40}
 _GRADES = 30
@@ -68,17 +68,18 @@ def click_rates(world: World, noise: float, seed: int = 5) -> NDArray[np.float32
 
 
 def true_ctr(pipeline: Pipeline, world: World, users: Sequence[tuple[str, UserRow]]) -> float:
-    """Clicks to be expected of a visit."""
+    """Share of the visits that have a click, as a rollout counts them."""
     row = {user_id: at for at, user_id in enumerate(world.user_ids)}
     worth = []
     for user_id, user in users:
         (slate,) = pipeline.run([Request(request_id=f"true-{user_id}", user_id=user_id, k=K, user=user)])
-        worth.append(world.judge(row[user_id], world.find(slate.item_ids), 0.0).expected)
+        rows = world.find(slate.item_ids)
+        worth.append(1 - np.prod(1 - world.examined(rows.size) * world.attraction(row[user_id], rows, 0.0)))
     return float(np.mean(worth))
 
 
 def worse_by(share: float, folder: Path, world: World, users: Sequence[tuple[str, UserRow]]) -> float:
-    """Find the error with which a release like that in ``folder`` is worse by ``share`` of its clicks to be expected."""
+    """Find the error with which a release like that in ``folder`` has a click rate that is lower by ``share`` of it."""
     pipeline = Pipeline.load(folder)
     features = pipeline.rank.features  # type: ignore[attr-defined]
     base, order = true_ctr(pipeline, world, users), world.find(features.catalogue.item_ids)
@@ -89,7 +90,7 @@ def worse_by(share: float, folder: Path, world: World, users: Sequence[tuple[str
         spoiled[:, _CTR] = click_rates(world, middle)[order]
         features.refresh_items(spoiled)
         low, high = (low, middle) if true_ctr(pipeline, world, users) < (1 - share) * base else (middle, high)
-    return (low + high) / 2
+    return high
 
 
 def copy_release(root: str, source: str, release_id: str, number: int) -> Path:
@@ -121,6 +122,6 @@ def _by_click_rate(x: NDArray[np.float32], columns: list[str], _: np.random.Gene
     return (x[:, columns.index("item_ctr")] * _GRADES).astype(np.int64)
 
 
-def true_clicks(root: str, release_id: str, world: World, users: Sequence[tuple[str, UserRow]]) -> float:
+def true_ctr_of(root: str, release_id: str, world: World, users: Sequence[tuple[str, UserRow]]) -> float:
     """As `true_ctr`, of a published release."""
     return true_ctr(Pipeline.load(Path(release_uri(root, release_id))), world, users)

@@ -31,7 +31,7 @@ def run_replay(at: Site) -> dict[str, Any]:
     served = dict(tables.read(config.root, "exposures", ["request_id", "item_ids"]).select("request_id", "item_ids").rows())
     full = set(_full(at))
     pipeline = Pipeline.load(open_release(config.root, CHAMPION))
-    compared = [request for request in requests if request.request_id in full]
+    compared = [request for request, _ in requests if request.request_id in full]
     as_served = sum(list(pipeline.run([each])[0].item_ids) == served[each.request_id] for each in compared)
     print(f"{report.identical} of {report.requests} identical, {as_served} of {len(compared)} as they were served", flush=True)
     checks = [{"name": "replay_identical", "value": report.identical, "unit": f"of {report.requests}"}]

@@ -16,7 +16,7 @@ from rollout_world import K, make_world
 from reco_ray.simulation import HttpApi, Pattern, arrival_times, drive
 from reco_ray.simulation.ledger import Visit
 
-_AT_ONCE = 64
+_AT_ONCE = 16  # what a busy machine cannot answer does not come, rather than to wait for longer than answers may take
 _STRETCH_S = 600.0
 
 

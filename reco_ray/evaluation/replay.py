@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from reco_ray.slate import Pipeline
+from reco_ray.slate import Pipeline, SwitchedStage
+from reco_ray.store import NO_FLAGS, RANKER, Flags
 from reco_ray.types import Candidates, Request, Slate
 
 __all__ = ["ReplayReport", "compare_releases", "kendall_tau", "overlap"]
@@ -52,21 +53,25 @@ class _Run:
 
 
 def compare_releases(
-    first: tuple[Pipeline, Sequence[str]], second: tuple[Pipeline, Sequence[str]], requests: Sequence[Request]
+    first: tuple[Pipeline, Sequence[str]],
+    second: tuple[Pipeline, Sequence[str]],
+    requests: Sequence[Request],
+    flags: Sequence[Flags] = (),
 ) -> ReplayReport:
     """Run each request through both, one at a time, as a gateway does for somebody who is alone.
 
     Args:
         first, second: the stages, and the ids of the catalogue's items by row.
         requests: at least one; with the users' rows of when they were asked.
+        flags: for each request what is switched off; nothing by default.
     Raises: ValueError: there is no request.
     """
     if not requests:
         raise ValueError("replay: found no request, expected some")
     differ: Counter[str] = Counter()
     overlaps, taus, shifts, times = [], [], [], []
-    for request in requests:
-        a, b = (_run(*each, request) for each in (first, second))
+    for request, off in zip(requests, flags or [NO_FLAGS] * len(requests), strict=True):
+        a, b = (_run(*each, request, off) for each in (first, second))
         if (stage := _first_difference(a, b)) is not None:
             differ[stage] += 1
         overlaps.append(overlap(a.slate.item_ids, b.slate.item_ids))
@@ -100,11 +105,14 @@ def kendall_tau(a: Sequence[str], b: Sequence[str]) -> float:
     return float(kendalltau(range(len(common)), common).statistic) if len(common) > 1 else float("nan")
 
 
-def _run(pipeline: Pipeline, item_ids: Sequence[str], request: Request) -> _Run:
+def _run(pipeline: Pipeline, item_ids: Sequence[str], request: Request, flags: Flags) -> _Run:
+    for stage in (pipeline.recall, pipeline.rerank):
+        if isinstance(stage, SwitchedStage):
+            stage.switch(flags)
     started = time.perf_counter()
     (found,) = pipeline.recall.recall([request])
     recalled = time.perf_counter()
-    (scores,) = pipeline.rank.score([request], [found])
+    (scores,) = [found.scores] if RANKER in flags.off else pipeline.rank.score([request], [found])
     ranked = time.perf_counter()
     (slate,) = pipeline.rerank.arrange([request], [found], [scores])
     arranged = time.perf_counter()

@@ -76,6 +76,11 @@ class GatewayMetrics:
             "reco_serve_exposure_failures_total", description="Times that the bus did not take records of decisions."
         )
         self._exposures_waiting = Gauge("reco_serve_exposures_waiting", description="Records of decisions not on the bus yet.")
+        self._mirrored = Counter(
+            "reco_serve_shadow_total",
+            description="Copies of requests for a release in the shadow: made, failed, or dropped for want of room.",
+            tag_keys=("release", "result"),
+        )
         self._feature_age_s = Gauge(
             "reco_features_age_s",
             description="Seconds of events that the features of a user view lack, where they are furthest behind.",
@@ -119,6 +124,10 @@ class GatewayMetrics:
     def fresh(self, view: str, age_s: float) -> None:
         """The features of a view lack events of so many seconds."""
         self._feature_age_s.set(age_s, {"view": view})
+
+    def mirrored(self, release: str, result: str) -> None:
+        """A copy for a release in the shadow was ``made``, has ``failed``, or was ``dropped``."""
+        self._mirrored.inc(1, {"release": release, "result": result})
 
     def exposed(self, sent: int, lost: Mapping[str, int], failures: int, waiting: int) -> None:
         """Records of decisions since the last call: ``lost`` by reason: ``overflow``, ``unwritable`` or ``stopped``."""

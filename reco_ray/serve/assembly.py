@@ -39,7 +39,7 @@ from reco_ray.serve.path.fleet import Connected, Fleet
 from reco_ray.serve.path.freshness import Freshness, FreshnessMetrics
 from reco_ray.serve.path.item_calls import ItemCalls
 from reco_ray.serve.path.items import ItemFollower, ItemMetrics
-from reco_ray.serve.path.mirror import Mirror
+from reco_ray.serve.path.mirror import Mirror, MirrorMetrics
 from reco_ray.serve.path.pipeline import LoggingObserver, Observer
 from reco_ray.serve.path.profiles import ProfileCalls
 from reco_ray.serve.path.reads import StoreReads
@@ -75,7 +75,7 @@ _TOLERATED_LAG = 0.5  # share of it that the event loop may be behind before req
 Connect = Callable[[str], Awaitable[Connected]]
 
 
-class Metrics(Observer, ServedMetrics, GateMetrics, ExposureMetrics, FreshnessMetrics, Protocol):
+class Metrics(Observer, ServedMetrics, GateMetrics, ExposureMetrics, FreshnessMetrics, MirrorMetrics, Protocol):
     """All that a gateway counts; `monitoring.metrics.GatewayMetrics` in production."""
 
     def left(self, stage: str, rows: int, queued_s: float) -> None:
@@ -142,7 +142,7 @@ class GatewayParts:
         self._patient_store = patient = OnlineStore(args.store_url, args.namespace, timeout_s=_PATIENT_TIMEOUT_S)
         self._rules = RuleCalls(RuleStore(patient), RuleStore(store), args.root, lambda: self._fleet.main, withdrawn)
         observer = LoggingObserver(metrics)
-        self._mirror = Mirror(self._fleet, patient.user, ShadowStore(patient).add, observer, args.deadline_ms / 1e3)
+        self._mirror = Mirror(self._fleet, patient.user, ShadowStore(patient).add, observer, metrics, args.deadline_ms / 1e3)
         self._flags = FlagFollower(FlagStore(store).poll)
         service = GatewayService(
             StoreReads(store, slates),

@@ -7,7 +7,7 @@ command line; the gateway reads them, one round trip per request. Valkey protoco
 from reco_ray.store.erasures import ErasureStore
 from reco_ray.store.features import LAKE_ITEMS, Change, FeatureStore, fresh_until, registered_views
 from reco_ray.store.fence import Fence, FenceEntry, FenceReader, FenceStore
-from reco_ray.store.flags import EXPLORE, FLAGS, NO_FLAGS, RANKER, Flags, FlagStore, source_flag
+from reco_ray.store.flags import EXPLORE, FLAGS, FLAGS_BEHIND, NO_FLAGS, RANKER, Flags, FlagStore, off_in, source_flag
 from reco_ray.store.items import NO_SLOT, Cursor, Item, ItemChanges, ItemStore, LiveItem
 from reco_ray.store.keys import KeyRecord, KeyStore, Scope, new_key, rotated
 from reco_ray.store.online import MOST_OVERRIDES, Holdout, OnlineStore, Shadow, Traffic
@@ -35,6 +35,7 @@ from reco_ray.store.slates import Purges, SlateStore
 __all__ = [
     "EXPLORE",
     "FLAGS",
+    "FLAGS_BEHIND",
     "LAKE_ITEMS",
     "MOST_OVERRIDES",
     "NOT_SERVED",
@@ -78,6 +79,7 @@ __all__ = [
     "Traffic",
     "fresh_until",
     "new_key",
+    "off_in",
     "pack_precomputed",
     "pack_profile",
     "pack_slate",

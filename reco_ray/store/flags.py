@@ -5,7 +5,7 @@ writes both. What is not named is on. Gateways and stages follow within a second
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -17,10 +17,11 @@ from reco_ray.errors import ConfigError
 from reco_ray.store.away import answering
 from reco_ray.store.online import OnlineStore
 
-__all__ = ["EXPLORE", "FLAGS", "NO_FLAGS", "RANKER", "FlagStore", "Flags", "source_flag"]
+__all__ = ["EXPLORE", "FLAGS", "FLAGS_BEHIND", "NO_FLAGS", "RANKER", "FlagStore", "Flags", "off_in", "source_flag"]
 
 RANKER, EXPLORE = "ranker", "explore"
-_SOURCE = "source."
+FLAGS_BEHIND = "flags_behind"  # mark of an answer whose stages may not have followed yet; it is not kept
+_SOURCE, _OFF = "source.", "off:"
 
 
 def source_flag(source: str) -> str:
@@ -57,8 +58,8 @@ class Flags:
 
     @property
     def marks(self) -> list[str]:
-        """As answers say it; one with ``flags_behind`` is not kept, as its stages may not have followed yet."""
-        return [*(f"off:{name}" for name in sorted(self.off)), *([] if self.settled else ["flags_behind"])]
+        """As answers say it."""
+        return [*(f"{_OFF}{name}" for name in sorted(self.off)), *([] if self.settled else [FLAGS_BEHIND])]
 
     @property
     def sources(self) -> frozenset[str]:
@@ -67,6 +68,11 @@ class Flags:
 
 
 NO_FLAGS = Flags()
+
+
+def off_in(marks: Iterable[str]) -> Flags:
+    """What was off, as the marks of an answer say it."""
+    return Flags(off={mark.removeprefix(_OFF): {} for mark in marks if mark.startswith(_OFF)})
 
 
 class FlagStore:

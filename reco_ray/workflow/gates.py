@@ -135,7 +135,8 @@ def _answers(config: PipelineConfig, both: list[tuple[Manifest, Pipeline]]) -> l
     asked: list[list[Request]] = []
     if len(views := {manifest.user_view for manifest, _ in both}) == 1:
         try:
-            asked = [logged_requests(config, views.pop(), config.gates.requests)] * len(both)
+            logged = logged_requests(config, views.pop(), config.gates.requests)
+            asked = [[request for request, _ in logged]] * len(both)
         except DataError:
             log.info("gates: found no logged request with its user's row; asking for users of the features")
     asked = asked or _made_requests(config, [manifest for manifest, _ in both])

@@ -29,6 +29,7 @@ class Stages:
     def __init__(self) -> None:
         self.gate = asyncio.Event()
         self.asked: list[Request] = []
+        self.scored = 0
         self.breaks = False
 
     def prepare(self, request: Request) -> Request:
@@ -42,6 +43,7 @@ class Stages:
         return query
 
     async def score(self, query: Request, found: Request) -> Request:
+        self.scored += 1
         return found
 
     async def arrange(self, query: Request, found: Request, scored: Request) -> Slate:
@@ -55,11 +57,11 @@ class World:
     """Two releases, one of them in the shadow, and where the counts go."""
 
     def __init__(self, shadow: Shadow | None = SHADOW, views: dict[str, str] = VIEWS) -> None:
-        self.stages, self.saved, self.away = Stages(), Counter[str](), False
+        self.stages, self.saved, self.away, self.told = Stages(), Counter[str](), False, Counter[tuple[str, str]]()
         self.record = Traffic(1, {"old": 1.0, "new": 0.0}, views, shadow)
         self.fleet = Fleet(self.poll, self.connect)
         self.row = UserRow(np.ones(3, np.uint64), np.ones(3, np.float32), np.ones(1, np.uint64), np.ones(2, np.float32), 1)
-        self.mirror = Mirror(self.fleet, self.read, self.save, LoggingObserver(), 5.0)
+        self.mirror = Mirror(self.fleet, self.read, self.save, LoggingObserver(), self, 5.0)
 
     async def poll(self) -> Traffic:
         return self.record
@@ -77,9 +79,13 @@ class World:
         assert name == "r1"
         self.saved.update(counts)
 
-    def offer(self, n: int, view: str = "v1") -> None:
+    def mirrored(self, release: str, result: str) -> None:
+        self.told[release, result] += 1
+
+    def offer(self, n: int, view: str = "v1", *, ranked: bool = True) -> None:
         for i in range(n):
-            self.mirror.offer(Request(request_id=f"q{i}", user_id="u", k=2, surface="home"), view, slate("a", "b"))
+            request = Request(request_id=f"q{i}", user_id="u", k=2, surface="home")
+            self.mirror.offer(request, view, slate("a", "b"), ranked)
 
 
 def run(world: Callable[[], World], check: Callable[[World], Awaitable[None]]) -> None:
@@ -114,6 +120,7 @@ def test_what_finds_no_place_is_dropped_and_counted_and_nobody_waits() -> None:
         await counted(world, 32)
         assert (world.saved["made"], world.saved["errors"], world.saved["requests|all"]) == (32, 0, 32)
         assert world.saved["overlap|home, no history"] == 16
+        assert world.told == {("new", "dropped"): 18, ("new", "made"): 32}
 
     run(World, check)
 
@@ -128,13 +135,23 @@ def test_a_few_are_asked_at_a_time() -> None:
     run(World, check)
 
 
+def test_where_the_answer_had_no_ranker_the_copy_has_none() -> None:
+    async def check(world: World) -> None:
+        world.stages.gate.set()
+        world.offer(3, ranked=False)
+        await counted(world, 3)
+        assert (world.stages.scored, world.saved["errors"]) == (0, 0)
+
+    run(World, check)
+
+
 def test_one_that_fails_is_an_error_of_the_release_and_opens_no_breaker() -> None:
     async def check(world: World) -> None:
         world.stages.breaks = True
         world.stages.gate.set()
         world.offer(30)
         await counted(world, 30)
-        assert (world.saved["errors"], world.saved["failed|all"]) == (30, 30)
+        assert (world.saved["errors"], world.saved["failed|all"], world.told["new", "failed"]) == (30, 30, 30)
         route = world.fleet.loaded_route("new")
         assert route is not None
         assert route.breakers["recall"].allow()
@@ -148,8 +165,8 @@ def test_only_the_share_of_the_requests_is_mirrored(share: float) -> None:
         world.stages.gate.set()
         for start in range(20):
             for i in range(20):
-                world.mirror.offer(Request(request_id=f"q{start}-{i}", k=2), "v1", slate("a"))
-                world.mirror.offer(Request(request_id=f"s{start}-{i}", k=2, similar_to="x"), "v1", slate("a"))
+                world.mirror.offer(Request(request_id=f"q{start}-{i}", k=2), "v1", slate("a"), True)
+                world.mirror.offer(Request(request_id=f"s{start}-{i}", k=2, similar_to="x"), "v1", slate("a"), True)
             for _ in range(100):
                 await asyncio.sleep(0)
         assert len(world.stages.asked) == pytest.approx(400 * share, abs=40 if share else 0)

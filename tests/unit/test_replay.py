@@ -21,9 +21,9 @@ from reco_ray.feedback.exposures import Decision, encode, encode_slots, rows_to_
 from reco_ray.lake import tables
 from reco_ray.release import release_uri, seal
 from reco_ray.slate import Pipeline
-from reco_ray.store import pack_user
+from reco_ray.store import NO_FLAGS, off_in, pack_user
 from reco_ray.types import Candidates, Request, Slate
-from reco_ray.workflow.replay import replay
+from reco_ray.workflow.replay import logged_requests, replay
 
 AT_US = 1_767_225_600_000_000
 
@@ -83,6 +83,18 @@ def test_the_first_stage_that_differs_is_named(folder: Path, requests: list[Requ
         compare_releases((one, ids), (one, ids), [])
 
 
+def test_what_was_off_for_a_request_is_off_in_both(folder: Path, requests: list[Request]) -> None:
+    ids, one = Catalogue.load(folder).item_ids, Pipeline.load(folder)
+    other = Pipeline(one.recall, OtherRank(one), one.rerank)
+    flags = [NO_FLAGS, off_in(["off:ranker", "late"])] * 10
+    report = compare_releases((one, ids), (other, ids), requests, flags)
+    assert (report.identical, report.first_difference) == (10, {"rank": 10})
+    quiet = Pipeline.load(folder)
+    quiet.recall.switch = lambda _: None  # type: ignore[attr-defined]
+    report = compare_releases((one, ids), (quiet, ids), requests, [off_in(["off:source.popular"])] * 20)
+    assert report.first_difference == {"recall": 20}
+
+
 def test_overlap_and_order_have_known_values() -> None:
     assert overlap(["a", "b"], ["b", "c", "d"]) == pytest.approx(1 / 3)
     assert overlap([], []) == 1
@@ -106,9 +118,13 @@ def test_logged_requests_are_replayed_and_reported(folder: Path, requests: list[
     config = compose_config([f"root={tmp_path}", "release=a"])
     with pytest.raises(DataError, match="found no logged request"):
         replay(config)
-    records = [Record(i, AT_US // 1000, logged(request, "v1" if i else "")) for i, request in enumerate(requests)]
+    marks = [["off:ranker", "flags_behind"], ["off:ranker"], *[[]] * 18]
+    records = [
+        Record(i, AT_US // 1000, logged(request, "" if i == 19 else "v1", marks[i])) for i, request in enumerate(requests)
+    ]
     tables.replace(str(tmp_path), "exposures", rows_to_table(records, DateUnit.day))
-    assert replay(config).identical == replay(config).requests == 19  # one has no row
+    assert replay(config).identical == replay(config).requests == 18  # one has no row, of one it is not known what was off
+    assert [set(each.flags.off) for each in logged_requests(config, "v1", 100)] == [*[set()] * 17, {"ranker"}]
     config.release, config.replay.against, config.replay.requests = "b", "a", 10
     report = replay(config)
     assert (report.requests, report.first_difference) == (10, {"recall": 10})
@@ -119,7 +135,7 @@ def test_logged_requests_are_replayed_and_reported(folder: Path, requests: list[
         replay(config)
 
 
-def logged(request: Request, view: str) -> bytes:
+def logged(request: Request, view: str, marks: list[str]) -> bytes:
     return encode(
         Decision(
             request_id=request.request_id,
@@ -132,7 +148,7 @@ def logged(request: Request, view: str) -> bytes:
             release="a",
             variant="main",
             rung="full",
-            degraded=[],
+            degraded=marks,
             draw_id=request.request_id,
             age_s=0.0,
             slots=encode_slots([f"i{n}" for n in range(6)], np.ones(6, np.float32), [["popular"]] * 6),

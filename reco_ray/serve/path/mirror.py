@@ -9,7 +9,7 @@ import logging
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 from reco_ray.hashing import unit_interval
 from reco_ray.rollout.mirrored import compare, dropped, failed
@@ -18,7 +18,7 @@ from reco_ray.serve.path.pipeline import Deadline, Observer, Run, StageFailed, r
 from reco_ray.store import Shadow
 from reco_ray.types import Request, Slate, UserRow
 
-__all__ = ["Mirror"]
+__all__ = ["Mirror", "MirrorMetrics"]
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +27,21 @@ _WAITING = 32
 _SEGMENTS = 50
 _FLUSH_S = 1.0
 _STAGES = ("recall", "rank", "rerank")
+
+
+class MirrorMetrics(Protocol):
+    """What is counted of copies; `monitoring.metrics.GatewayMetrics` in production."""
+
+    def mirrored(self, release: str, result: str) -> None:
+        """A copy was ``made``, has ``failed``, or was ``dropped``."""
+
+
+class _Copy(NamedTuple):
+    shadow: Shadow
+    request: Request
+    view: str
+    served: Slate
+    ranked: bool
 
 
 class Mirror:
@@ -44,27 +59,30 @@ class Mirror:
         read: Callable[[str, str], Awaitable[UserRow]],
         save: Callable[[str, Counter[str]], Awaitable[None]],
         observer: Observer,
+        metrics: MirrorMetrics,
         budget_s: float,
     ) -> None:
         self._fleet, self._read, self._save, self._observer, self._budget_s = fleet, read, save, observer, budget_s
-        self._waiting: deque[tuple[Shadow, Request, str, Slate]] = deque()
+        self._metrics = metrics
+        self._waiting: deque[_Copy] = deque()
         self._there = asyncio.Event()
         self._counts: dict[str, Counter[str]] = {}
         self._segments: set[str] = set()
 
-    def offer(self, request: Request, view: str, served: Slate) -> None:
+    def offer(self, request: Request, view: str, served: Slate, ranked: bool) -> None:
         """Take a copy of a request, if it is one of the share and there is room.
 
         Args:
             view: of the request's user row. served: by the release that answers.
+            ranked: whether a ranker is to have a part; else the copy keeps recall's order, as the answer did.
         """
         shadow = self._fleet.traffic.shadow
         if shadow is None or request.similar_to or unit_interval(request.request_id, "shadow") >= shadow.share:
             return
         if len(self._waiting) >= _WAITING:
-            dropped(self._of(shadow))
+            self._drop(shadow)
             return
-        self._waiting.append((shadow, request, view, served))
+        self._waiting.append(_Copy(shadow, request, view, served, ranked))
         self._there.set()
 
     async def run(self) -> None:
@@ -94,14 +112,14 @@ class Mirror:
             while not self._waiting:
                 self._there.clear()
                 await self._there.wait()
-            shadow, request, view, served = self._waiting.popleft()
+            copy = self._waiting.popleft()
             try:
-                await self._ask(shadow, request, view, served)
+                await self._ask(*copy)
             except Exception as exc:  # the user's row cannot be read, or a stage broke its contract
-                dropped(self._of(shadow))
+                self._drop(copy.shadow)
                 log.info("a mirrored request was dropped: %s", type(exc).__name__)
 
-    async def _ask(self, shadow: Shadow, request: Request, view: str, served: Slate) -> None:
+    async def _ask(self, shadow: Shadow, request: Request, view: str, served: Slate, ranked: bool) -> None:
         route = self._fleet.loaded_route(shadow.release)
         if route is None or self._fleet.traffic.shadow != shadow:
             return  # not loaded here yet, or over
@@ -112,12 +130,18 @@ class Mirror:
         run = Run(route.release, Deadline(self._budget_s), self._observer)
         stages: Any = route.stages
         try:
-            outcome = await run_stages(stages, request, run)
+            outcome = await run_stages(stages, request, run, ranker=ranked)
         except StageFailed:
             failed(self._of(shadow), segment)
+            self._metrics.mirrored(shadow.release, "failed")
             return
         ms = sum(run.timings.get(stage, 0.0) for stage in _STAGES)
         compare(self._of(shadow), segment, served, outcome.slate, ms, bool(outcome.degraded))
+        self._metrics.mirrored(shadow.release, "made")
+
+    def _drop(self, shadow: Shadow) -> None:
+        dropped(self._of(shadow))
+        self._metrics.mirrored(shadow.release, "dropped")
 
     def _segment(self, request: Request) -> str:
         """Where it was asked, and whether for somebody with a history; bounded in number."""

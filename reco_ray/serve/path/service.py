@@ -68,7 +68,8 @@ class GatewayService:
         rules: version of the rules in force, and how many starts and ends of campaigns lie behind. standing: the rules.
         flags: what is switched off.
         late: whether the features of a view lack a user's events of the last seconds.
-        mirror: told of each request that stages answered, with the view of its user's row; does nothing that takes time.
+        mirror: told of each request that stages answered, with the view of its user's row, the slate, and whether a ranker
+            had a part in it; does nothing that takes time.
     """
 
     def __init__(
@@ -89,7 +90,7 @@ class GatewayService:
         items_known: Callable[[], bool] = lambda: True,
         rules: Callable[[], tuple[int, int]] = lambda: (0, 0),
         standing: Callable[[], Standing] = lambda: NO_RULES,
-        mirror: Callable[[Request, str, Slate], None] = lambda *_: None,
+        mirror: Callable[[Request, str, Slate, bool], None] = lambda *_: None,
         flags: Callable[[], Flags] = lambda: NO_FLAGS,
     ) -> None:
         self._store, self._fleet, self._cache, self._observer, self._admission = store, fleet, cache, observer, admission
@@ -260,8 +261,9 @@ class GatewayService:
                 raise problems.overloaded()
             return shed
         flags = self._flags()
+        ranked = RANKER not in flags.off
         try:
-            outcome = await run_stages(route.stages, request, run, ranker=RANKER not in flags.off)
+            outcome = await run_stages(route.stages, request, run, ranker=ranked)
         except StageFailed as exc:
             marks = [*marks, f"{exc.stage}_unavailable", *flags.marks]
             found = await self._ladder.descend(route, request, run, variant, marks, key, stored)
@@ -272,7 +274,7 @@ class GatewayService:
             self._admission.leave()
         asked.user_view, asked.user = route.user_view, request.user
         if variant not in APART:
-            self._mirror(request, route.user_view, outcome.slate)
+            self._mirror(request, route.user_view, outcome.slate, ranked)
         marks = [*marks, *outcome.degraded, *flags.marks]
         if outcome.slate.rules != self._rules()[0]:
             marks.append("rules_behind")  # within a second of a change; such a slate is not kept
