@@ -43,7 +43,8 @@ from reco_ray.rank.stage import load as load_rank
 from reco_ray.rank.training_set import TABLE
 from reco_ray.recall import load as load_recall
 from reco_ray.workflow.graph import Output, Work, run_all
-from reco_ray.workflow.steps import STEPS, assemble_snapshot, label_rows, user_rows
+from reco_ray.workflow.snapshots import assemble_snapshot, label_rows, user_rows
+from reco_ray.workflow.steps import STEPS
 
 app = typer.Typer(add_completion=False, help=__doc__)
 console = Console(width=None if sys.stdout.isatty() else 150)

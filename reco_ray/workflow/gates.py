@@ -27,7 +27,7 @@ from reco_ray.store import OnlineStore, RolloutStore
 from reco_ray.types import EMPTY_USER, Request
 from reco_ray.workflow.releases import read_roles
 from reco_ray.workflow.replay import logged_requests
-from reco_ray.workflow.steps import of_snapshot
+from reco_ray.workflow.snapshots import of_snapshot
 
 __all__ = ["collect", "pass_gates", "who"]
 
