@@ -91,8 +91,8 @@ def measure_policy(config: HybridConfig, users: pl.DataFrame) -> RankerPolicy:
     if config.by == _SESSION:
         return RankerPolicy(config.by, config.at_least)
     known = users.filter(pl.col("history").list.len() > 0)
-    column = pl.col("history").list.len() if config.by == _HISTORY else pl.col("features").list.get(_COLUMNS[config.by])
-    values = known.select(column.cast(pl.Float32))["features" if config.by != _HISTORY else "history"].to_numpy()
+    rows = known["history"].list.len() if config.by == _HISTORY else known["features"].list.get(_COLUMNS[config.by])
+    values = rows.cast(pl.Float32).to_numpy()
     threshold = config.at_least or (float(np.quantile(values, 1 - config.share, method="higher")) if values.size else 0.0)
     if not values.size or (not config.at_least and values.min() >= threshold):
         raise DataError(

@@ -102,7 +102,7 @@ def test_a_share_of_those_with_a_history_reach_the_threshold(by: str, share: flo
     rows = pl.DataFrame(
         {
             "history": [list(range(size)) for size in sizes],
-            "features": [np.eye(len(USER_COLUMNS), dtype=np.float32)[at] * size for size in sizes],
+            "features": [(np.eye(len(USER_COLUMNS), dtype=np.float32)[at] * size).tolist() for size in sizes],
         }
     )
     found = measure_policy(HybridConfig(by=by, share=share), rows)
