@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from rank_quality import K, best, source_ids, tested
 from rich.console import Console
 from rich.table import Table
+from threadpoolctl import threadpool_limits
 
 from reco_ray.cluster import ray_session
 from reco_ray.compose import compose_config
@@ -86,7 +87,7 @@ def main(
             config = compose_config([f"source={dataset}", f"seed={seed}", f"root={home}", "rank=hybrid", *given])
             with ray_session(config.cluster):
                 outputs = run_all(STEPS, config, upto="train_neural_ranker")
-            with tempfile.TemporaryDirectory(prefix="stages-") as folder:
+            with tempfile.TemporaryDirectory(prefix="stages-") as folder, threadpool_limits(1):  # as Ray has it in a replica
                 found.append(_measure(config, outputs, Path(folder)))
     report = _compared(found)
     checks = [
@@ -113,9 +114,9 @@ def _measure(config: PipelineConfig, outputs: dict[str, Output], folder: Path) -
     relevant, users, value, chosen = [], [], [], []
 
     def timed(name: str, call: Callable[[], T]) -> T:
-        clock, busy = time.perf_counter(), time.thread_time()
+        clock, busy = time.perf_counter(), time.process_time()
         result = call()
-        cpu[name].append(1e3 * (time.thread_time() - busy))
+        cpu[name].append(1e3 * (time.process_time() - busy))
         wall[name].append(1e3 * (time.perf_counter() - clock))
         return result
 
@@ -131,9 +132,9 @@ def _measure(config: PipelineConfig, outputs: dict[str, Output], folder: Path) -
             for name, each in turns if at % 2 else turns[::-1]:
                 scores = timed(name, lambda each=each, asked=asked, of=candidates: each.score(asked, of))  # type: ignore[misc]
                 lists[name].append(best(candidates[0].item_idx, scores[0]))
-            clock, busy = time.perf_counter(), time.thread_time()
+            clock, busy = time.perf_counter(), time.process_time()
             pipeline.rerank.arrange(asked, candidates, scores)
-            cpu["rest"][-1] += 1e3 * (time.thread_time() - busy)
+            cpu["rest"][-1] += 1e3 * (time.process_time() - busy)
             wall["rest"][-1] += 1e3 * (time.perf_counter() - clock)
     return Measured(
         [user for series in users for user in source_ids(config, series)],
