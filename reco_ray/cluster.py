@@ -90,6 +90,7 @@ def ray_session(config: ClusterConfig) -> Iterator[str]:
         # `python` in the entrypoint of a job that is submitted here is the one that runs this
         os.environ["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
         ray.init(
+            address="local",  # otherwise a cluster that runs here, or a file that a killed one left, is taken for ours
             num_cpus=config.num_cpus,
             object_store_memory=config.object_store_mb * 2**20,
             include_dashboard=True,  # Ray Train polls its State API, and Serve is deployed over its REST API

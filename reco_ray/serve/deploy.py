@@ -16,6 +16,7 @@ import httpx
 from reco_ray.config import PipelineConfig, Topology
 from reco_ray.errors import ConfigError, NotReadyError
 from reco_ray.release import open_release, verify
+from reco_ray.serve.ports import taken
 from reco_ray.serve.render import GATEWAY, application_name, render
 from reco_ray.store import OnlineStore, Traffic
 
@@ -24,6 +25,7 @@ __all__ = ["DeployReport", "ServeApi", "deploy"]
 log = logging.getLogger(__name__)
 
 _COMPARED = ("name", "route_prefix", "import_path", "args", "deployments")
+_LINGERS_S = 5.0  # a Serve that was just shut down may hold its ports for that long
 T = TypeVar("T")
 
 
@@ -74,7 +76,7 @@ def deploy(
         user_view: version of the user view that the release was trained on; read from its manifest when empty.
         api, ready: Serve's REST client, and what asks ``/readyz`` at a URL; given by tests.
     Raises:
-        NotReadyError: something does not come up in time, with Serve's own message; traffic stays where it was.
+        NotReadyError: a port is taken, or something does not come up in time: with Serve's own message; traffic stays.
         ArtifactError: there is no such release, or it is damaged.
         ConfigError: Serve already runs with another host or port, which it cannot change.
     """
@@ -83,7 +85,7 @@ def deploy(
     api, ready = api or _client(dashboard), ready or _readyz
     deadline = started + config.serve.ready_timeout_s
     details = api.get_serve_details()
-    _check_http(details, config)
+    _check_http(details, config, dashboard)
     with OnlineStore(store_url, config.store.namespace) as store:
         before = store.traffic()
         keep = _to_keep(release_id, before, details, config)
@@ -116,8 +118,10 @@ def _client(dashboard: str) -> ServeApi:
     return client
 
 
-def _check_http(details: Mapping[str, Any], config: PipelineConfig) -> None:
-    """Serve keeps the address it started with, and says so in its log only."""
+def _check_http(details: Mapping[str, Any], config: PipelineConfig, dashboard: str) -> None:
+    """Serve keeps the address it started with, and says so in its log only; before it starts, its ports here must be free."""
+    if httpx.URL(dashboard).host in ("127.0.0.1", "localhost") and not details.get("proxies"):
+        _await_ports(config.serve.host, config.serve.port)
     running = details.get("http_options") or {}
     found = (running.get("host"), running.get("port"))
     expected = (config.serve.host, config.serve.port)
@@ -126,6 +130,20 @@ def _check_http(details: Mapping[str, Any], config: PipelineConfig) -> None:
             f"serve.host, serve.port: Serve runs on {found}, expected {expected}; "
             "give those it runs on, or shut it down first with `serve shutdown`"
         )
+
+
+def _await_ports(host: str, port: int) -> None:
+    said = ""
+
+    def free() -> bool | None:
+        nonlocal said
+        said = taken(host, port)
+        return None if said else True
+
+    try:
+        _until(time.monotonic() + _LINGERS_S, free, "Serve's ports")
+    except TimeoutError as exc:
+        raise NotReadyError(said) from exc
 
 
 def _to_keep(release_id: str, before: Traffic, details: Mapping[str, Any], config: PipelineConfig) -> list[str]:

@@ -4,7 +4,9 @@ Regenerate the committed copy: ``RECO_REGENERATE=1 pytest tests/unit/test_serve_
 """
 
 import os
+import socket
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +223,14 @@ def test_deploying_moves_all_traffic_and_doing_it_again_changes_nothing(world: W
     again = world.deploy("a")
     assert (again.changed, again.traffic_version) == (False, report.traffic_version)
     assert len(world.api.puts) == 1
+
+
+def test_a_port_that_another_process_has_is_named_before_serve_starts(store_config: tuple[PipelineConfig, str]) -> None:
+    config, url = store_config
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = replace(config, serve=replace(config.serve, port=other.getsockname()[1]))
+        with pytest.raises(NotReadyError, match=rf"port {taken.serve.port}: found another process.*by serve\.port"):
+            deploy(taken, "a", url, "http://127.0.0.1:8265", user_view="v", api=FakeServe())
 
 
 def test_the_release_before_stays_and_older_ones_go_only_after_the_traffic_has_moved(world: World) -> None:
