@@ -2,12 +2,13 @@
 
     python benchmarks/rank_quality.py --out FILE [--datasets movielens,completejourney] [--seeds 7,8,9] [--root FOLDER]
 
-Per data set and seed the pipeline runs up to the ranker. NDCG@10 on the test part of each recall source alone, of their union
-in recall's order, of the release's ranker, and of rankers that were trained again, in this process: on all columns, then with
+Per data set and seed the pipeline runs up to the rankers (``rank=hybrid``). NDCG@10 on the test part of each recall source
+alone, of their union in recall's order, of XGBoost, of the heavy ranker and of both by the release's policy; of the sequential
+model as a release without a ranker has it; and of rankers that were trained again, in this process: on all columns, then with
 XGBoost's ``lambdarank_unbiased`` (which takes recall's order for the displayed one), without a group of columns, and on one
-alone. What was made and measured lies under ``FOLDER`` and is used again, so that a cut loses one step. A seed decides
-everything random: models, held-out users, ids. A user's NDCG is the mean over seeds; intervals (95%) and paired differences are
-over users.
+alone (``--models-only`` leaves these out). What was made and measured lies under ``FOLDER`` and is used again, so that a cut
+loses one step. A seed decides everything random: models, held-out users, ids. A user's NDCG is the mean over seeds; intervals
+(95%) and paired differences are over users.
 """
 
 import json
@@ -37,13 +38,18 @@ from reco_ray.features import CONTEXT_COLUMNS, ITEM_COLUMNS, USER_COLUMNS, past_
 from reco_ray.hashing import digest
 from reco_ray.lake import sources, tables
 from reco_ray.lake.sources.identity import permuted
+from reco_ray.rank import HybridRanker
 from reco_ray.rank.parameters import parameters
 from reco_ray.rank.rounds import fit_rounds
 from reco_ray.rank.stage import load as load_rank
 from reco_ray.rank.training_set import TABLE
+from reco_ray.recall import Recall
 from reco_ray.recall import load as load_recall
+from reco_ray.slate import RankStage
+from reco_ray.types import Request
 from reco_ray.workflow.graph import Output, Work, run_all
-from reco_ray.workflow.steps import STEPS, assemble_snapshot, label_rows, user_rows
+from reco_ray.workflow.snapshots import assemble_snapshot, label_rows, user_rows
+from reco_ray.workflow.steps import STEPS
 
 app = typer.Typer(add_completion=False, help=__doc__)
 console = Console(width=None if sys.stdout.isatty() else 150)
@@ -51,7 +57,19 @@ console = Console(width=None if sys.stdout.isatty() else 150)
 K = 10
 _NAMES = {"movielens": "movielens", "completejourney": "retail"}  # of the checks
 _BATCH = 64
+_ORDERS = ("recall", "xgboost", "neural", "hybrid")
+_SEQUENTIAL = ["recall=alone", "rank=none"]
+_ALONE = "sequential alone"
 Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tested:
+    """Some test users, what they ask as of the end of the part before, and the rows that they took; each as many."""
+
+    users: pl.Series
+    requests: list[Request]
+    relevant: list[NDArray[np.int32]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,7 +78,7 @@ class Asked:
 
     Attributes:
         users: ids of the source, shape (U,). relevant: rows that each took.
-        lists: best rows by recall source, by ``recall`` and by the release's ``xgboost``, K or fewer.
+        lists: best rows by recall source, by ``recall`` and by each of the release's rankers, K or fewer.
         candidates: rows found for each. matrix: of all of them, one user after the other.
     """
 
@@ -78,6 +96,7 @@ def main(
     seeds: str = "7,8,9",
     root: Annotated[Path | None, typer.Option(help="Keeps what the pipeline makes; without one it is made anew.")] = None,
     override: Annotated[list[str] | None, typer.Option(help="Of the configuration, key=value.")] = None,
+    models_only: Annotated[bool, typer.Option(help="Train no ranker again.")] = False,
 ) -> None:
     """Measure and write; what is done is written at once."""
     given = override or ["recall=wide"]
@@ -87,36 +106,49 @@ def main(
             by_seed: dict[int, dict[str, Any]] = {}
             for seed in map(int, seeds.split(",")):
                 home = (root or Path(scratch)) / f"{dataset}-{seed}"
-                config = compose_config([f"source={dataset}", f"seed={seed}", f"root={home}", *given])
-                for by_seed[seed] in _measure(config, home / f"quality-{digest(*given)}.json"):
+                fixed = [f"source={dataset}", f"seed={seed}", f"root={home}"]
+                configs = compose_config([*fixed, "rank=hybrid", *given]), compose_config([*fixed, *_SEQUENTIAL])
+                for by_seed[seed] in _measure(*configs, home / f"quality-{digest(*given)}.json", models_only):
                     found[dataset] = _together(by_seed)
                     _write(out, {"k": K, "overrides": given, "load": os.getloadavg(), "datasets": found})
             _show(dataset, found[dataset])
 
 
-def _measure(config: PipelineConfig, kept: Path) -> Iterator[dict[str, Any]]:
+def _measure(config: PipelineConfig, sequential: PipelineConfig, kept: Path, models_only: bool) -> Iterator[dict[str, Any]]:
     """NDCG@10 of each user by each way to order, of one seed; again with each ranker that was trained.
 
     Args:
+        sequential: of a release of the next-item model alone.
         kept: file of what was measured before, and is not measured again.
     """
     measured: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
     if measured:
         yield measured
-    if measured.get("whole"):
+    if measured.get("whole") or (models_only and _ALONE in measured.get("ndcg", {})):
         return
     with ray_session(config.cluster):
-        outputs = run_all(STEPS, config, upto="train_ranker")
+        outputs = run_all(STEPS, config, upto="train_neural_ranker")
     with tempfile.TemporaryDirectory(prefix="stages-") as folder:
         asked = _ask(config, outputs, Path(folder))
     if not measured:
-        facts = outputs["train_ranker"].facts
+        facts, heavy = outputs["train_ranker"].facts, outputs["train_neural_ranker"]
         measured = {
             "users": asked.users,
             "ndcg": {name: ndcg_at_k(lists, asked.relevant, K).tolist() for name, lists in asked.lists.items()},
-            "trained": {name: facts[name] for name in ("rows", "groups", "rounds", "valid_ndcg10")},
-            "sources": list(asked.lists)[:-2],
+            "trained": {name: facts[name] for name in ("rows", "groups", "rounds", "valid_ndcg10")}
+            | {"neural_s": heavy.seconds, "neural_epochs": heavy.facts["epochs"]},
+            "sources": [name for name in asked.lists if name not in _ORDERS],
         }
+        kept.write_text(json.dumps(measured))
+        yield measured
+    if _ALONE not in measured["ndcg"]:
+        with ray_session(config.cluster):
+            alone = run_all(STEPS, sequential, upto="train_embeddings")
+        measured["ndcg"][_ALONE] = ndcg_at_k(_alone(sequential, alone), asked.relevant, K).tolist()
+        kept.write_text(json.dumps(measured))
+        yield measured
+    if models_only:
+        return
     for name, lists in _trained_again(config, outputs, asked):
         if name not in measured["ndcg"]:
             measured["ndcg"][name] = ndcg_at_k(lists(), asked.relevant, K).tolist()
@@ -125,29 +157,47 @@ def _measure(config: PipelineConfig, kept: Path) -> Iterator[dict[str, Any]]:
     kept.write_text(json.dumps(measured | {"whole": True}))
 
 
-def _ask(config: PipelineConfig, outputs: dict[str, Output], folder: Path) -> Asked:
+def tested(config: PipelineConfig, outputs: dict[str, Output], recall: Recall) -> Iterator[Tested]:
+    """The test users, some at a time."""
     features = outputs["build_features"]
-    assemble_snapshot(Work(config, outputs, "", folder), "eval", folder)
-    recall, ranker = load_recall(folder), load_rank(folder)
     rows = tested_users(user_rows(config, features, "eval"), label_rows(config, features, "test"))
-    users = source_ids(config, rows["user_id"])
-    lists: dict[str, list[NDArray[np.int32]]] = {name: [] for name in (*recall.sources, "recall", "xgboost")}
-    relevant: list[NDArray[np.int32]] = []
-    found: list[NDArray[np.int32]] = []
-    matrices = []
     for part in rows.iter_slices(_BATCH):
         said = part.to_dicts()
-        requests = [past_request(row, K) for row in said]
-        candidates = recall.recall(requests)
-        scores = ranker.score(requests, candidates)
-        relevant.extend(relevant_rows(recall.catalogue, row["relevant"]).astype(np.int32) for row in said)
+        relevant = [relevant_rows(recall.catalogue, row["relevant"]).astype(np.int32) for row in said]
+        yield Tested(part["user_id"], [past_request(row, K) for row in said], relevant)
+
+
+def _ask(config: PipelineConfig, outputs: dict[str, Output], folder: Path) -> Asked:
+    assemble_snapshot(Work(config, outputs, "", folder), "eval", folder)
+    recall, ranker = load_recall(folder), load_rank(folder)
+    assert isinstance(ranker, HybridRanker)
+    rankers: dict[str, RankStage] = {"xgboost": ranker.light, "neural": ranker.heavy, "hybrid": ranker}
+    lists: dict[str, list[NDArray[np.int32]]] = {name: [] for name in (*recall.sources, "recall", *rankers)}
+    relevant: list[NDArray[np.int32]] = []
+    found: list[NDArray[np.int32]] = []
+    users, matrices = [], []
+    for part in tested(config, outputs, recall):
+        users.append(part.users)
+        candidates = recall.recall(part.requests)
+        relevant.extend(part.relevant)
         for name in recall.sources:
-            lists[name].extend(item_idx.astype(np.int32) for item_idx, _ in recall.alone(name, requests, K))
+            lists[name].extend(item_idx.astype(np.int32) for item_idx, _ in recall.alone(name, part.requests, K))
         lists["recall"].extend(c.item_idx[:K] for c in candidates)
-        lists["xgboost"].extend(_best(c.item_idx, s) for c, s in zip(candidates, scores, strict=True))
+        for name, each in rankers.items():
+            scores = each.score(part.requests, candidates)
+            lists[name].extend(best(c.item_idx, s) for c, s in zip(candidates, scores, strict=True))
         found.extend(c.item_idx for c in candidates)
-        matrices += [ranker.features.matrix(r, c) for r, c in zip(requests, candidates, strict=True)]  # type: ignore[union-attr]
-    return Asked(users, relevant, lists, found, np.concatenate(matrices))
+        matrices += [ranker.features.matrix(r, c) for r, c in zip(part.requests, candidates, strict=True)]
+    return Asked(source_ids(config, pl.concat(users)), relevant, lists, found, np.concatenate(matrices))
+
+
+def _alone(config: PipelineConfig, outputs: dict[str, Output]) -> list[NDArray[np.int32]]:
+    """Best rows of each user by a release without a ranker; its catalogue is that of the others."""
+    with tempfile.TemporaryDirectory(prefix="stages-") as name:
+        folder = Path(name)
+        assemble_snapshot(Work(config, outputs, "", folder), "eval", folder)
+        recall = load_recall(folder)
+    return [c.item_idx[:K] for part in tested(config, outputs, recall) for c in recall.recall(part.requests)]
 
 
 def source_ids(config: PipelineConfig, users: pl.Series) -> list[str]:
@@ -176,7 +226,7 @@ def _trained_again(
         train, valid = (xgboost.QuantileDMatrix(x[of][:, kept], label=label[of], qid=group[of]) for of in (~held_out, held_out))
         model = fit_rounds(params | changed, train, valid, config.rank.rounds, 0, None, lambda *_: None)
         scores = model.inplace_predict(np.ascontiguousarray(asked.matrix[:, kept]))
-        return [_best(c, s) for c, s in zip(asked.candidates, np.split(scores, ends), strict=True)]
+        return [best(c, s) for c, s in zip(asked.candidates, np.split(scores, ends), strict=True)]
 
     varies = np.nan_to_num(x, nan=-1e30).max(axis=0) > np.nan_to_num(x, nan=-1e30).min(axis=0)
     groups = np.array([group_of(name) for name in columns])
@@ -198,7 +248,8 @@ def group_of(column: str) -> str:
     return "recall evidence" if column == "recall_place" or column.endswith(("_inverse_rank", "_score")) else "user x item"
 
 
-def _best(rows: NDArray[np.int32], scores: NDArray[np.float32]) -> NDArray[np.int32]:
+def best(rows: NDArray[np.int32], scores: NDArray[np.float32]) -> NDArray[np.int32]:
+    """The K rows of the highest scores."""
     return rows[np.argsort(-scores, kind="stable")[:K]]
 
 
@@ -209,9 +260,11 @@ def _together(by_seed: dict[int, dict[str, Any]]) -> dict[str, Any]:
     places = {s: [one["users"].index(user) for user in users] for s, one in by_seed.items()}
     names = [name for name in first["ndcg"] if all(name in one["ndcg"] for one in by_seed.values())]
     ndcg = {name: np.mean([np.array(one["ndcg"][name])[places[s]] for s, one in by_seed.items()], axis=0) for name in names}
-    best = max(first["sources"], key=lambda name: float(ndcg[name].mean()))
-    baseline = max((best, "recall"), key=lambda name: float(ndcg[name].mean()))
-    pairs = [("xgboost", baseline), ("xgboost", "popular"), ("recall", best)]
+    single = max(first["sources"], key=lambda name: float(ndcg[name].mean()))
+    baseline = max((single, "recall"), key=lambda name: float(ndcg[name].mean()))
+    pairs = [("xgboost", baseline), ("xgboost", "popular"), ("recall", single)]
+    pairs += [("neural", "recall"), ("neural", "xgboost"), ("hybrid", "xgboost"), ("hybrid", "neural")]
+    pairs += [("xgboost", _ALONE)]
     pairs += [
         (name, "all columns") for name in ndcg if name.startswith("without") or name in ("unbiased", "recall evidence only")
     ]
@@ -227,7 +280,7 @@ def _together(by_seed: dict[int, dict[str, Any]]) -> dict[str, Any]:
     return {
         "seeds": list(by_seed),
         "users": len(users),
-        "best_source": best,
+        "best_source": single,
         "baseline": baseline,
         "ratio": float(ndcg["xgboost"].mean() / ndcg[baseline].mean()),
         "trained": [one["trained"] for one in by_seed.values()],

@@ -167,6 +167,7 @@ class Slate:
         release: id of the release that answered; empty before it is published.
         rules: version of the rules in force; 0 where there are none.
         missed_rules: names of the pins and quotas among them that this slate does not follow.
+        ranker: name of the model whose scores these are; empty where recall's order stands.
     """
 
     request_id: str
@@ -179,6 +180,7 @@ class Slate:
     release: str = ""
     rules: int = 0
     missed_rules: tuple[str, ...] = ()
+    ranker: str = ""
 
     def __post_init__(self) -> None:
         n = len(self.item_ids)

@@ -15,6 +15,7 @@ __all__ = [
     "ExploreConfig",
     "ExploreKind",
     "GroupKind",
+    "HybridConfig",
     "MfConfig",
     "NeuralConfig",
     "PolicyConfig",
@@ -56,10 +57,11 @@ class GroupKind(Enum):
 
 
 class RankKind(Enum):
-    """Which ranker a release carries; ``none`` keeps recall's order (starter rung)."""
+    """Which ranker a release carries; ``hybrid`` both, ``none`` keeps recall's order (starter rung)."""
 
     xgboost = "xgboost"
     neural = "neural"
+    hybrid = "hybrid"
     none = "none"
 
 
@@ -222,6 +224,31 @@ class NeuralConfig:
 
 
 @dataclass(kw_only=True)
+class HybridConfig:
+    """Which requests the heavy ranker gets under ``rank=hybrid``; the others go to XGBoost.
+
+    Attributes:
+        by: what is looked at: a column of the user view, ``history`` (items in the user's history and of the session), or
+            ``session`` (items of the session alone).
+        share: of users with a history, those with the most get it.
+        at_least: value from which on a request gets it, in place of the one that ``share`` would lead to; 0 for none given.
+    """
+
+    by: str = "user_events"
+    share: float = 0.2
+    at_least: float = 0.0
+
+    def __post_init__(self) -> None:
+        between("rank.hybrid.share", self.share, 0.001, 0.999)
+        between("rank.hybrid.at_least", self.at_least, 0, 1e9)
+        if self.by == "session" and not self.at_least:
+            raise ConfigError(
+                "rank.hybrid.by=session: found no rank.hybrid.at_least, expected one; no log that a share could be measured on "
+                "holds sessions"
+            )
+
+
+@dataclass(kw_only=True)
 class RankConfig:
     """The ranker.
 
@@ -250,6 +277,7 @@ class RankConfig:
     declared_sensitive: list[str] = field(default_factory=list)
     balance: str = ""
     neural: NeuralConfig = field(default_factory=NeuralConfig)
+    hybrid: HybridConfig = field(default_factory=HybridConfig)
 
     def __post_init__(self) -> None:
         between("rank.max_depth", self.max_depth, 1, 16)

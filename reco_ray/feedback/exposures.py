@@ -73,6 +73,7 @@ def encode_slots(
     propensities: NDArray[np.float32] | None = None,
     rules_version: int | None = None,
     first_position: int = 1,
+    ranker: str | None = None,
 ) -> bytes:
     """Write a slate's places; a score that is not finite becomes null.
 
@@ -80,6 +81,7 @@ def encode_slots(
         reasons: per place, names of recall sources and of the rules that took effect; they are told apart here.
         propensities: None where the slate was not drawn at random.
         rules_version: of the rules in force. first_position: of the first place, more than 1 on a later page.
+        ranker: name of the model whose scores they are.
     """
     told_apart = [_told_apart(tuple(each)) for each in reasons]
     fields = {
@@ -90,6 +92,7 @@ def encode_slots(
         "rules": [rules for _, rules in told_apart],
         "rules_version": rules_version,
         "first_position": first_position,
+        "ranker": ranker,
     }
     return orjson.dumps(fields, option=_NUMPY)
 
@@ -147,6 +150,7 @@ def _rows_to_table(records: Sequence[Record], unit: DateUnit) -> pa.Table:
         # records of before lack them
         "rules_version": pa.array([row.get("rules_version") for row in rows], pa.int32()),
         "first_position": pa.array([row.get("first_position") for row in rows], pa.int32()),
+        "ranker": pa.array([row.get("ranker") for row in rows], pa.string()),
         "user_row": pa.array([_unpacked(row["user_row"]) for row in rows], pa.binary()),
         "timings": _maps([row["timings"] for row in rows]),
         "date": pa.array([_date(row["ts"] // _HOUR_US, unit) for row in rows], pa.string()),

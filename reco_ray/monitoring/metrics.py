@@ -18,7 +18,7 @@ class GatewayMetrics:
     """What a gateway replica counts: 2.6 us a call.
 
     Labels: call (of the table of calls), status, release, variant (see `rollout.variants`), rung (of the ladder), reason (of
-    ``degraded``; at most some tens), stage, result (of the cache).
+    ``degraded``; at most some tens), stage (and ``rank.`` with a model's name, for what it ranked), result (of the cache).
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The rank stage of a release: XGBoost over `RankFeatures`, the heavy model, or recall's own order without a ranker."""
+"""The rank stage of a release: XGBoost over `RankFeatures`, the heavy model, both, or recall's own order without a ranker."""
 
 import json
 import shutil
@@ -13,6 +13,7 @@ from reco_ray.errors import ArtifactError
 from reco_ray.features import Catalogue, Vocabulary
 from reco_ray.rank.calibration import CALIBRATION_FILE, Calibration
 from reco_ray.rank.features import RankFeatures
+from reco_ray.rank.hybrid import HybridRanker, RankerPolicy
 from reco_ray.rank.neural import stage as heavy
 from reco_ray.rank.neural.stage import NeuralRanker
 from reco_ray.rank.personal import has_history, score_personal
@@ -24,7 +25,7 @@ from reco_ray.types import Candidates, Request
 if TYPE_CHECKING:
     import xgboost  # brings SciPy and scikit-learn, a second or two, so only those that score import it
 
-__all__ = ["NeuralRanker", "RecallOrder", "XGBoostRanker", "build", "load"]
+__all__ = ["HybridRanker", "NeuralRanker", "RecallOrder", "XGBoostRanker", "build", "load"]
 
 MODEL_FILE, COLUMNS_FILE, VOCABULARY_FILE = "ranker.ubj", "ranker_columns.json", "ranker_context.json"
 _NO_VOCABULARY: Vocabulary = {}
@@ -53,6 +54,10 @@ class XGBoostRanker:
         self._model, self.features, self.n_sources = model, features, features.n_sources
         self.calibration = calibration
         self.unknown = 0
+
+    def ranker_of(self, request: Request) -> str:
+        """Contract of `slate.NamedStage`."""
+        return "xgboost" if has_history(request) else ""
 
     def score(self, requests: Sequence[Request], candidates: Sequence[Candidates]) -> list[NDArray[np.float32]]:
         """Score all candidates of the batch in one call; contract of `slate.RankStage`, see `personal.score_personal`."""
@@ -99,8 +104,14 @@ class XGBoostRanker:
         return sorted(named, key=lambda pair: -pair[1])[:top]
 
 
-def build(folder: Path, ranker: Path | None, neural: Path | None = None) -> None:
-    """Copy trained rankers, the light and the heavy one, into a release's folder; nothing without one."""
+def build(folder: Path, ranker: Path | None, neural: Path | None = None, policy: RankerPolicy | None = None) -> None:
+    """Copy trained rankers, the light and the heavy one, into a release's folder; nothing without one.
+
+    Args:
+        policy: where there are both.
+    """
+    if policy is not None:
+        policy.save(folder)
     if neural is not None:
         heavy.build(folder, neural)
     if ranker is not None:
@@ -110,16 +121,29 @@ def build(folder: Path, ranker: Path | None, neural: Path | None = None) -> None
             shutil.copy2(ranker / CALIBRATION_FILE, folder / CALIBRATION_FILE)
 
 
-def load(folder: Path) -> XGBoostRanker | NeuralRanker | RecallOrder:
+def load(folder: Path) -> XGBoostRanker | NeuralRanker | HybridRanker | RecallOrder:
     """Load the rank stage from a release's local folder.
 
-    Raises: ArtifactError: the ranker was trained on other columns than this release makes, or before rankers knew a context.
+    Raises: ArtifactError: a ranker was trained on other columns than this release makes, or before rankers knew a context; or
+        two rankers do not go together.
     """
-    if (folder / MODEL_FILE).is_file():
+    light, neural = ((folder / name).is_file() for name in (MODEL_FILE, heavy.MODEL_FILE))
+    if light and neural:
+        return _load_both(folder, RankerPolicy.load(folder))
+    if light:
         return _load_light(folder, rank_features(folder, _vocabulary(folder)))
-    if (folder / heavy.MODEL_FILE).is_file():
+    if neural:
         return NeuralRanker.load(folder, rank_features(folder, heavy.About.load(folder).vocabulary))
     return RecallOrder()
+
+
+def _load_both(folder: Path, policy: RankerPolicy) -> HybridRanker:
+    vocabulary = _vocabulary(folder)
+    if vocabulary != heavy.About.load(folder).vocabulary:
+        said = f"{folder}: found rankers that know different contexts, expected those of one training set"
+        raise ArtifactError(f"{said}; publish with rank=hybrid")
+    features = rank_features(folder, vocabulary)
+    return HybridRanker(_load_light(folder, features), NeuralRanker.load(folder, features), policy)
 
 
 def _load_light(folder: Path, features: RankFeatures) -> XGBoostRanker:

@@ -22,6 +22,7 @@ def assemble(
     models: Path | None,
     ranker: Path | None,
     neural: Path | None = None,
+    policy: rank.RankerPolicy | None = None,
 ) -> None:
     """Write all stages into an empty folder.
 
@@ -30,9 +31,10 @@ def assemble(
         item_rows, users, pairs: of one snapshot; it decides what the stages know. Of users, a sample will do.
         models, ranker, neural: folders of the trained embedding models, the ranker and the heavy ranker; None where the release
             has none.
+        policy: of a release with both rankers.
     """
     catalogue = Catalogue.build(items, item_rows)
     recall.build(folder, catalogue, items, users, pairs, models, recall_config, rerank_config.seen_items_return)
-    rank.build(folder, ranker, neural)
+    rank.build(folder, ranker, neural, policy)
     rerank.build(folder, rerank_config)
     rerank.write_popular(folder, catalogue, rerank_config)

@@ -37,7 +37,7 @@ from reco_ray.serve.path.stages import Blocks, InProcess, Left, Remote
 from reco_ray.serve.path.waking import Waker
 from reco_ray.serve.path.watch import STAGES, Replicas
 from reco_ray.serve.render import application_name
-from reco_ray.slate import Pipeline, PopularList
+from reco_ray.slate import Pipeline, PopularList, ranker_of
 from reco_ray.types import Candidates, Request
 
 __all__ = ["Gateway", "Ranker", "Recall", "Reranker"]
@@ -108,8 +108,9 @@ class Ranker(_Scaled):
     async def score(self, requests: Blocks, candidates: Blocks, queue: Queue | None = None) -> Blocks:
         """Return packed scores per packed request and its candidates."""
         with self._load.batch(len(requests), queue):
-            found = [wire.unpack_candidates(c) for c in candidates]
-            return [wire.pack_scores(s) for s in self._stage.score([wire.unpack_request(r) for r in requests], found)]
+            asked, found = [wire.unpack_request(r) for r in requests], [wire.unpack_candidates(c) for c in candidates]
+            scores = self._stage.score(asked, found)
+            return [wire.pack_scores(s, ranker_of(self._stage, each)) for each, s in zip(asked, scores, strict=True)]
 
     def check_health(self) -> None:
         """Raise when the stage cannot answer."""

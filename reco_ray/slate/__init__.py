@@ -9,6 +9,7 @@ from reco_ray.slate.pipeline import Pipeline
 from reco_ray.slate.popular import PopularList
 from reco_ray.slate.stages import (
     LiveStage,
+    NamedStage,
     RankStage,
     RecallStage,
     RerankStage,
@@ -17,12 +18,14 @@ from reco_ray.slate.stages import (
     load_rank,
     load_recall,
     load_rerank,
+    ranker_of,
 )
 from reco_ray.slate.trial import Trial, recent_requests, try_rules
 
 __all__ = [
     "Explanation",
     "LiveStage",
+    "NamedStage",
     "Pipeline",
     "PopularList",
     "RankStage",
@@ -36,6 +39,7 @@ __all__ = [
     "load_rank",
     "load_recall",
     "load_rerank",
+    "ranker_of",
     "recent_requests",
     "try_rules",
 ]

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reco_ray.features import Catalogue
-from reco_ray.rank import NeuralRanker, Reason, XGBoostRanker, reasons_of
+from reco_ray.rank import HybridRanker, NeuralRanker, Reason, XGBoostRanker, reasons_of
 from reco_ray.recall import Recall
 from reco_ray.slate.pipeline import Pipeline
 from reco_ray.types import Candidates, Request
@@ -98,7 +98,7 @@ class _Run:
         self._shown = slate.item_ids
         self._places = _places(self._scores)
         self._at = {int(row): at for at, row in enumerate(self._found.item_idx)}
-        rank = pipeline.rank
+        rank = pipeline.rank.of(request) if isinstance(pipeline.rank, HybridRanker) else pipeline.rank
         self._columns, self._effects, self._chances = list[str](), None, None
         if isinstance(rank, XGBoostRanker | NeuralRanker):
             self._columns, self._effects = rank.explained, rank.contributions(request, self._found)

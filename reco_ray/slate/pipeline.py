@@ -1,9 +1,10 @@
 """The stages in order, in one process."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from reco_ray.slate.stages import RankStage, RecallStage, RerankStage, load_rank, load_recall, load_rerank
+from reco_ray.slate.stages import RankStage, RecallStage, RerankStage, load_rank, load_recall, load_rerank, ranker_of
 from reco_ray.types import Request, Slate
 
 __all__ = ["Pipeline"]
@@ -24,4 +25,5 @@ class Pipeline:
         """Answer a batch of requests, in order."""
         candidates = self.recall.recall(requests)
         scores = self.rank.score(requests, candidates)
-        return self.rerank.arrange(requests, candidates, scores)
+        slates = self.rerank.arrange(requests, candidates, scores)
+        return [replace(slate, ranker=ranker_of(self.rank, each)) for each, slate in zip(requests, slates, strict=True)]

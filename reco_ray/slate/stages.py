@@ -17,6 +17,7 @@ from reco_ray.types import Candidates, Request, Slate
 
 __all__ = [
     "LiveStage",
+    "NamedStage",
     "RankStage",
     "RecallStage",
     "RerankStage",
@@ -25,6 +26,7 @@ __all__ = [
     "load_rank",
     "load_recall",
     "load_rerank",
+    "ranker_of",
 ]
 
 
@@ -61,6 +63,14 @@ class RankStage(Protocol):
 
     def score(self, requests: Sequence[Request], candidates: Sequence[Candidates]) -> list[NDArray[np.float32]]:
         """Return a score per candidate, in the order of ``item_idx``; larger is better."""
+
+
+@runtime_checkable
+class NamedStage(Protocol):
+    """A rank stage that says which model scores a request."""
+
+    def ranker_of(self, request: Request) -> str:
+        """Name of the model; empty where recall's order stands. The same for the same request, whatever it is batched with."""
 
 
 class RerankStage(Protocol):
@@ -115,6 +125,11 @@ class SwitchedStage(Protocol):
 
     def switch(self, flags: Flags) -> None:
         """Leave out what is switched off from now on; from a thread of its own, while requests go on."""
+
+
+def ranker_of(stage: RankStage, request: Request) -> str:
+    """Name of the model that scores a request; empty where recall's order stands, or the stage does not say."""
+    return stage.ranker_of(request) if isinstance(stage, NamedStage) else ""
 
 
 def load_recall(folder: Path) -> RecallStage:

@@ -31,7 +31,7 @@ from reco_ray.release import Manifest, newest, open_release, verify
 from reco_ray.store import OnlineStore
 from reco_ray.streaming.items import LiveItems
 from reco_ray.workflow.skew import unpacked
-from reco_ray.workflow.steps import of_snapshot
+from reco_ray.workflow.snapshots import of_snapshot
 
 __all__ = ["Compared", "DriftReport", "drift_of_both", "report_drift", "require_none"]
 

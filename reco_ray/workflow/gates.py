@@ -30,7 +30,7 @@ from reco_ray.workflow import fitness
 from reco_ray.workflow.drift import drift_of_both
 from reco_ray.workflow.releases import read_roles
 from reco_ray.workflow.replay import logged_requests
-from reco_ray.workflow.steps import of_snapshot
+from reco_ray.workflow.snapshots import of_snapshot
 
 __all__ = ["collect", "pass_gates", "who"]
 

@@ -1,11 +1,9 @@
 """The bodies of the steps: each takes finished inputs, calls the rooms, and leaves files, tables and facts."""
 
-import contextlib
 import hashlib
-import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,42 +13,39 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from reco_ray import __version__
-from reco_ray.config import GroupKind, NeuralConfig, PipelineConfig, RankKind, SourceName, SplitKind
+from reco_ray.config import PipelineConfig, RankKind
 from reco_ray.errors import DataError
 from reco_ray.evaluation.per_user import HISTORY
-from reco_ray.features import SNAPSHOTS, Catalogue, user_view_version, vocabulary_of
+from reco_ray.features import SNAPSHOTS, Catalogue, user_view_version
 from reco_ray.hashing import digest
 from reco_ray.lake import sources, storage, tables
-from reco_ray.lake.cohorts import cohorts
-from reco_ray.rank.cuts import balanced, groups_of_exposures, groups_of_users
-from reco_ray.rank.features import PAIR_COLUMNS, view_columns
-from reco_ray.rank.sensitive import check_declared
-from reco_ray.rank.stage import COLUMNS_FILE, MODEL_FILE, VOCABULARY_FILE
-from reco_ray.rank.training_set import TABLE, TrainingSet, write_training_set
 from reco_ray.recall.index import index_facts
-from reco_ray.release import assemble, open_release, release_uri, seal
+from reco_ray.release import open_release, release_uri, seal
 from reco_ray.release.bundle import MANIFEST
 from reco_ray.release.card import CARD, model_card
 from reco_ray.release.registry import Registry
 from reco_ray.schema import LABELS
 from reco_ray.workflow.erased import erased_users
 from reco_ray.workflow.graph import Output, Step, Work
+from reco_ray.workflow.rankers import RANKER_STEPS, policy, start
 from reco_ray.workflow.report import write_report
+from reco_ray.workflow.snapshots import (
+    FEATURE_TABLES,
+    assemble_snapshot,
+    label_rows,
+    snapshot_rows,
+    stages,
+    trained_sources,
+    user_rows,
+)
 from reco_ray.workflow.tracking import Run as TrackedRun
 from reco_ray.workflow.tracking import commit, lake_versions, tracked_run
 
-__all__ = ["STEPS", "assemble_snapshot", "label_rows", "of_snapshot", "training_set", "user_rows"]
+__all__ = ["STEPS"]
 
 log = logging.getLogger(__name__)
 
 _RAW = ("user_id", "item_id", "ts", "type", "value", "event_id", "consent")
-_USERS_COUNTED = 100_000
-_FEATURE_TABLES = {
-    "features_users": "snapshot",
-    "features_items": "snapshot",
-    "features_pairs": "snapshot",
-    "labels": "part",
-}
 
 
 def _fingerprint(config: PipelineConfig) -> str:
@@ -141,7 +136,7 @@ def _build_features(work: Work) -> Mapping[str, object]:
 
 def _replace(root: str, name: str, key: str, rows: pa.RecordBatchReader, values: Iterable[str]) -> None:
     """Write a step's rows into its partitions of a table: ``{key}-{value}``."""
-    column = _FEATURE_TABLES[name]
+    column = FEATURE_TABLES[name]
     at = rows.schema.get_field_index(column)
 
     def keyed(batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -155,78 +150,16 @@ def _replace(root: str, name: str, key: str, rows: pa.RecordBatchReader, values:
 
 
 def _features_stand(config: PipelineConfig, output: Output) -> bool:
-    return all(tables.has_partition(config.root, name, f"{output.key}-") for name in _FEATURE_TABLES)
-
-
-def of_snapshot(name: str, key: str, value: str) -> pl.Expr:
-    """Whether a row of a table is of a snapshot, or part of the labels, of the features output with this key."""
-    return pl.col(_FEATURE_TABLES[name]) == f"{key}-{value}"
-
-
-def _rows(config: PipelineConfig, features: Output, name: str, value: str) -> pl.DataFrame:
-    return tables.read(config.root, name, where=of_snapshot(name, features.key, value)).drop(_FEATURE_TABLES[name])
-
-
-def user_rows(config: PipelineConfig, features: Output, snapshot: str) -> pl.DataFrame:
-    """The user view of a snapshot."""
-    return _rows(config, features, "features_users", snapshot)
-
-
-def label_rows(config: PipelineConfig, features: Output, part: str) -> pl.DataFrame:
-    """What users turned to in a part of the split."""
-    return _rows(config, features, "labels", part)
-
-
-def _some_users(config: PipelineConfig, features: Output, snapshot: str) -> pl.DataFrame:
-    """What recall counts by segment: of 100,000 users or fewer."""
-    parts = -(-int(str(features.facts["users"])) // _USERS_COUNTED)
-    some = of_snapshot("features_users", features.key, snapshot) & (pl.col("user_id").hash() % parts == 0)
-    return tables.read(config.root, "features_users", ("user_id", "seen", "features"), some).sort("user_id")
-
-
-def assemble_snapshot(work: Work, snapshot: str, folder: Path, with_ranker: bool = True) -> None:
-    """Write the stages as they are at the end of a snapshot into an empty folder.
-
-    Args:
-        work: with the outputs of the steps before ``evaluate`` as its inputs.
-    """
-    config, features = work.config, work.inputs["build_features"]
-    models, ranker, neural = (work.inputs.get(f"train_{name}") for name in ("embeddings", "ranker", "neural_ranker"))
-    assemble(
-        folder,
-        tables.read(config.root, "items"),
-        _rows(config, features, "features_items", snapshot),
-        _some_users(config, features, snapshot),
-        _rows(config, features, "features_pairs", snapshot),
-        config.recall,
-        config.rerank,
-        models.folder() if models else None,
-        ranker.folder() if ranker and with_ranker else None,
-        neural.folder() if neural and with_ranker else None,
-    )
-
-
-@contextlib.contextmanager
-def _stages(work: Work, snapshot: str, with_ranker: bool = True) -> Iterator[str]:
-    """The stages of a snapshot at a URI that every node can read, for as long as the block lasts."""
-    uri = storage.join(work.config.root, "tmp", f"stages-{work.key}-{snapshot}")
-    folder = work.folder.with_name("stages")
-    folder.mkdir()
-    assemble_snapshot(work, snapshot, folder, with_ranker)
-    storage.publish(folder, uri, "recall.json")
-    try:
-        yield uri
-    finally:
-        storage.remove(uri)
+    return all(tables.has_partition(config.root, name, f"{output.key}-") for name in FEATURE_TABLES)
 
 
 def _train_embeddings(work: Work) -> Mapping[str, object]:
     from reco_ray.recall.trainer import Run, train_source
 
     config, features = work.config, work.inputs["build_features"]
-    catalogue = Catalogue.build(tables.read(config.root, "items"), _rows(config, features, "features_items", "fit"))
+    catalogue = Catalogue.build(tables.read(config.root, "items"), snapshot_rows(config, features, "features_items", "fit"))
     facts: dict[str, object] = {}
-    for name, settings in _trained_sources(config).items():
+    for name, settings in trained_sources(config).items():
         with tracked_run(config, f"train_{name.value}", work.key, vars(settings)) as tracked:
 
             def on_epoch(epoch: dict[str, float], tracked: TrackedRun = tracked) -> None:
@@ -250,128 +183,15 @@ def _train_embeddings(work: Work) -> Mapping[str, object]:
     return facts
 
 
-def _build_training_set(work: Work) -> Mapping[str, object]:
-    from reco_ray.rank.flow import build_training_set
-
-    config, features = work.config, work.inputs["build_features"]
-    check_declared(view_columns(), config.rank.declared_sensitive)
-    groups = _groups(config, features)
-    if config.rank.balance:
-        groups = balanced(groups, cohorts(config.root, config.rank.balance, groups["user_id"], "rank.balance"))
-    vocabulary = vocabulary_of(groups["context"])
-    with _stages(work, "fit", with_ranker=False) as stages:
-        batches, columns = build_training_set(stages, user_rows(config, features, "fit"), groups, vocabulary)
-        tally = write_training_set(config.root, work.key, batches)
-    (work.folder / COLUMNS_FILE).write_text(json.dumps(columns))
-    (work.folder / VOCABULARY_FILE).write_text(json.dumps(vocabulary))
-    return {
-        "content": digest(tally.content(), *columns, json.dumps(vocabulary, sort_keys=True)),
-        "rows": tally.rows,
-        "groups": len(tally.useful[False]),
-        "held_out_groups": len(tally.useful[True]),
-        "kind": config.rank.groups.value,
-        "lake_versions": lake_versions(config),
-    }
-
-
-def _groups(config: PipelineConfig, features: Output) -> pl.DataFrame:
-    """The groups that the ranker learns from, as `rank.flow.build_training_set` takes them."""
-    share = config.rank.validation_share
-    if config.rank.groups is GroupKind.users:
-        return groups_of_users(label_rows(config, features, "rank"), share, config.seed)
-    split: Mapping[str, object] = features.facts["split"]  # type: ignore[assignment]
-    if split["kind"] != SplitKind.global_time.value:
-        raise DataError(
-            f"rank.groups=exposures: found a split of kind {split['kind']}, expected global_time, as exposures belong to "
-            "one cut for all; give split=global_time or rank.groups=users"
-        )
-    as_of: Mapping[str, int] = features.facts["as_of"]  # type: ignore[assignment]
-    start, end = (pl.lit(as_of[name]).cast(pl.Datetime("us", "UTC")) for name in ("fit", "eval"))
-    between = (pl.col("ts") > start) & (pl.col("ts") <= end)
-    columns = ("request_id", "user_id", "ts", "item_id", "position", "grade", "consent")
-    feedback = tables.read(config.root, "feedback", columns, between)
-    return groups_of_exposures(feedback, tables.read(config.root, "exposures", ("request_id", "context"), between), share)
-
-
-def _training_set_stands(config: PipelineConfig, output: Output) -> bool:
-    return tables.has_partition(config.root, TABLE, output.key)
-
-
-def training_set(config: PipelineConfig, made: Output) -> TrainingSet:
-    """Where the output of ``build_training_set`` lies."""
-    columns, vocabulary = (json.loads((made.folder() / name).read_text()) for name in (COLUMNS_FILE, VOCABULARY_FILE))
-    rows, groups, held_out = (int(str(made.facts[name])) for name in ("rows", "groups", "held_out_groups"))
-    return TrainingSet(config.root, made.key, tuple(columns), vocabulary, rows, groups, held_out)
-
-
-def _train_ranker(work: Work) -> Mapping[str, object]:
-    from reco_ray.rank.trainer import train_ranker
-
-    config, made = work.config, work.inputs["build_training_set"]
-    given = training_set(config, made)
-    with tracked_run(config, "train_ranker", work.key, {**vars(config.rank), "columns": len(given.columns)}) as run:
-        train = storage.join(config.root, "train")
-        name = f"train_ranker-{work.key}"
-        start = _ranker_to_start_from(config, list(given.columns), given.vocabulary)
-        result = train_ranker(given, config.rank, config.cluster, config.seed, name, train, work.folder, start)
-        run.metrics({"valid_ndcg10": result.valid_ndcg10, "rounds": result.rounds, "rows": given.rows})
-        run.metrics({"ece_before": result.ece_before, "ece_after": result.ece_after})
-    return {
-        "training_set": made.content,
-        "rows": given.rows,
-        "groups": given.groups,
-        "rounds": result.rounds,
-        "started": start is not None,
-        "valid_ndcg10": result.valid_ndcg10,
-        "ece_before": result.ece_before,
-        "ece_after": result.ece_after,
-    }
-
-
-def _ranker_to_start_from(config: PipelineConfig, columns: object, vocabulary: object) -> bytes | None:
-    """The trees of ``warm_start``, where they were made of the same columns."""
-    if not config.warm_start:
-        return None
-    folder = open_release(config.root, config.warm_start)
-    if not (folder / MODEL_FILE).is_file():
-        log.warning("release %s has no ranker to start from; it starts anew", config.warm_start)
-        return None
-    if [json.loads((folder / name).read_text()) for name in (COLUMNS_FILE, VOCABULARY_FILE)] != [columns, vocabulary]:
-        log.warning("the ranker of release %s knows other columns or contexts; it starts anew", config.warm_start)
-        return None
-    return (folder / MODEL_FILE).read_bytes()
-
-
-def _train_neural_ranker(work: Work) -> Mapping[str, object]:
-    from reco_ray.rank.neural.trainer import Items, train_neural_ranker
-    from reco_ray.rank.neural.vectors import trained_vectors
-
-    config, made, features = work.config, work.inputs["build_training_set"], work.inputs["build_features"]
-    models, sources = work.inputs.get("train_embeddings"), [name.value for name in _trained_sources(config)]
-    catalogue = Catalogue.build(tables.read(config.root, "items"), _rows(config, features, "features_items", "fit"))
-    vectors = trained_vectors(models.folder() if models else None, sources, catalogue)
-    items = Items(catalogue.keys, vectors, sources, f"{features.key}-fit")
-    given, settings = training_set(config, made), config.rank.neural
-    with tracked_run(config, "train_neural_ranker", work.key, {**vars(settings), "columns": len(given.columns)}) as run:
-
-        def on_epoch(epoch: dict[str, float]) -> None:
-            run.metrics({k: v for k, v in epoch.items() if k != "epoch"}, int(epoch["epoch"]))
-
-        train, name = storage.join(config.root, "train"), f"train_neural_ranker-{work.key}"
-        result = train_neural_ranker(given, items, settings, config.cluster, config.seed, name, train, work.folder, on_epoch)
-        run.metrics({"ece_before": result.ece_before, "ece_after": result.ece_after})
-    return {"training_set": made.content, "rows": given.rows, "groups": given.groups, **asdict(result)}
-
-
 def _evaluate(work: Work) -> Mapping[str, object]:
     from reco_ray.evaluation.flow import run_stages
 
     config, features = work.config, work.inputs["build_features"]
-    with _stages(work, "eval") as stages:
+    with stages(work, "eval") as folder:
         labels = label_rows(config, features, "test")
-        answered = run_stages(stages, user_rows(config, features, "eval"), labels, config.seed, config.evaluation.k)
+        answered = run_stages(folder, user_rows(config, features, "eval"), labels, config.seed, config.evaluation.k)
         with tracked_run(config, "evaluate", work.key, {"k": config.evaluation.k, "seed": config.seed}) as run:
-            local = storage.fetch(stages)
+            local = storage.fetch(folder)
             facts = write_report(work.folder, answered, local, config, features, commit(), lake_versions(config))
             run.metrics({name: value for name, value in facts.items() if isinstance(value, float)})
     return facts
@@ -426,27 +246,6 @@ def _recommend_batch(work: Work) -> Mapping[str, object]:
     return {"content": digest(release, repr(config.batch)), "release": release, "users": rows, "slates": target}
 
 
-def _trained_sources(config: PipelineConfig) -> dict[SourceName, object]:
-    """Settings of the models that a source with a quota needs."""
-    recall = config.recall
-    settings = {SourceName.two_tower: recall.two_tower, SourceName.sequential: recall.sequential, SourceName.mf: recall.mf}
-    return {name: of for name, of in settings.items() if recall.quotas.get(name, 0) > 0}
-
-
-def _start(config: PipelineConfig) -> tuple[str, ...]:
-    """What models start from, where they do."""
-    return (config.warm_start,) if config.warm_start else ()
-
-
-def _of_groups(config: PipelineConfig) -> object:
-    """What decides the groups of a training set and their weights; also which exposures and attributes the lake holds."""
-    rank = config.rank
-    joined = rank.groups is GroupKind.exposures and tables.exists(config.root, "feedback")
-    now = tables.version(config.root, "feedback") if joined else -1
-    told = tables.version(config.root, "users") if rank.balance else -1
-    return (rank.groups, rank.validation_share, rank.declared_sensitive, now, rank.balance, told)
-
-
 STEPS = (
     Step("import_dataset", (), lambda c: (c.source, c.seed, _fingerprint(c)), _import_dataset, stands=_lake_stands),
     Step(
@@ -459,36 +258,15 @@ STEPS = (
     Step(
         "train_embeddings",
         ("build_features",),
-        lambda c: (_trained_sources(c), c.features, c.rerank.seen_items_return, c.seed, *_start(c)),
+        lambda c: (trained_sources(c), c.features, c.rerank.seen_items_return, c.seed, *start(c)),
         _train_embeddings,
-        needed=lambda c: bool(_trained_sources(c)),
+        needed=lambda c: bool(trained_sources(c)),
     ),
-    Step(
-        "build_training_set",
-        ("build_features", "train_embeddings"),
-        lambda c: (_of_groups(c), PAIR_COLUMNS, c.recall, c.rerank.seen_items_return, c.seed),
-        _build_training_set,
-        needed=lambda c: c.rank.kind is not RankKind.none,
-        stands=_training_set_stands,
-    ),
-    Step(
-        "train_ranker",
-        ("build_training_set",),
-        lambda c: (replace(c.rank, kind=RankKind.xgboost, neural=NeuralConfig()), c.seed, *_start(c)),
-        _train_ranker,
-        needed=lambda c: c.rank.kind is RankKind.xgboost,
-    ),
-    Step(
-        "train_neural_ranker",
-        ("build_features", "train_embeddings", "build_training_set"),
-        lambda c: (c.rank.neural, _trained_sources(c), c.seed),
-        _train_neural_ranker,
-        needed=lambda c: c.rank.kind is RankKind.neural,
-    ),
+    *RANKER_STEPS,
     Step(
         "evaluate",
         ("build_features", "train_embeddings", "train_ranker", "train_neural_ranker"),
-        lambda c: (c.evaluation, c.recall, c.rank.kind, c.rerank, c.seed, HISTORY),
+        lambda c: (c.evaluation, c.recall, *policy(c), c.rerank, c.seed, HISTORY),
         _evaluate,
     ),
     Step(

@@ -10,7 +10,8 @@ from reco_ray.config import PipelineConfig
 from reco_ray.hashing import digest
 from reco_ray.lake import storage
 from reco_ray.workflow.graph import run_all
-from reco_ray.workflow.steps import STEPS, training_set
+from reco_ray.workflow.rankers import training_set
+from reco_ray.workflow.steps import STEPS
 
 __all__ = ["OVERRIDES", "tune_ranker"]
 

@@ -33,7 +33,7 @@ from reco_ray.types import Request, UserRow
 from reco_ray.workflow import STEPS, Output, run_all, run_one
 from reco_ray.workflow.deploy import deploy_release, load_precomputed, materialize_features
 from reco_ray.workflow.sinks import feature_status, stop_sinks
-from reco_ray.workflow.steps import user_rows
+from reco_ray.workflow.snapshots import user_rows
 
 USERS, ITEMS, EVENTS = 90, 120, 24
 REPOSITORY = Path(__file__).parents[2]

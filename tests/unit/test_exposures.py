@@ -81,6 +81,7 @@ def test_a_decision_becomes_one_row() -> None:
         "rules": [["boost"], []],
         "rules_version": None,
         "first_position": 1,
+        "ranker": None,
         "user_view": "v1",
         "user_row": b"\x00\xff",
         "date": "2025-12-31",
@@ -103,8 +104,9 @@ def test_a_reason_that_is_neither_source_nor_rule_is_in_neither_list() -> None:
 
 def test_propensities_are_those_of_the_draw_and_scores_that_are_not_finite_are_null() -> None:
     nan = np.array([np.nan, np.inf, 0.1], np.float32)
-    drawn = encode_slots(["a", "b", "c"], nan, [()] * 3, np.array([0.25, 0.5, 1], np.float32))
+    drawn = encode_slots(["a", "b", "c"], nan, [()] * 3, np.array([0.25, 0.5, 1], np.float32), ranker="neural")
     (row,) = rows(decision(slots=drawn))
+    assert row["ranker"] == "neural"
     assert row["propensities"] == [0.25, 0.5, 1.0]
     assert row["scores"] == [None, None, pytest.approx(0.1)]
 

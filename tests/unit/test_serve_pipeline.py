@@ -175,6 +175,7 @@ def test_candidates_survive_the_wire_and_their_scores_can_be_cut_out(n: int) -> 
         assert getattr(found, name).dtype == getattr(sent, name).dtype
     assert found.missing == sent.missing
     assert np.array_equal(wire.unpack_scores(wire.recall_scores(block)), sent.scores)
+    assert wire.ranked_by(wire.recall_scores(block)) == ""
 
 
 def test_a_slate_survives_the_wire() -> None:
@@ -192,6 +193,9 @@ class Toy:
 
     def recall(self, requests):  # type: ignore[no-untyped-def]
         return [candidates() for _ in requests]
+
+    def ranker_of(self, request):  # type: ignore[no-untyped-def]
+        return "heavy" if request.k == 2 else "light"
 
     def score(self, requests, found):  # type: ignore[no-untyped-def]
         return [request.user.features for request in requests]
@@ -213,7 +217,8 @@ def test_both_topologies_give_the_same_slates() -> None:
         return [wire.pack_candidates(c) for c in toy.recall([wire.unpack_request(r) for r in requests])]
 
     async def score(requests: list[bytes], found: list[bytes], queued: int, waited_ms: float) -> list[bytes]:
-        return [wire.pack_scores(s) for s in toy.score([wire.unpack_request(r) for r in requests], found)]
+        asked = [wire.unpack_request(r) for r in requests]
+        return [wire.pack_scores(s, toy.ranker_of(r)) for r, s in zip(asked, toy.score(asked, found), strict=True)]
 
     async def arrange(
         requests: list[bytes], found: list[bytes], scores: list[bytes], queued: int, waited_ms: float
@@ -226,7 +231,8 @@ def test_both_topologies_give_the_same_slates() -> None:
         requests = [Request(f"r{i}", "u", 1 + i % 3, user=user()) for i in range(40)]
         calls = [run_stages(stages, r, Run("r", Deadline(5.0), Counted())) for stages in (staged, fused) for r in requests]
         found = [outcome.slate for outcome in await asyncio.gather(*calls)]
-        assert [s.item_ids for s in found[:40]] == [s.item_ids for s in found[40:]]
+        assert [(s.item_ids, s.ranker) for s in found[:40]] == [(s.item_ids, s.ranker) for s in found[40:]]
+        assert {(len(s.item_ids), s.ranker) for s in found} == {(1, "light"), (2, "heavy"), (3, "light")}
         assert [s.request_id for s in found[:40]] == [r.request_id for r in requests]
         fused.close()
 
@@ -248,7 +254,7 @@ def test_a_stage_that_hangs_in_its_thread_leaves_the_loop_alone_and_is_found_by_
         stages = InProcess(Pipeline(toy, Hanging(), toy))
         stages.check_health()
         outcome = await run_stages(stages, REQUEST, Run("r", Deadline(0.2), Counted()))
-        assert outcome.degraded == ["ranker_unavailable"]
+        assert (outcome.degraded, outcome.slate.ranker) == (["ranker_unavailable"], "")
         with pytest.raises(NotReadyError, match="rank: found one batch at work"):
             stages.check_health()
         go.set()

@@ -71,6 +71,10 @@ class NeuralRanker:
         """Names of the columns of `contributions`."""
         return [*self.features.columns, INTEREST]
 
+    def ranker_of(self, request: Request) -> str:
+        """Contract of `slate.NamedStage`."""
+        return "neural" if has_history(request) else ""
+
     def score(self, requests: Sequence[Request], candidates: Sequence[Candidates]) -> list[Floats]:
         """Contract of `slate.RankStage`; see `personal.score_personal`."""
         scores, unknown = score_personal(requests, candidates, len(self.features.catalogue), self._predict)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import orjson
 
 from reco_ray.serve.caching.cache_key import SlateKey
-from reco_ray.serve.http.answers import seal
+from reco_ray.serve.http.answers import also_in, seal
 from reco_ray.store import FinishedSlate, Precomputed
 
 __all__ = ["fit", "mark", "precomputed_of"]
@@ -26,9 +26,7 @@ def fit(slate: FinishedSlate, key: SlateKey, hidden: set[str]) -> FinishedSlate 
         if not key.explain:
             item.pop("propensity", None)
     degraded = [each for each in slate.degraded if each != "short_slate"] + ["short_slate"] * (len(items) < key.k)
-    return seal(
-        items, slate.release, fields["variant"], slate.rung, degraded, slate.made, slate.draw_id, rules=fields.get("rules")
-    )
+    return seal(items, slate.release, fields["variant"], slate.rung, degraded, slate.made, slate.draw_id, also=also_in(fields))
 
 
 def mark(slate: FinishedSlate, marks: Sequence[str], rung: str) -> FinishedSlate:
@@ -44,7 +42,7 @@ def mark(slate: FinishedSlate, marks: Sequence[str], rung: str) -> FinishedSlate
         slate.made,
         slate.draw_id,
         slate.propensities,
-        fields.get("rules"),
+        also_in(fields),
     )
 
 

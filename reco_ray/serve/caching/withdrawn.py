@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import orjson
 
-from reco_ray.serve.http.answers import seal
+from reco_ray.serve.http.answers import also_in, seal
 from reco_ray.store import FinishedSlate, LiveItem
 
 __all__ = ["Withdrawn"]
@@ -66,7 +66,7 @@ class Withdrawn:
             item.pop("propensity", None)
         degraded = tuple(dict.fromkeys((*slate.degraded, "short_slate")))
         return seal(
-            items, slate.release, fields["variant"], slate.rung, degraded, slate.made, slate.draw_id, rules=fields.get("rules")
+            items, slate.release, fields["variant"], slate.rung, degraded, slate.made, slate.draw_id, also=also_in(fields)
         )
 
 

@@ -20,6 +20,7 @@ from reco_ray.types import EMPTY_USER, Request, Slate, UserRow
 __all__ = [
     "Answer",
     "Asked",
+    "also_in",
     "caller_order",
     "context_of",
     "finish",
@@ -31,6 +32,8 @@ __all__ = [
 ]
 
 _UNASKED = frozenset(("store_unavailable", "no_consent", "profiling_off"))
+_ALSO = ("rules", "ranker")
+_NOTHING_ELSE: Mapping[str, object] = {}
 
 
 def recommend_request(
@@ -229,7 +232,8 @@ def finish(
     drawn = b"" if (slate.propensities == 1).all() else slate.propensities.astype("<f4").tobytes()
     draw_id = slate.request_id if draw_id is None else draw_id
     rules = {"version": slate.rules, "missed": slate.missed_rules} if slate.rules else None
-    return seal(items, release, variant, rung, (*degraded, *own), made, draw_id, drawn, rules)
+    also = {name: value for name, value in (("rules", rules), ("ranker", slate.ranker)) if value}
+    return seal(items, release, variant, rung, (*degraded, *own), made, draw_id, drawn, also)
 
 
 def seal(
@@ -241,14 +245,21 @@ def seal(
     made: float,
     draw_id: str = "",
     propensities: bytes = b"",
-    rules: Mapping[str, object] | None = None,
+    also: Mapping[str, object] = _NOTHING_ELSE,
 ) -> FinishedSlate:
-    """Write the fields of an answer that do not change with who asks."""
-    fields = {"release": release, "variant": variant, "rung": rung, "items": items, "degraded": degraded}
-    if rules is not None:
-        fields["rules"] = rules
+    """Write the fields of an answer that do not change with who asks.
+
+    Args:
+        also: fields that not every answer has, as `also_in` finds them.
+    """
+    fields = {"release": release, "variant": variant, "rung": rung, "items": items, "degraded": degraded, **also}
     tail = orjson.dumps(fields)[1:]
     return FinishedSlate(tail, f'"{digest(tail, length=20)}"', release, made, tuple(degraded), rung, draw_id, propensities)
+
+
+def also_in(fields: Mapping[str, object]) -> dict[str, object]:
+    """The fields of an answer that not every one has, to be sealed again."""
+    return {name: fields[name] for name in _ALSO if name in fields}
 
 
 def server_timing(timings: dict[str, float]) -> bytes:

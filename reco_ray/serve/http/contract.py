@@ -231,6 +231,9 @@ class RecommendationsAnswer(BaseModel):
     items: list[RecommendedItem]
     degraded: list[str]
     rules: Annotated[RulesInForce | None, Field(description="Absent where there are none.")] = None
+    ranker: Annotated[
+        str | None, Field(description="Model that the scores are of, such as 'xgboost'; absent where none had a part.")
+    ] = None
 
 
 class ReleaseAnswer(BaseModel):

@@ -189,4 +189,5 @@ def _slots(slate: FinishedSlate) -> bytes:
         np.frombuffer(slate.propensities, "<f4") if slate.propensities else None,
         rules["version"] if rules else None,
         items[0]["position"] if items else 1,
+        fields.get("ranker"),
     )

@@ -197,4 +197,6 @@ async def run_stages(stages: Stages[Query, Found, Scored], request: Request, run
             degraded.append("ranker_unavailable")
             scored = stages.recall_order(found)
     slate = await run.within("rerank", lambda: stages.arrange(query, found, scored))
+    if slate.ranker:
+        run.observer.stage(run.release, f"rank.{slate.ranker}", run.timings["rank"])
     return Outcome(slate, degraded)

@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from reco_ray.errors import NotReadyError
 from reco_ray.serve.path import wire
 from reco_ray.serve.path.coalesce import Coalescer
-from reco_ray.slate import Pipeline
+from reco_ray.slate import Pipeline, ranker_of
 from reco_ray.types import Candidates, Request, Slate
 
 __all__ = ["Blocks", "InProcess", "Left", "Remote"]
@@ -24,6 +25,8 @@ __all__ = ["Blocks", "InProcess", "Left", "Remote"]
 Blocks = list[bytes]
 T = TypeVar("T")
 _HANGS_S = 10.0
+Scored = tuple[NDArray[np.float32], str]
+"""Scores and the name of the model that they are of."""
 Left = Callable[[str, int, float], None]
 """Told the stage, the rows of a batch that leaves for it, and how long its oldest member queued, in seconds."""
 
@@ -66,7 +69,7 @@ class Remote:
         return await self._score(query, found)
 
     async def arrange(self, query: bytes, found: bytes, scored: bytes) -> Slate:
-        return wire.unpack_slate(await self._arrange(query, found, scored))
+        return replace(wire.unpack_slate(await self._arrange(query, found, scored)), ranker=wire.ranked_by(scored))
 
     def recall_order(self, found: bytes) -> bytes:
         return wire.recall_scores(found)
@@ -89,7 +92,7 @@ class InProcess:
     def __init__(
         self, pipeline: Pipeline, *, rows: int = 32, left: Left | None = None, closed: Callable[[], None] = lambda: None
     ) -> None:
-        self._closed = closed
+        self._closed, self._rank = closed, pipeline.rank
         self._threads = {stage: _Thread(stage) for stage in ("recall", "rank", "rerank")}
         calls: dict[str, Callable[..., Any]] = {
             "recall": pipeline.recall.recall,
@@ -109,14 +112,15 @@ class InProcess:
     async def recall(self, query: Request) -> Candidates:
         return await self._recall(query)
 
-    async def score(self, query: Request, found: Candidates) -> NDArray[np.float32]:
-        return await self._score(query, found)
+    async def score(self, query: Request, found: Candidates) -> Scored:
+        return await self._score(query, found), ranker_of(self._rank, query)
 
-    async def arrange(self, query: Request, found: Candidates, scored: NDArray[np.float32]) -> Slate:
-        return await self._arrange(query, found, scored)
+    async def arrange(self, query: Request, found: Candidates, scored: Scored) -> Slate:
+        scores, ranker = scored
+        return replace(await self._arrange(query, found, scores), ranker=ranker)
 
-    def recall_order(self, found: Candidates) -> NDArray[np.float32]:
-        return found.scores
+    def recall_order(self, found: Candidates) -> Scored:
+        return found.scores, ""
 
     def check_health(self) -> None:
         """Raise when a stage hangs."""

@@ -19,6 +19,7 @@ __all__ = [
     "pack_request",
     "pack_scores",
     "pack_slate",
+    "ranked_by",
     "recall_scores",
     "unpack_candidates",
     "unpack_request",
@@ -30,6 +31,8 @@ _NO_SCORES = np.empty(0, np.float32)
 _NO_MORE: list[Any] = [(), "", (), 0, 0]  # own items, their query, interests, how many were shown before and served
 _LENGTH = struct.Struct("<I")
 _SIZES = struct.Struct("<III")  # candidates, sources, length of the JSON list of missing sources
+_NAME = 16  # bytes of a model's name
+_NOBODY = bytes(_NAME)
 
 
 def pack_request(request: Request) -> bytes:
@@ -57,7 +60,7 @@ def pack_request(request: Request) -> bytes:
             *more,
         )
     )
-    scores = pack_scores(request.item_scores) if request.items else b""
+    scores = _pack_floats(request.item_scores) if request.items else b""
     shown, served = (keys.astype("<u8", copy=False).tobytes() for keys in (request.shown, request.served))
     user = b"" if request.user is EMPTY_USER else pack_user(request.user)
     return b"".join((_LENGTH.pack(len(head)), head, scores, shown, served, user))
@@ -134,24 +137,33 @@ def unpack_candidates(block: bytes) -> Candidates:
 def recall_scores(block: bytes) -> bytes:
     """Cut recall's own scores out of packed candidates, as packed scores: what is left when there is no ranker."""
     n, _, _ = _SIZES.unpack_from(block)
-    return block[_SIZES.size : _SIZES.size + 4 * n]
+    return _NOBODY + block[_SIZES.size : _SIZES.size + 4 * n]
 
 
-def pack_scores(scores: NDArray[np.float32]) -> bytes:
-    """Pack scores, shape (n,)."""
-    return scores.astype("<f4", copy=False).tobytes()
+def pack_scores(scores: NDArray[np.float32], ranker: str = "") -> bytes:
+    """Pack scores, shape (n,), behind the name of the model that they are of."""
+    return ranker.encode().ljust(_NAME, b"\0") + _pack_floats(scores)
 
 
 def unpack_scores(block: bytes) -> NDArray[np.float32]:
     """Unpack scores, shape (n,), without copying."""
-    return np.frombuffer(block, "<f4")
+    return np.frombuffer(block, "<f4", offset=_NAME)
+
+
+def ranked_by(block: bytes) -> str:
+    """The name of the model that packed scores are of; empty for recall's."""
+    return block[:_NAME].rstrip(b"\0").decode()
+
+
+def _pack_floats(values: NDArray[np.float32]) -> bytes:
+    return values.astype("<f4", copy=False).tobytes()
 
 
 def pack_slate(slate: Slate) -> bytes:
     """Pack a slate."""
     parts = (slate.request_id, slate.item_ids, slate.titles, slate.reasons, slate.degraded, slate.release)
     head = orjson.dumps((*parts, slate.rules, slate.missed_rules))
-    scores, propensities = pack_scores(slate.scores), pack_scores(slate.propensities)
+    scores, propensities = _pack_floats(slate.scores), _pack_floats(slate.propensities)
     return b"".join((_LENGTH.pack(len(head)), head, scores, propensities))
 
 

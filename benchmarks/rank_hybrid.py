@@ -1,0 +1,234 @@
+"""Scenario 4: is the heavy ranker worth its cost, and for whom? Cheap, heavy and hybrid side by side.
+
+    python benchmarks/rank_hybrid.py --out FILE [--dataset movielens] [--seeds 7,8,9] [--root FOLDER] [--override KEY=VALUE ...]
+
+Per seed the pipeline runs up to the rankers (``rank=hybrid``); what it made lies under ``FOLDER``, shared with
+`rank_quality.py`. Each test user asks once, and the two rankers score the same candidates one request at a time, in turns, by
+the very stage that a ranker's replica runs: so a busy machine is busy for both. A request of the hybrid is that of the ranker
+that its policy chose, and the policy is asked and timed too. Shares other than the release's are by its criterion, against as
+many chosen by lot.
+
+Cost is CPU seconds of one core for 1,000 requests: of ranking, and of recall, ranking and rerank together; what a request costs
+outside the stages (HTTP, store, the way between processes) is the same for all.
+"""
+
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+from rank_quality import K, best, source_ids, tested
+from rich.console import Console
+from rich.table import Table
+from threadpoolctl import threadpool_limits
+
+from reco_ray.cluster import ray_session
+from reco_ray.compose import compose_config
+from reco_ray.config import PipelineConfig
+from reco_ray.evaluation import confidence_interval, ndcg_at_k, paired_difference
+from reco_ray.rank import HybridRanker
+from reco_ray.recall import Recall
+from reco_ray.slate import Pipeline
+from reco_ray.workflow.graph import Output, Work, run_all
+from reco_ray.workflow.snapshots import assemble_snapshot
+from reco_ray.workflow.steps import STEPS
+
+app = typer.Typer(add_completion=False, help=__doc__)
+console = Console(width=None if sys.stdout.isatty() else 150)
+
+SHARES = (0.0, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
+_WARM = 20
+Floats = NDArray[np.float64]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Measured:
+    """The test users of one seed, each one request.
+
+    Attributes:
+        users: ids of the source. value: by the policy's criterion. chosen: whether they get the heavy ranker.
+        ndcg: NDCG@10 by ranker, light and heavy. wall, cpu: milliseconds of a request by ranker, and of ``choice``
+            and ``rest``, which is recall and rerank.
+        policy: what the release holds.
+    """
+
+    users: list[str]
+    value: Floats
+    chosen: NDArray[np.bool_]
+    ndcg: dict[str, Floats]
+    wall: dict[str, Floats]
+    cpu: dict[str, Floats]
+    policy: str
+
+
+@app.command()
+def main(
+    out: Annotated[Path, typer.Option(help="The result as JSON.")],
+    dataset: str = "movielens",
+    seeds: str = "7,8,9",
+    root: Annotated[Path | None, typer.Option(help="Keeps what the pipeline makes; without one it is made anew.")] = None,
+    override: Annotated[list[str] | None, typer.Option(help="Of the configuration, key=value.")] = None,
+) -> None:
+    """Measure, compare and write."""
+    given = override or ["recall=wide"]
+    found = []
+    with tempfile.TemporaryDirectory(prefix="rank-hybrid-", ignore_cleanup_errors=True) as scratch:
+        for seed in map(int, seeds.split(",")):
+            home = (root or Path(scratch)) / f"{dataset}-{seed}"
+            config = compose_config([f"source={dataset}", f"seed={seed}", f"root={home}", "rank=hybrid", *given])
+            with ray_session(config.cluster):
+                outputs = run_all(STEPS, config, upto="train_neural_ranker")
+            with tempfile.TemporaryDirectory(prefix="stages-") as folder, threadpool_limits(1):  # as Ray has it in a replica
+                found.append(_measure(config, outputs, Path(folder)))
+    report = _compared(found)
+    checks = [
+        {"name": f"{name}_{unit}", "value": row[of], "unit": unit}
+        for name, row in report["rankers"].items()
+        for of, unit in (("ndcg10", "NDCG@10"), ("rank_p95_ms", "ms"), ("rank_cpu_s", "CPU s per 1,000 requests"))
+    ]
+    about = {"dataset": dataset, "seeds": seeds, "overrides": given, "load": os.getloadavg()}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps({"checks": checks, **about, **report}, indent=1))
+    _show(dataset, report)
+
+
+def _measure(config: PipelineConfig, outputs: dict[str, Output], folder: Path) -> Measured:
+    assemble_snapshot(Work(config, outputs, "", folder), "eval", folder)
+    pipeline = Pipeline.load(folder)
+    recall, ranker = pipeline.recall, pipeline.rank
+    assert isinstance(recall, Recall)
+    assert isinstance(ranker, HybridRanker)
+    names = ("light", "heavy", "choice", "rest")
+    wall: dict[str, list[float]] = {name: [] for name in names}
+    cpu: dict[str, list[float]] = {name: [] for name in names}
+    lists: dict[str, list[NDArray[np.int32]]] = {"light": [], "heavy": []}
+    relevant, users, value, chosen = [], [], [], []
+
+    def timed(name: str, call: Callable[[], T]) -> T:
+        clock, busy = time.perf_counter(), time.process_time()
+        result = call()
+        cpu[name].append(1e3 * (time.process_time() - busy))
+        wall[name].append(1e3 * (time.perf_counter() - clock))
+        return result
+
+    for part in tested(config, outputs, recall):
+        users.append(part.users)
+        relevant.extend(part.relevant)
+        for at, request in enumerate(part.requests):
+            asked = [request]
+            candidates = timed("rest", lambda asked=asked: recall.recall(asked))  # type: ignore[misc]
+            chosen.append(timed("choice", lambda request=request: ranker.policy.heavy(request)))  # type: ignore[misc]
+            value.append(ranker.policy.value(request))
+            turns = (("light", ranker.light), ("heavy", ranker.heavy))
+            for name, each in turns if at % 2 else turns[::-1]:
+                scores = timed(name, lambda each=each, asked=asked, of=candidates: each.score(asked, of))  # type: ignore[misc]
+                lists[name].append(best(candidates[0].item_idx, scores[0]))
+            clock, busy = time.perf_counter(), time.process_time()
+            pipeline.rerank.arrange(asked, candidates, scores)
+            cpu["rest"][-1] += 1e3 * (time.process_time() - busy)
+            wall["rest"][-1] += 1e3 * (time.perf_counter() - clock)
+    return Measured(
+        [user for series in users for user in source_ids(config, series)],
+        np.array(value),
+        np.array(chosen),
+        {name: ndcg_at_k(each, relevant, K) for name, each in lists.items()},
+        {name: np.array(each) for name, each in wall.items()},
+        {name: np.array(each) for name, each in cpu.items()},
+        f"{ranker.policy.by} >= {ranker.policy.threshold:.4g}, {ranker.policy.share:.1%} of {ranker.policy.users} users",
+    )
+
+
+def _compared(found: list[Measured]) -> dict[str, Any]:
+    """Over seeds: a user's NDCG is the mean over those that tested it, times are taken together."""
+    ids = [user for one in found for user in one.users]
+    _, at = np.unique(ids, return_inverse=True)
+    counts = np.bincount(at)
+
+    def by_user(values: list[Floats]) -> Floats:
+        return np.asarray(np.bincount(at, np.concatenate(values)) / counts, np.float64)
+
+    def ndcg(chosen: list[NDArray[np.bool_]]) -> Floats:
+        return by_user([np.where(c, one.ndcg["heavy"], one.ndcg["light"]) for c, one in zip(chosen, found, strict=True)])
+
+    def row(chosen: list[NDArray[np.bool_]], choice: bool) -> dict[str, float]:
+        quality = confidence_interval(ndcg(chosen), 7)
+        gain = paired_difference(ndcg(chosen), light, 7)
+
+        def ms(kind: str) -> Floats:
+            times = [getattr(one, kind) for one in found]
+            picked = [np.where(c, t["heavy"], t["light"]) + choice * t["choice"] for c, t in zip(chosen, times, strict=True)]
+            return np.concatenate([each[_WARM:] for each in picked])
+
+        rest = float(np.mean(np.concatenate([one.cpu["rest"][_WARM:] for one in found])))
+        wall, cpu = ms("wall"), float(np.mean(ms("cpu")))
+        return {
+            "heavy_share": round(float(np.mean(np.concatenate(chosen))), 4),
+            "ndcg10": round(quality.mean, 5),
+            "low": round(quality.low, 5),
+            "high": round(quality.high, 5),
+            "gain": round(gain.mean, 5),
+            "gain_low": round(gain.low, 5),
+            "gain_high": round(gain.high, 5),
+            **{f"rank_p{q}_ms": round(float(np.quantile(wall, q / 100)), 3) for q in (50, 95, 99)},
+            "rank_cpu_s": round(cpu, 3),  # ms for one are s for 1,000
+            "stages_cpu_s": round(cpu + rest, 3),
+        }
+
+    light = ndcg([np.zeros(one.value.size, np.bool_) for one in found])
+    lot = np.random.default_rng(7)
+    everyone = {name: [np.full(one.value.size, name == "heavy") for one in found] for name in ("cheap", "heavy")}
+    rankers = {name: row(chosen, False) for name, chosen in everyone.items()}
+    rankers["hybrid"] = row([one.chosen for one in found], True)
+    shares = []
+    for share in SHARES:
+        ways = {}
+        for way in ("policy", "lot"):
+            values = [one.value if way == "policy" else lot.random(one.value.size) for one in found]
+            ways[way] = row([_top(each, share) for each in values], True)
+        shares.append({"share": share, **ways})
+    gain = np.concatenate([one.ndcg["heavy"] - one.ndcg["light"] for one in found])
+    of = np.concatenate([one.chosen for one in found])
+    parts = {name: confidence_interval(by, 7) for name, by in (("chosen", gain[of]), ("others", gain[~of])) if by.size}
+    return {
+        "users": int(counts.size),
+        "policies": [one.policy for one in found],
+        "rankers": rankers,
+        "shares": shares,
+        "heavy_less_light": {
+            name: {"ndcg10": round(each.mean, 5), "low": round(each.low, 5), "high": round(each.high, 5)}
+            for name, each in parts.items()
+        },
+    }
+
+
+def _top(values: Floats, share: float) -> NDArray[np.bool_]:
+    """The given share of the users with the most."""
+    chosen = np.zeros(values.size, np.bool_)
+    chosen[np.argsort(-values, kind="stable")[: round(share * values.size)]] = True
+    return chosen
+
+
+def _show(dataset: str, report: dict[str, Any]) -> None:
+    names = ("heavy_share", "ndcg10", "low", "high", "gain", "gain_low", "gain_high", "rank_p50_ms", "rank_p95_ms")
+    names += ("rank_cpu_s", "stages_cpu_s")
+    table = Table("ranker", *names, title=f"{dataset}, {report['users']} users; {report['policies'][0]}")
+    for name, row in report["rankers"].items():
+        table.add_row(name, *(f"{row[each]:.4g}" for each in names))
+    for one in report["shares"]:
+        for way in ("policy", "lot"):
+            table.add_row(f"{one['share']:.0%} by {way}", *(f"{one[way][each]:.4g}" for each in names))
+    console.print(table)
+    console.print(f"heavy less light: {report['heavy_less_light']}")
+
+
+if __name__ == "__main__":
+    app()
