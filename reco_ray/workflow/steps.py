@@ -1,6 +1,7 @@
 """The bodies of the steps: each takes finished inputs, calls the rooms, and leaves files, tables and facts."""
 
 import hashlib
+import json
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
