@@ -114,7 +114,7 @@ def _slices(report: Mapping[str, Any]) -> list[str]:
         (f"{each['of']}: {each['name']}", f"{each['users']:,}", each["metric"], _cell(each["value"]), _cell(each["delta"]))
         for each in sorted(worse, key=lambda each: each["delta"]["mean"])[:_WORST]
     ]
-    return _table(("slice", "users", "metric", "value", "less than the others"), rows)
+    return _table(("slice", "users", "metric", "value", "against the others"), rows)
 
 
 def _cell(found: Mapping[str, float | None] | None) -> str:

@@ -55,9 +55,11 @@ def estimate(config: PipelineConfig, release: str) -> tuple[PolicyReport | None,
 
 
 def train_s(manifest: Manifest) -> float:
-    """Seconds that the steps took which made a release; NaN where they are not on record."""
+    """Seconds that training its models took; NaN where that is not on record."""
     seconds = manifest.facts.get("seconds")
-    return float(sum(seconds.values())) if isinstance(seconds, dict) else float("nan")
+    if not isinstance(seconds, dict):
+        return float("nan")
+    return float(sum(took for step, took in seconds.items() if step.startswith("train_")))
 
 
 def approvals(root: str, release: str) -> list[dict[str, str]]:
