@@ -194,7 +194,7 @@ def recorded(release: Path, request: Request, *, row: bool = True, name: str = "
         degraded=(),
         draw_id=request.request_id,
         age_s=0,
-        slots=encode_slots(slate.item_ids, slate.scores, slate.reasons),
+        slots=encode_slots(slate.item_ids, slate.scores, slate.reasons, ranker=slate.ranker or None),
         user_view="v1",
         user_row=pack_user(request.user) if row else None,
     )
@@ -237,7 +237,7 @@ def test_a_served_request_is_explained_over_http_as_a_recomputation_does(release
     assert response.status_code == 200
     ExplanationAnswer.model_validate_json(response.content, strict=True)
     (slate,) = pipeline.run([request_of])
-    assert (answer["release"], answer["user_row"], answer["same_slate"]) == ("rel", "then", True)
+    assert (answer["release"], answer["ranker"], answer["user_row"], answer["same_slate"]) == ("rel", "xgboost", "then", True)
     assert [item["item_id"] for item in answer["items"]] == list(slate.item_ids)
     for item, score in zip(answer["items"], slate.scores.tolist(), strict=True):
         assert item["score"] == pytest.approx(item["recorded_score"], abs=1e-6)
@@ -248,7 +248,7 @@ def test_a_served_request_is_explained_over_http_as_a_recomputation_does(release
     assert [each["column"] for each in answer["item"]["reasons"]] == [each.column for each in by_hand.reasons]
     assert ask(root, store, "/v1/explanations/r2").json()["user_row"] == "now"
     nobody = ask(root, Rows(EMPTY_USER), "/v1/explanations/r3").json()
-    assert (nobody["user_row"], nobody["same_slate"], nobody["item"]) == ("nobody", True, None)
+    assert (nobody["ranker"], nobody["user_row"], nobody["same_slate"], nobody["item"]) == (None, "nobody", True, None)
     for gone in ("r4", "r5", "never", "r6"):
         refused = problem(ask(root, store, f"/v1/explanations/{gone}"))
         assert (refused["status"], refused["type"]) == (404, "/docs#not-found")

@@ -63,15 +63,16 @@ class ExplainedItem(WhyItemAnswer):
 class ExplanationAnswer(BaseModel):
     """A decision explained.
 
-    ``user_row`` says which features of the user were taken: those of then, those of now where the record holds none (only a
-    share of them does), or of nobody. ``same_slate`` tells whether the stages gave the recorded slate again; they need not
-    where the row is of now, the item features have moved, or the request had a session, filters or exclusions, which no
-    record keeps.
+    ``ranker`` is the model that the recorded scores are of, if one had a part. ``user_row`` says which features of the user
+    were taken: those of then, those of now where the record holds none (only a share of them does), or of nobody.
+    ``same_slate`` tells whether the stages gave the recorded slate again; they need not where the row is of now, the item
+    features have moved, or the request had a session, filters or exclusions, which no record keeps.
     """
 
     request_id: str
     release: str
     rung: str
+    ranker: str | None
     ts: str
     user_row: Literal["then", "now", "nobody"]
     same_slate: bool

@@ -131,6 +131,7 @@ def _answer(decision: Mapping[str, Any], found: Explanation, whose: str, item_id
         "request_id": decision["request_id"],
         "release": decision["release"],
         "rung": decision["rung"],
+        "ranker": decision.get("ranker"),
         "ts": decision["ts"].isoformat(),
         "user_row": whose,
         "same_slate": list(found.item_ids) == decision["item_ids"],
