@@ -13,9 +13,9 @@ from itertools import accumulate
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable
 from deltalake.exceptions import CommitFailedError
-from deltalake.transaction import RemoveAction
+from deltalake.transaction import AddAction, RemoveAction
 
-from reco_ray.lake import tables
+from reco_ray.lake import storage, tables
 from reco_ray.lake.files import files_of, read_columns, write_files
 from reco_ray.lake.opening import open_table
 
@@ -97,8 +97,20 @@ def _merge(table: DeltaTable, date: str, paths: Sequence[str]) -> int:
     now = int(time.time() * 1000)
     removed = [RemoveAction(path, False, now, partition_values={"date": date}) for path in paths]
     added = write_files(table.table_uri, rows, data_change=False)
+    try:
+        _replace(table, date, paths, removed, added)
+    except (CommitFailedError, FileNotFoundError):
+        for action in added:  # it may hold rows of someone who was erased meanwhile
+            storage.remove(storage.join(table.table_uri, action.path))
+        raise
+    return int(rows.num_rows)
+
+
+def _replace(
+    table: DeltaTable, date: str, paths: Sequence[str], removed: Sequence[RemoveAction], added: Sequence[AddAction]
+) -> None:
+    """Commit it as the very next version, or look again: delta-rs commits beside a compaction that replaced the same files."""
     for _ in range(_COMMITS):
-        # the very next version, or another look: delta-rs commits beside a compaction that has replaced the same files
         table.update_incremental()
         if not set(paths) <= set(files_of(table, [date]).get(date, {})):
             raise FileNotFoundError(f"files of {date} were replaced meanwhile")
@@ -108,7 +120,7 @@ def _merge(table: DeltaTable, date: str, paths: Sequence[str]) -> int:
             )
         except CommitFailedError:
             continue
-        return int(rows.num_rows)
+        return
     raise CommitFailedError(f"other commits between at each of {_COMMITS} attempts")
 
 

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
+import pytest
 from deltalake import DeltaTable, write_deltalake
+from deltalake.transaction import AddAction
 from privacy_world import GONE, START, USERS, event, traces
 
 from reco_ray.config import DateUnit
-from reco_ray.lake import append_events, tables
+from reco_ray.lake import append_events, files, tables
 from reco_ray.lake.compact import compact
 from reco_ray.privacy import lake
 from reco_ray.privacy.needles import Needle
@@ -58,6 +60,24 @@ def test_rows_of_others_are_there_once_whatever_is_written_and_compacted_meanwhi
     assert dict(rows.group_by("user_id").len().iter_rows()) == dict.fromkeys(stay, 6 + written)
     for user in gone:
         assert lake.remove_old_files(uri, [user]).users == {}
+
+
+def test_a_compaction_that_an_erasure_overtakes_leaves_no_copy_of_the_erased(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = tables.table_uri(str(tmp_path), "events")
+    for number in (0, 3):  # of one day
+        append(tmp_path, number, USERS)
+    write_files = files.write_files
+
+    def overtaken(uri: str, rows: pa.Table, *, data_change: bool = True) -> list[AddAction]:
+        written = write_files(uri, rows, data_change=data_change)
+        lake.remove_rows(uri, USERS[:1])  # the second time there are none
+        return written
+
+    monkeypatch.setattr("reco_ray.lake.compact.write_files", overtaken)
+    assert compact(str(tmp_path), "events").files_after == 1
+    assert lake.remove_old_files(uri, USERS[:1]).users == {USERS[0]: 2}, "the two that the erasure replaced"
 
 
 def test_two_compactions_at_once_keep_every_row_once(tmp_path: Path) -> None:
