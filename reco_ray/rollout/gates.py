@@ -34,7 +34,7 @@ def refusal(release: str, results: Sequence[GateResult]) -> str:
 def _integrity(facts: Facts, config: GatesConfig, seed: int) -> GateResult:
     expected = "every file as published"
     if facts.damage:
-        return GateResult("integrity", False, facts.damage, expected, remedy="publish the release again")
+        return GateResult("integrity", False, facts.damage, expected, remedy="`reco releases verify` names all of them")
     return GateResult("integrity", True, expected, expected)
 
 
