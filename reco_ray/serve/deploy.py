@@ -5,6 +5,7 @@ changes nothing, and a deployment that was interrupted is finished by starting i
 """
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,8 +16,8 @@ import httpx
 
 from reco_ray.config import PipelineConfig, Topology
 from reco_ray.errors import ConfigError, NotReadyError
+from reco_ray.ports import require_free
 from reco_ray.release import open_release, verify
-from reco_ray.serve.ports import taken
 from reco_ray.serve.render import GATEWAY, application_name, render
 from reco_ray.store import OnlineStore, Traffic
 
@@ -25,7 +26,6 @@ __all__ = ["DeployReport", "ServeApi", "deploy"]
 log = logging.getLogger(__name__)
 
 _COMPARED = ("name", "route_prefix", "import_path", "args", "deployments")
-_LINGERS_S = 5.0  # a Serve that was just shut down may hold its ports for that long
 T = TypeVar("T")
 
 
@@ -121,7 +121,9 @@ def _client(dashboard: str) -> ServeApi:
 def _check_http(details: Mapping[str, Any], config: PipelineConfig, dashboard: str) -> None:
     """Serve keeps the address it started with, and says so in its log only; before it starts, its ports here must be free."""
     if httpx.URL(dashboard).host in ("127.0.0.1", "localhost") and not details.get("proxies"):
-        _await_ports(config.serve.host, config.serve.port)
+        require_free(config.serve.host, config.serve.port, "give another by serve.port")
+        for name, port in (("RAY_SERVE_HAPROXY_METRICS_PORT", 9101), ("RAY_SERVE_HAPROXY_STATS_PORT", 8404)):
+            require_free("", int(os.environ.get(name, port)), f"give another by {name}")
     running = details.get("http_options") or {}
     found = (running.get("host"), running.get("port"))
     expected = (config.serve.host, config.serve.port)
@@ -130,20 +132,6 @@ def _check_http(details: Mapping[str, Any], config: PipelineConfig, dashboard: s
             f"serve.host, serve.port: Serve runs on {found}, expected {expected}; "
             "give those it runs on, or shut it down first with `serve shutdown`"
         )
-
-
-def _await_ports(host: str, port: int) -> None:
-    said = ""
-
-    def free() -> bool | None:
-        nonlocal said
-        said = taken(host, port)
-        return None if said else True
-
-    try:
-        _until(time.monotonic() + _LINGERS_S, free, "Serve's ports")
-    except TimeoutError as exc:
-        raise NotReadyError(said) from exc
 
 
 def _to_keep(release_id: str, before: Traffic, details: Mapping[str, Any], config: PipelineConfig) -> list[str]:

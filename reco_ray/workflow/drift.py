@@ -113,11 +113,15 @@ def drift_of_both(config: PipelineConfig, ours: Manifest, theirs: Manifest) -> t
     """
     if ours.user_view != theirs.user_view or not tables.exists(config.root, "exposures"):
         return None
+    try:
+        served = _served(config, datetime.now(UTC) - timedelta(hours=config.drift.hours))
+    except DataError as exc:
+        log.info("gate drift: %s", exc)
+        return None
+    rows = served.filter(pl.col("release") == theirs.release_id)
     found: list[Sequence[Drift]] = []
     for manifest in (ours, theirs):
         try:
-            served = _served(config, datetime.now(UTC) - timedelta(hours=config.drift.hours))
-            rows = served.filter(pl.col("release") == theirs.release_id)
             compared = list(_users(config, manifest, Catalogue.load(open_release(config.root, manifest.release_id)), rows))
         except DataError as exc:
             log.info("drift of release %s is not known: %s", manifest.release_id, exc)

@@ -16,7 +16,7 @@ from reco_ray.features.skew import SkewReport, compare, streamed
 from reco_ray.hashing import digest, hash64_many
 from reco_ray.lake import storage, tables
 from reco_ray.release import Manifest, features_of
-from reco_ray.release.shelf import read_manifest
+from reco_ray.release.shelf import gates_uri, read_manifest
 from reco_ray.workflow.policy import judge_release
 
 __all__ = ["approvals", "approve", "estimate", "parity", "train_s"]
@@ -84,6 +84,7 @@ def approve(root: str, release: str, by: str, note: str, *, withdraw: bool = Fal
         storage.write_bytes(uri, json.dumps(record).encode())
     elif storage.exists(uri):
         storage.remove(uri)
+        storage.remove(gates_uri(root, release))  # they counted it; who starts a rollout has to ask them again
     else:
         raise ConfigError(f"approval: found none of {by}, expected one of {[each['by'] for each in approvals(root, release)]}")
     return approvals(root, release)

@@ -20,7 +20,7 @@ from reco_ray.features import user_row
 from reco_ray.hashing import hash64_many
 from reco_ray.lake import storage, tables
 from reco_ray.release import Manifest, open_release, verify
-from reco_ray.release.shelf import read_manifest, size_bytes
+from reco_ray.release.shelf import gates_uri, read_manifest, size_bytes
 from reco_ray.rollout import commands
 from reco_ray.rollout.gates import Facts, GateResult, check, refusal
 from reco_ray.slate import Pipeline
@@ -52,7 +52,7 @@ def pass_gates(config: PipelineConfig, store: OnlineStore, release: str) -> list
     made_ts = datetime.now(UTC).isoformat()
     said = [each.to_json() for each in results]
     content = {"release": release, "champion": facts.champion, "made_ts": made_ts, "action": action, "gates": said}
-    uri = storage.join(config.root, "reports", "gates", f"{release}.json")
+    uri = gates_uri(config.root, release)
     storage.write_bytes(uri, json.dumps(content, indent=1).encode())
     reason = refused or f"passed {', '.join(each.name for each in results)}"
     commands.note(RolloutStore(store), action, release, reason, time.time(), who(), {"gates": said})

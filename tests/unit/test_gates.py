@@ -28,6 +28,7 @@ from reco_ray.features import user_row
 from reco_ray.features.drift import Drift
 from reco_ray.features.skew import SkewReport
 from reco_ray.release import release_uri, seal
+from reco_ray.release.shelf import gates_said
 from reco_ray.rollout.gates import Facts, GateResult, check, refusal
 from reco_ray.slate import Pipeline
 from reco_ray.store import OnlineStore, RolloutStore
@@ -317,7 +318,9 @@ def test_a_release_waits_for_the_names_that_are_asked_for_and_each_is_on_record(
     assert approve("signed", "--by", "ana", "--note", "looked at it") == "release signed: approved by ana"
     assert approve("signed", "--by", "ana", "--note", "again") == "release signed: approved by ana"
     assert pass_gates(wanted, store, "signed")[0].found == "ana"
+    assert (gates_said(config.root, "signed") or {})["action"] == "gates"
     assert approve("signed", "--by", "ana", "--withdraw") == "release signed: approved by nobody"
+    assert gates_said(config.root, "signed") is None, "a rollout started over HTTP goes by it"
     with pytest.raises(ConfigError, match="approval: found none of ana"):
         approve("signed", "--by", "ana", "--withdraw")
     with pytest.raises(ConfigError, match="approval: found no name"):

@@ -42,7 +42,7 @@ ROOMS = [
     "workflow",
     "cli",
 ]
-TOP_FILES = ["arrays", "cluster", "compose", "config", "consent", "errors", "hashing", "schema", "training", "types"]
+TOP_FILES = ["arrays", "cluster", "compose", "config", "consent", "errors", "hashing", "ports", "schema", "training", "types"]
 
 # Outside package -> where it may be imported: a file, a folder (ends in "/"), or a file name in any room ("*/...").
 RAY_FILES = [

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from ray.serve._private.application_state import get_app_code_version
 from ray.serve.schema import DeploymentSchema, HTTPOptionsSchema, LoggingConfig, ServeApplicationSchema, ServeDeploySchema
 
-from reco_ray.cluster import embedded_store
+from reco_ray.cluster import embedded_store, ray_session
 from reco_ray.compose import compose_config
 from reco_ray.config import PipelineConfig
 from reco_ray.errors import ConfigError, NotReadyError
@@ -225,12 +225,18 @@ def test_deploying_moves_all_traffic_and_doing_it_again_changes_nothing(world: W
     assert len(world.api.puts) == 1
 
 
-def test_a_port_that_another_process_has_is_named_before_serve_starts(store_config: tuple[PipelineConfig, str]) -> None:
+def test_a_port_that_another_process_has_is_named_before_serve_or_ray_starts(
+    store_config: tuple[PipelineConfig, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     config, url = store_config
+    monkeypatch.setattr("reco_ray.ports._LINGERS_S", 0.0)
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = replace(config, serve=replace(config.serve, port=other.getsockname()[1]))
         with pytest.raises(NotReadyError, match=rf"port {taken.serve.port}: found another process.*by serve\.port"):
             deploy(taken, "a", url, "http://127.0.0.1:8265", user_view="v", api=FakeServe())
+        cluster = replace(config.cluster, dashboard_port=taken.serve.port)
+        with pytest.raises(NotReadyError, match=r"RAY_ADDRESS=auto.*cluster\.dashboard_port"), ray_session(cluster):
+            pass
 
 
 def test_the_release_before_stays_and_older_ones_go_only_after_the_traffic_has_moved(world: World) -> None:

@@ -1,13 +1,12 @@
 """The calls about rollouts, fallback and flags: what the commands of the same names do, over HTTP."""
 
 import asyncio
-import json
 import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from reco_ray.errors import ConfigError, NotReadyError
-from reco_ray.lake import storage
+from reco_ray.release.shelf import gates_said
 from reco_ray.rollout import DEFAULT_POLICY, Policy, State, commands
 from reco_ray.serve.http import problems
 from reco_ray.serve.http.control_bodies import (
@@ -102,8 +101,8 @@ class ControlCalls:
 
     def _require_gates(self, release: str) -> None:
         """A gateway cannot ask the gates: that they let the release in stands beside the others' reports."""
-        uri = storage.join(self._root, "reports", "gates", f"{release}.json")
-        said = json.loads(storage.read_bytes(uri))["action"] if storage.exists(uri) else "no report"
+        report = gates_said(self._root, release)
+        said = report["action"] if report is not None else "no report"
         if said not in ("gates", "gates_forced"):
             raise ConfigError(
                 f"release {release}: found {said} of its gates, expected that they let it in; `reco rollouts start` asks them"
