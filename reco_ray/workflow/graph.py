@@ -67,6 +67,7 @@ class Step:
         body: does the work, writes files into ``work.folder``, returns facts. A fact ``content`` is the hash of what was
             made, where that lies elsewhere (tables of the lake) or the files hold more than the result (times).
         needed: whether the configuration has a use for it.
+        check: raises ConfigError for settings that its body cannot use; asked before the first step runs.
         stands: whether the data that lie elsewhere are still there.
     """
 
@@ -75,6 +76,7 @@ class Step:
     settings: Callable[[PipelineConfig], object]
     body: Callable[[Work], Mapping[str, object]]
     needed: Callable[[PipelineConfig], bool] = lambda _: True
+    check: Callable[[PipelineConfig], None] = lambda _: None
     stands: Callable[[PipelineConfig, Output], bool] = lambda _config, _output: True
 
 
@@ -83,7 +85,9 @@ def run_all(steps: Sequence[Step], config: PipelineConfig, upto: str = "") -> di
 
     Args:
         upto: name of the last step to run; all when empty.
+    Raises: ConfigError: a step that the configuration needs cannot use its settings.
     """
+    _check(steps, config)
     outputs: dict[str, Output] = {}
     ran: set[str] = set()
     for number, step in enumerate(steps, 1):
@@ -112,10 +116,11 @@ def run_one(steps: Sequence[Step], config: PipelineConfig, name: str, again: boo
 
     Args:
         again: run although the output is there.
-    Raises: ArtifactError: an output before it is missing; the message names the job to run.
+    Raises: ArtifactError: an output before it is missing; the message names the job to run. ConfigError: as `run_all`.
     """
     outputs: dict[str, Output] = {}
     wanted = _ancestors(steps, name)
+    _check([step for step in steps if step.name == name], config)
     for step in steps:
         if step.name not in wanted or not step.needed(config):
             continue
@@ -167,6 +172,12 @@ def _find(step: Step, config: PipelineConfig, key: str) -> Output | None:
         return None
     output = Output(step.name, key, uri, content["content"], content["facts"], content["seconds"])
     return output if step.stands(config, output) else None
+
+
+def _check(steps: Sequence[Step], config: PipelineConfig) -> None:
+    for step in steps:
+        if step.needed(config):
+            step.check(config)
 
 
 def _run(step: Step, config: PipelineConfig, key: str, inputs: Mapping[str, Output]) -> Output:

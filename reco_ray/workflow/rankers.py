@@ -29,13 +29,16 @@ __all__ = ["RANKER_STEPS", "policy", "start", "training_set"]
 log = logging.getLogger(__name__)
 
 
+def _check_columns(config: PipelineConfig) -> None:
+    check_declared(view_columns(), config.rank.declared_sensitive)
+    if config.rank.kind is RankKind.hybrid:
+        check_criterion(config.rank.hybrid)
+
+
 def _build_training_set(work: Work) -> Mapping[str, object]:
     from reco_ray.rank.flow import build_training_set
 
     config, features = work.config, work.inputs["build_features"]
-    check_declared(view_columns(), config.rank.declared_sensitive)
-    if config.rank.kind is RankKind.hybrid:
-        check_criterion(config.rank.hybrid)
     groups = _groups(config, features)
     if config.rank.balance:
         groups = balanced(groups, cohorts(config.root, config.rank.balance, groups["user_id"], "rank.balance"))
@@ -171,6 +174,7 @@ RANKER_STEPS = (
         lambda c: (_of_groups(c), PAIR_COLUMNS, c.recall, c.rerank.seen_items_return, c.seed),
         _build_training_set,
         needed=lambda c: c.rank.kind is not RankKind.none,
+        check=_check_columns,
         stands=_training_set_stands,
     ),
     Step(

@@ -8,8 +8,9 @@ import pytest
 
 from reco_ray.compose import compose_config
 from reco_ray.config import PipelineConfig
-from reco_ray.errors import ArtifactError
+from reco_ray.errors import ArtifactError, ConfigError
 from reco_ray.workflow.graph import Step, Work, run_all, run_one
+from reco_ray.workflow.steps import STEPS
 
 
 class World:
@@ -45,6 +46,19 @@ class World:
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     return World(tmp_path)
+
+
+def test_settings_that_a_step_cannot_use_are_refused_before_the_first_step_runs(tmp_path: Path) -> None:
+    for override, said in (
+        ("rank.hybrid.by=user_event", r"rank\.hybrid\.by: found 'user_event', expected one of "),
+        ("rank.declared_sensitive=[user_age]", r"rank\.declared_sensitive"),
+    ):
+        config = compose_config([f"root={tmp_path}", "rank=hybrid", override])
+        with pytest.raises(ConfigError, match=said):
+            run_all(STEPS, config)
+        with pytest.raises(ConfigError, match=said):
+            run_one(STEPS, config, "build_training_set")
+    assert not (tmp_path / "steps").exists()
 
 
 def test_a_second_run_does_nothing(world: World) -> None:

@@ -21,7 +21,7 @@ from reco_ray.rank.plausible import LEAST_USERS, LIMIT, orderings, refuse_implau
 from reco_ray.rank.sensitive import check_declared
 from reco_ray.rank.training_set import TrainingSet, write_training_set
 from reco_ray.workflow import STEPS
-from reco_ray.workflow.graph import Work
+from reco_ray.workflow.graph import run_all
 
 PLACE = Column("user_place", 0.0, "where a user lives", sensitive=True)
 
@@ -118,9 +118,8 @@ def test_training_stops_at_an_undeclared_column_before_it_reads_anything(
     monkeypatch.setattr(rank_features, "USER_COLUMNS", (*USER_COLUMNS, PLACE))
     (step,) = (step for step in STEPS if step.name == "build_training_set")
     config = compose_config([f"root={tmp_path}"])
-    work = Work(config, {"build_features": None}, "key", tmp_path / "output")  # type: ignore[dict-item]
     with pytest.raises(ConfigError, match="user_place"):
-        step.body(work)
+        run_all(STEPS, config)
     assert not list(tmp_path.iterdir())
     declared = compose_config([f"root={tmp_path}", "rank.declared_sensitive=[user_place]"])
     assert step.settings(declared) != step.settings(config), "a declaration trains anew"
