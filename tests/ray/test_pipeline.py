@@ -16,6 +16,7 @@ import httpx
 import numpy as np
 import polars as pl
 import pytest
+import xgboost
 from ports import free_port
 from ray import serve
 
@@ -26,6 +27,9 @@ from reco_ray.events.client import EventClient
 from reco_ray.features import user_row
 from reco_ray.hashing import item_keys
 from reco_ray.lake import tables
+from reco_ray.rank.stage import MODEL_FILE
+from reco_ray.rank.stage import load as load_rank
+from reco_ray.recall import load as load_recall
 from reco_ray.release import open_release, verify
 from reco_ray.slate import Pipeline
 from reco_ray.store import OnlineStore
@@ -251,6 +255,46 @@ def test_an_event_is_in_the_next_requests_features_and_a_rebuild_says_the_same(
         np.testing.assert_array_equal(row().history, online.history)
         assert row().position >= online.position
         assert [state.view for state in feature_status(config) if state.error] == []
+
+
+def test_a_served_request_is_explained_over_http_as_a_recomputation_says(
+    ray_cluster: str, store_url: str, outputs: dict[str, Output], config: PipelineConfig
+) -> None:
+    report = deploy_release(config, store_url, ray_cluster)
+    release = open_release(config.root, report.release)
+    with OnlineStore(store_url, config.store.namespace) as store:
+        user = store.users(["w4"], verify(release).user_view)[0]
+    recall, ranker = load_recall(release), load_rank(release)
+    ids = recall.catalogue.item_ids
+    with httpx.Client(base_url=report.url, timeout=30) as client:
+        served = client.post("/v1/recommendations", json={"user_id": "w4", "k": 5}, headers={"x-request-id": "why"}).json()
+        shown = [item["item_id"] for item in served["items"]]
+        until(lambda: client.get("/v1/explanations/why").status_code == 200)
+        request = Request(request_id="why", user_id="w4", k=5, user=user, at_us=answered_us(config, "why"))
+        (found,) = recall.recall([request])
+        (scores,) = ranker.score([request], [found])
+        order = [ids[row] for row in found.item_idx[np.argsort(-scores, kind="stable")]]
+        answer = client.get("/v1/explanations/why", params={"item": order[-1]}).json()
+    assert (answer["release"], answer["same_slate"]) == (report.release, True)
+    assert [item["item_id"] for item in answer["items"]] == shown
+    matrix = ranker.features.matrix(request, found)
+    effects = xgboost.Booster(model_file=release / MODEL_FILE).predict(xgboost.DMatrix(matrix), pred_contribs=True)[:, :-1]
+    effects -= effects.mean(axis=0)
+    score_of = dict(zip((ids[row] for row in found.item_idx), zip(scores, effects, strict=True), strict=True))
+    for said in (*answer["items"], answer["item"]):
+        score, effect = score_of[said["item_id"]]
+        assert said["score"] == pytest.approx(score, abs=1e-5)
+        assert said["reasons"]
+        for reason in said["reasons"]:
+            assert reason["effect"] == pytest.approx(effect[ranker.features.columns.index(reason["column"])], abs=1e-5)
+    lost, last = answer["item"], min(score_of[item][0] for item in shown)
+    assert (lost["stage"], lost["place"], lost["behind"]) == ("rank", len(order), pytest.approx(last - scores.min(), abs=1e-5))
+
+
+def answered_us(config: PipelineConfig, request_id: str) -> int:
+    """When the request was answered, by its record."""
+    (ts,) = tables.read(config.root, "exposures", ["ts"], where=pl.col("request_id") == request_id)["ts"]
+    return round(ts.timestamp() * 1e6)
 
 
 def until(check: Callable[[], bool], seconds: float = 60) -> None:
