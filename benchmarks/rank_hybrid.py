@@ -8,8 +8,9 @@ the very stage that a ranker's replica runs: so a busy machine is busy for both.
 that its policy chose, and the policy is asked and timed too. Shares other than the release's are by its criterion, against as
 many chosen by lot.
 
-Cost is CPU seconds of one core for 1,000 requests: of ranking, and of recall, ranking and rerank together; what a request costs
-outside the stages (HTTP, store, the way between processes) is the same for all.
+The sequential model alone, as a release without a ranker has it (``recall=alone rank=none``), answers the same requests in
+the same turns. Cost is CPU seconds of one core for 1,000 requests: of ranking, and of recall, ranking and rerank together; what
+a request costs outside the stages (HTTP, store, the way between processes) is the same for all.
 """
 
 import json
@@ -25,7 +26,7 @@ from typing import Annotated, Any, TypeVar
 import numpy as np
 import typer
 from numpy.typing import NDArray
-from rank_quality import K, best, source_ids, tested
+from rank_quality import SEQUENTIAL, K, best, source_ids, tested
 from rich.console import Console
 from rich.table import Table
 from threadpoolctl import threadpool_limits
@@ -56,8 +57,8 @@ class Measured:
 
     Attributes:
         users: ids of the source. value: by the policy's criterion. chosen: whether they get the heavy ranker.
-        ndcg: NDCG@10 by ranker, light and heavy. wall, cpu: milliseconds of a request by ranker, and of ``choice``
-            and ``rest``, which is recall and rerank.
+        ndcg: NDCG@10 by ranker, light and heavy, and ``alone``, of the release without a ranker. wall, cpu: milliseconds of a
+            request by ranker, of ``choice``, of ``rest``, which is recall and rerank, and of all stages of ``alone``.
         policy: what the release holds.
     """
 
@@ -84,16 +85,18 @@ def main(
     with tempfile.TemporaryDirectory(prefix="rank-hybrid-", ignore_cleanup_errors=True) as scratch:
         for seed in map(int, seeds.split(",")):
             home = (root or Path(scratch)) / f"{dataset}-{seed}"
-            config = compose_config([f"source={dataset}", f"seed={seed}", f"root={home}", "rank=hybrid", *given])
+            fixed = [f"source={dataset}", f"seed={seed}", f"root={home}"]
+            config, sequential = compose_config([*fixed, "rank=hybrid", *given]), compose_config([*fixed, *SEQUENTIAL])
             with ray_session(config.cluster):
                 outputs = run_all(STEPS, config, upto="train_neural_ranker")
-            with tempfile.TemporaryDirectory(prefix="stages-") as folder, threadpool_limits(1):  # as Ray has it in a replica
-                found.append(_measure(config, outputs, Path(folder)))
+                without = run_all(STEPS, sequential, upto="train_embeddings")
+            with threadpool_limits(1):  # as Ray has it in a replica
+                found.append(_measure(config, outputs, _pipeline(config, outputs), _pipeline(sequential, without)))
     report = _compared(found)
     checks = [
-        {"name": f"{name}_{unit}", "value": row[of], "unit": unit}
+        {"name": f"{name.replace(' ', '_')}_{of}", "value": row[of], "unit": unit}
         for name, row in report["rankers"].items()
-        for of, unit in (("ndcg10", "NDCG@10"), ("rank_p95_ms", "ms"), ("rank_cpu_s", "CPU s per 1,000 requests"))
+        for of, unit in (("ndcg10", "NDCG@10"), ("stages_p95_ms", "ms"), ("stages_cpu_s", "CPU s per 1,000 requests"))
     ]
     about = {"dataset": dataset, "seeds": seeds, "overrides": given, "load": os.getloadavg()}
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -101,16 +104,20 @@ def main(
     _show(dataset, report)
 
 
-def _measure(config: PipelineConfig, outputs: dict[str, Output], folder: Path) -> Measured:
-    assemble_snapshot(Work(config, outputs, "", folder), "eval", folder)
-    pipeline = Pipeline.load(folder)
+def _pipeline(config: PipelineConfig, outputs: dict[str, Output]) -> Pipeline:
+    with tempfile.TemporaryDirectory(prefix="stages-") as name:
+        assemble_snapshot(Work(config, outputs, "", Path(name)), "eval", Path(name))
+        return Pipeline.load(Path(name))
+
+
+def _measure(config: PipelineConfig, outputs: dict[str, Output], pipeline: Pipeline, alone: Pipeline) -> Measured:
     recall, ranker = pipeline.recall, pipeline.rank
     assert isinstance(recall, Recall)
     assert isinstance(ranker, HybridRanker)
-    names = ("light", "heavy", "choice", "rest")
+    names = ("light", "heavy", "choice", "rest", "alone")
     wall: dict[str, list[float]] = {name: [] for name in names}
     cpu: dict[str, list[float]] = {name: [] for name in names}
-    lists: dict[str, list[NDArray[np.int32]]] = {"light": [], "heavy": []}
+    lists: dict[str, list[NDArray[np.int32]]] = {"light": [], "heavy": [], "alone": []}
     relevant, users, value, chosen = [], [], [], []
 
     def timed(name: str, call: Callable[[], T]) -> T:
@@ -136,6 +143,8 @@ def _measure(config: PipelineConfig, outputs: dict[str, Output], folder: Path) -
             pipeline.rerank.arrange(asked, candidates, scores)
             cpu["rest"][-1] += 1e3 * (time.process_time() - busy)
             wall["rest"][-1] += 1e3 * (time.perf_counter() - clock)
+            timed("alone", lambda asked=asked: alone.run(asked))  # type: ignore[misc]
+            lists["alone"].append(alone.recall.recall(asked)[0].item_idx[:K])
     return Measured(
         [user for series in users for user in source_ids(config, series)],
         np.array(value),
@@ -159,35 +168,44 @@ def _compared(found: list[Measured]) -> dict[str, Any]:
     def ndcg(chosen: list[NDArray[np.bool_]]) -> Floats:
         return by_user([np.where(c, one.ndcg["heavy"], one.ndcg["light"]) for c, one in zip(chosen, found, strict=True)])
 
+    def quality(mine: Floats) -> dict[str, float]:
+        each, gain = confidence_interval(mine, 7), paired_difference(mine, light, 7)
+        said = {"ndcg10": each.mean, "low": each.low, "high": each.high}
+        said |= {"gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high}
+        return {name: round(value, 5) for name, value in said.items()}
+
+    def cost(ranking: tuple[Floats, Floats], stages: tuple[Floats, Floats]) -> dict[str, float]:
+        said = {f"rank_p{q}_ms": float(np.quantile(ranking[0], q / 100)) for q in (50, 95, 99)}
+        said |= {f"stages_p{q}_ms": float(np.quantile(stages[0], q / 100)) for q in (50, 95, 99)}
+        said |= {"rank_cpu_s": float(np.mean(ranking[1])), "stages_cpu_s": float(np.mean(stages[1]))}  # ms for one: s for 1,000
+        return {name: round(value, 3) for name, value in said.items()}
+
+    def taken(kind: str, name: str) -> list[Floats]:
+        return [getattr(one, kind)[name] for one in found]
+
     def row(chosen: list[NDArray[np.bool_]], choice: bool) -> dict[str, float]:
-        quality = confidence_interval(ndcg(chosen), 7)
-        gain = paired_difference(ndcg(chosen), light, 7)
+        def ranking(kind: str) -> Floats:
+            light, heavy, asked = (taken(kind, name) for name in ("light", "heavy", "choice"))
+            times = [np.where(c, h, li) + choice * a for c, h, li, a in zip(chosen, heavy, light, asked, strict=True)]
+            return np.concatenate([each[_WARM:] for each in times])
 
-        def ms(kind: str) -> Floats:
-            times = [getattr(one, kind) for one in found]
-            picked = [np.where(c, t["heavy"], t["light"]) + choice * t["choice"] for c, t in zip(chosen, times, strict=True)]
-            return np.concatenate([each[_WARM:] for each in picked])
+        rank = ranking("wall"), ranking("cpu")
+        rest = [np.concatenate([each[_WARM:] for each in taken(kind, "rest")]) for kind in ("wall", "cpu")]
+        share = round(float(np.mean(np.concatenate(chosen))), 4)
+        return {"heavy_share": share, **quality(ndcg(chosen)), **cost(rank, (rank[0] + rest[0], rank[1] + rest[1]))}
 
-        rest = float(np.mean(np.concatenate([one.cpu["rest"][_WARM:] for one in found])))
-        wall, cpu = ms("wall"), float(np.mean(ms("cpu")))
-        return {
-            "heavy_share": round(float(np.mean(np.concatenate(chosen))), 4),
-            "ndcg10": round(quality.mean, 5),
-            "low": round(quality.low, 5),
-            "high": round(quality.high, 5),
-            "gain": round(gain.mean, 5),
-            "gain_low": round(gain.low, 5),
-            "gain_high": round(gain.high, 5),
-            **{f"rank_p{q}_ms": round(float(np.quantile(wall, q / 100)), 3) for q in (50, 95, 99)},
-            "rank_cpu_s": round(cpu, 3),  # ms for one are s for 1,000
-            "stages_cpu_s": round(cpu + rest, 3),
-        }
+    def row_alone() -> dict[str, float]:
+        stages = [np.concatenate([each[_WARM:] for each in taken(kind, "alone")]) for kind in ("wall", "cpu")]
+        none = np.zeros(1)
+        mine = by_user([one.ndcg["alone"] for one in found])
+        return {"heavy_share": 0.0, **quality(mine), **cost((none, none), (stages[0], stages[1]))}
 
     light = ndcg([np.zeros(one.value.size, np.bool_) for one in found])
     lot = np.random.default_rng(7)
     everyone = {name: [np.full(one.value.size, name == "heavy") for one in found] for name in ("cheap", "heavy")}
     rankers = {name: row(chosen, False) for name, chosen in everyone.items()}
     rankers["hybrid"] = row([one.chosen for one in found], True)
+    rankers["sequential alone"] = row_alone()
     shares = []
     for share in SHARES:
         ways = {}
@@ -219,7 +237,7 @@ def _top(values: Floats, share: float) -> NDArray[np.bool_]:
 
 def _show(dataset: str, report: dict[str, Any]) -> None:
     names = ("heavy_share", "ndcg10", "low", "high", "gain", "gain_low", "gain_high", "rank_p50_ms", "rank_p95_ms")
-    names += ("rank_cpu_s", "stages_cpu_s")
+    names += ("stages_p50_ms", "stages_p95_ms", "rank_cpu_s", "stages_cpu_s")
     table = Table("ranker", *names, title=f"{dataset}, {report['users']} users; {report['policies'][0]}")
     for name, row in report["rankers"].items():
         table.add_row(name, *(f"{row[each]:.4g}" for each in names))

@@ -58,7 +58,7 @@ K = 10
 _NAMES = {"movielens": "movielens", "completejourney": "retail"}  # of the checks
 _BATCH = 64
 _ORDERS = ("recall", "xgboost", "neural", "hybrid")
-_SEQUENTIAL = ["recall=alone", "rank=none"]
+SEQUENTIAL = ["recall=alone", "rank=none"]
 _ALONE = "sequential alone"
 Floats = NDArray[np.float64]
 
@@ -107,7 +107,7 @@ def main(
             for seed in map(int, seeds.split(",")):
                 home = (root or Path(scratch)) / f"{dataset}-{seed}"
                 fixed = [f"source={dataset}", f"seed={seed}", f"root={home}"]
-                configs = compose_config([*fixed, "rank=hybrid", *given]), compose_config([*fixed, *_SEQUENTIAL])
+                configs = compose_config([*fixed, "rank=hybrid", *given]), compose_config([*fixed, *SEQUENTIAL])
                 for by_seed[seed] in _measure(*configs, home / f"quality-{digest(*given)}.json", models_only):
                     found[dataset] = _together(by_seed)
                     _write(out, {"k": K, "overrides": given, "load": os.getloadavg(), "datasets": found})
