@@ -147,8 +147,9 @@ def _prices(raw: pl.DataFrame, names: ColumnsConfig, where: str) -> pl.Series:
     if n := int(wrong.sum()):
         text, item_id = said.filter(wrong)[0], raw.filter(wrong)[names.item_id][0]
         raise SchemaError(
-            f"{where}: column {names.item_price!r}: found {n} values that are no price, first {text!r} of item {item_id!r}, "
-            f"expected numbers from 0 to {_MOST_PRICE:g} or nothing; mend them, or go without: source.columns.item_price="
+            f"{where}: the items' column {names.item_price!r}: found {n} values that are no price, first {text!r} "
+            f"of item {item_id!r}, expected numbers from 0 to {_MOST_PRICE:g} or nothing; mend them, "
+            "or go without: source.columns.item_price="
         )
     return prices.fill_nan(None).alias("price")
 
