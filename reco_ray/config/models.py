@@ -328,7 +328,7 @@ class ExploreConfig:
         half_known: events after which ``thompson`` takes half of an item's score from its model, and half from the mean.
         newcomers: so many items of fewer events than that are among those drawn from, whatever their score.
         epsilon: share of its draws for which ``linucb`` chooses among the sources as if it had learned nothing.
-        width: deviations that ``linucb`` adds to what a source has earned: more of them try more.
+        width: deviations that ``linucb`` adds to what a source has earned, in rewards of 0 or 1: more of them try more.
     """
 
     kind: ExploreKind = ExploreKind.none
@@ -337,7 +337,7 @@ class ExploreConfig:
     half_known: int = 50
     newcomers: int = 20
     epsilon: float = 0.2
-    width: float = 1.0
+    width: float = 0.5
 
     def __post_init__(self) -> None:
         between("rerank.explore.rate", self.rate, 0, 1)

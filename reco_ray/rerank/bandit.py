@@ -155,7 +155,7 @@ class BySource:
         self._named = upper.size
         others = ~brought.any(axis=1)
         self._weights = np.vstack([brought.T, others]) * weights
-        self._upper, self._epsilon = np.append(upper, -np.inf), epsilon
+        self._upper, self._epsilon = [*upper.tolist(), -math.inf], epsilon
 
     def of_all(self, left: NDArray[np.bool_]) -> NDArray[np.float64]:
         """Contract of `exploration.Proposal`."""
@@ -176,14 +176,15 @@ class BySource:
         return found if found < self._named else -1
 
     def _per_weight(self, left: NDArray[np.bool_]) -> NDArray[np.float64]:
-        """Odds of each source over the weights of its items that are left, shape (S + 1,)."""
-        mass = self._weights @ left
-        live = np.flatnonzero(mass)
-        upper = self._upper[live]
-        best = upper == upper.max()
-        odds = self._epsilon / live.size + (1 - self._epsilon) * best / best.sum()
-        found = np.zeros(mass.size)
-        found[live] = odds / mass[live]
+        """Odds of each source over the weights of its items that are left, shape (S + 1,); few enough for a plain loop."""
+        mass = (self._weights @ left.astype(np.float64)).tolist()
+        live = [source for source, each in enumerate(mass) if each]
+        largest = max(self._upper[source] for source in live)
+        best = [source for source in live if self._upper[source] == largest]
+        alike, more = self._epsilon / len(live), (1 - self._epsilon) / len(best)
+        found = np.zeros(len(mass))
+        for source in live:
+            found[source] = (alike + more * (self._upper[source] == largest)) / mass[source]
         return found
 
 

@@ -64,9 +64,7 @@ class ExplanationCalls:
                 raise problems.unexplained("a later page, which hangs on what the pages before have shown")
             try:
                 user, whose = await self._user(decision)
-                found = await asyncio.to_thread(
-                    _explained, self._root, decision, user, item_id, self._rules(), BanditStore(self._store)
-                )
+                found = await asyncio.to_thread(_explained, self._root, decision, user, item_id, self._rules(), self._store)
             except (ArtifactError, FileNotFoundError) as exc:
                 raise problems.unexplained(f"release {decision['release']}, which is gone or cannot be read") from exc
         return _answer(decision, found, whose, item_id)
@@ -104,7 +102,7 @@ def _pipeline(root: str, release: str) -> Pipeline:
 
 
 def _explained(
-    root: str, decision: Mapping[str, Any], user: UserRow, item_id: str, rules: Standing, bandit: BanditStore
+    root: str, decision: Mapping[str, Any], user: UserRow, item_id: str, rules: Standing, store: OnlineStore
 ) -> Explanation:
     context = {name: value for name, value in (decision["context"] or {}).items() if value is not None}
     request = Request(
@@ -123,7 +121,7 @@ def _explained(
         pipeline.rerank.obey(rules)
     if isinstance(pipeline.rerank, LearningStage) and pipeline.rerank.learns:
         with contextlib.suppress(NotReadyError, SchemaError):  # then by what it knew before
-            pipeline.rerank.learn(bandit.read().parts)
+            pipeline.rerank.learn(BanditStore(store).read().parts)
     return explain(pipeline, request, tuple(others))
 
 
