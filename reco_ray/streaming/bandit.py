@@ -98,6 +98,7 @@ class BanditStream:
     ) -> None:
         self._decisions, self._events, self._store, self._partition = decisions, events, store, partition
         self._fence, self._rows, self._clock = fence, rows, clock
+        self._registered = True  # among the bus's readers, for all that is known
 
     def run_once(self) -> Learned:
         """Read a batch and add it up. After any error nothing is half added: call again.
@@ -107,16 +108,19 @@ class BanditStream:
             StaleWriterError: another process learns from this partition in our place.
         """
         if self._clock() - self._store.wanted_s() > _WANTED_S:
-            for reader in (self._decisions, self._events):
-                reader.forget(READER)
+            if self._registered:
+                for reader in (self._decisions, self._events):
+                    reader.forget(READER)
+            self._registered = False
             return Learned(waiting=True)
+        self._registered = True
         before, packed = self._store.learned(self._partition)
         if before is None:
             self._store.begin(self._partition, (self._decisions.newest(), self._events.newest()))
             return Learned()
         decided, happened = self._decisions.read(before[0], self._rows, 0), self._events.read(before[1], self._rows, 0)
-        more = max(len(decided), len(happened)) >= self._rows
         decided, happened = self._in_order(decided, happened)
+        more = max(len(decided), len(happened)) >= self._rows
         if not decided and not happened:
             return Learned()
         fence = self._fence()

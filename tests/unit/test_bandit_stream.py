@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 from reco_ray.cluster import embedded_store
 from reco_ray.compose import compose_config
 from reco_ray.config import PipelineConfig
-from reco_ray.errors import StaleWriterError
+from reco_ray.errors import NotReadyError, StaleWriterError
 from reco_ray.events.bus import EVENTS, EXPOSURES, LAKE, Outgoing, Record
 from reco_ray.events.encoding import encode as encode_event
 from reco_ray.events.open import open_producer, open_reader
@@ -23,7 +24,7 @@ from reco_ray.hashing import user_digest
 from reco_ray.privacy.needles import Needle
 from reco_ray.rerank.bandit import CIRCUMSTANCES, Evidence
 from reco_ray.store import BanditStore, Fence, FenceEntry, OnlineStore
-from reco_ray.streaming.bandit import READER, REMEMBERED_S, BanditStream, Learned, open_bandit
+from reco_ray.streaming.bandit import READER, REMEMBERED_S, BanditStream, Learned, learn, open_bandit
 
 D = len(CIRCUMSTANCES)
 X = (1.0, 0.5, 0.0, 1.0, 0.0, -0.25, 0.75)
@@ -318,26 +319,53 @@ def test_nothing_of_a_user_is_kept_and_who_is_erased_counts_no_more(store: Onlin
     assert bench.run() == Learned(3, 1, 0)
 
 
+class Counts:
+    """Counts as `monitoring.metrics.BanditMetrics` does, and ends what it counts for."""
+
+    def __init__(self) -> None:
+        self.stop, self.found = threading.Event(), list[object]()
+
+    def learned(self, places: int, rewards: int) -> None:
+        self.found.append((places, rewards))
+        self.stop.set()
+
+    def failed(self, error: BaseException) -> None:
+        self.found.append(type(error))
+        self.stop.set()
+
+
+def test_a_store_that_is_away_is_counted_and_asked_again(world: tuple[PipelineConfig, str], store: OnlineStore) -> None:
+    config, url = world
+    away, back = Counts(), Counts()
+    learn(config, "redis://127.0.0.1:1", 0, away.stop, away)
+    assert away.found == [NotReadyError]
+    BanditStore(store).want(2e9)
+    BanditStore(store).begin(0, (-1, -1))
+    send(config, url, EXPOSURES, decision("r1", [("a", "fresh"), ("b", "popular")]))
+    learn(config, url, 0, back.stop, back)
+    assert back.found == [(2, 0)]
+
+
+def send(config: PipelineConfig, url: str, topic: str, *values: bytes) -> None:
+    async def run() -> None:
+        producer = open_producer(config.events, config.store.namespace, url)
+        await producer.append(topic, [Outgoing(0, value) for value in values])
+        await producer.aclose()
+
+    asyncio.run(run())
+
+
 def test_over_the_real_bus_it_begins_where_the_bus_stands(world: tuple[PipelineConfig, str], store: OnlineStore) -> None:
     config, url = world
     config = replace(config, events=replace(config.events, bus=replace(config.events.bus, partitions=1)))
-
-    def send(topic: str, *values: bytes) -> None:
-        async def run() -> None:
-            producer = open_producer(config.events, config.store.namespace, url)
-            await producer.append(topic, [Outgoing(0, value) for value in values])
-            await producer.aclose()
-
-        asyncio.run(run())
-
-    send(EXPOSURES, decision("r0", [("a", "fresh")]))
+    send(config, url, EXPOSURES, decision("r0", [("a", "fresh")]))
     bandit = BanditStore(store)
     with open_bandit(config, url, 0) as stream:
         assert stream.run_once().waiting
         bandit.want(2e9)
         assert stream.run_once() == Learned()
-        send(EXPOSURES, decision("r1", [("a", "fresh")]))
-        send(EVENTS, event("r1", "a", "click", USER, 1.0))
+        send(config, url, EXPOSURES, decision("r1", [("a", "fresh")]))
+        send(config, url, EVENTS, event("r1", "a", "click", USER, 1.0))
         assert stream.run_once() == Learned(1, 1, 0)
         stream._clock = lambda: 2e9  # when events wait no more
         assert stream.run_once() == Learned(1, 0, 1)
