@@ -325,8 +325,9 @@ class ExploreConfig:
     Attributes:
         rate: share of the places that explore; 0.05 to 0.15 is usual.
         temperature: of ``plackett_luce``, and of ``linucb`` within a source, in deviations of the request's scores.
-        half_known: events after which ``thompson`` takes half of an item's score from its model, and half from the mean.
-        newcomers: so many items of fewer events than that are among those drawn from, whatever their score.
+        half_known: times that an item was shown, or acted on, after which ``thompson`` takes half of its score from the model,
+            and half from the mean.
+        newcomers: so many items that were met less often are among those drawn from, whatever their score.
         epsilon: share of its draws for which ``linucb`` chooses among the sources as if it had learned nothing.
         width: deviations that ``linucb`` adds to what a source has earned, in rewards of 0 or 1: more of them try more.
     """

@@ -24,6 +24,7 @@ from reco_ray.features import Catalogue
 from reco_ray.recall.query import Query, make_query
 from reco_ray.rerank.bandit import DRAWN, Beliefs, Evidence, circumstances
 from reco_ray.rerank.exploration import SlatePolicy
+from reco_ray.rerank.marks import degraded, with_unknown
 from reco_ray.rerank.policy import Scored, Sources, generator_of, make_policy
 from reco_ray.rules import NO_RULES, Bounds, Hits, Plan, Pushed, RuleBook, Standing, tally
 from reco_ray.store import EXPLORE, Flags, LiveItem
@@ -71,6 +72,7 @@ class Rerank:
         self.learns = config.explore.kind is ExploreKind.linucb and config.explore.rate > 0
         self._beliefs = Beliefs.of(self._sources)
         self._drawn_from = np.zeros(len(self._sources), np.int64)
+        self._met = np.empty(0, np.int64)
         self.unknown = self.arranged = 0
         self._take(catalogue, RuleBook(NO_RULES, catalogue))
 
@@ -81,6 +83,7 @@ class Rerank:
 
     def _take(self, catalogue: Catalogue, book: RuleBook) -> None:
         self._catalogue, self._book = catalogue, book
+        self._events = np.concatenate([self._met, catalogue.events[self._met.size :]])
         blocked = catalogue.find(self._config.blocked)
         self._hidden = np.unique(np.concatenate([blocked[blocked >= 0], np.flatnonzero(~catalogue.available)]))
 
@@ -95,6 +98,27 @@ class Rerank:
         """Contract of `slate.RuledStage`."""
         with self._changing:
             self._swap(self._catalogue, self._book.over(self._catalogue, standing))
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """Of the release, with what came since."""
+        return self._catalogue
+
+    @property
+    def explores(self) -> bool:
+        """Whether the release leaves anything to chance."""
+        return self._config.explore.kind is not ExploreKind.none and self._config.explore.rate > 0
+
+    def refresh_met(self, met: NDArray[np.int64]) -> None:
+        """Take how often each of the first items, or all, was met up to now, in place of the counts of the release.
+
+        From any thread.
+        """
+        with self._lock:
+            if met.size > len(self._catalogue):
+                raise ValueError(f"found counts of {met.size} items, expected at most {len(self._catalogue)}")
+            self._met = met
+            self._events = np.concatenate([met, self._catalogue.events[met.size :]])
 
     def switch(self, flags: Flags) -> None:
         """Contract of `slate.SwitchedStage`: nothing is left to chance where exploration is off."""
@@ -232,11 +256,11 @@ class Rerank:
             scores=scores[chosen],
             propensities=propensities.astype(np.float32),
             reasons=tuple(reasons),
-            degraded=self._degraded(request, candidates, query, item_idx.size, len(unknown)),
+            degraded=degraded(request, candidates, query, item_idx.size, len(unknown)),
             rules=self._book.version,
             missed_rules=missed,
         )
-        return _append(slate, unknown[: request.k - item_idx.size]) if unknown else slate
+        return with_unknown(slate, unknown[: request.k - item_idx.size]) if unknown else slate
 
     def _policy(self, request: Request, ready: _Ready) -> tuple[NDArray[np.int64], SlatePolicy]:
         """What fills the places, and from which of the rows."""
@@ -249,7 +273,7 @@ class Rerank:
             wanted[plan.more(rows, standard, request.k)] = True
         return make_policy(
             self._config,
-            Scored(standard, c.keys[rows], c.events[rows], c.in_category, rows),
+            Scored(standard, c.keys[rows], self._events[rows], c.in_category, rows),
             request.k,
             explores=self._explores and not request.similar_to,
             mix=ready.query.taste,
@@ -283,31 +307,6 @@ class Rerank:
             return None
         brought = (bits[:, None] >> np.arange(len(self._sources), dtype=np.uint16) & 1).astype(np.bool_)
         return Sources(brought, self._beliefs.upper(circumstances(request), self._config.explore.width))
-
-    @staticmethod
-    def _degraded(request: Request, candidates: Candidates, query: Query, found: int, unknown: int) -> tuple[str, ...]:
-        marks = [f"source_missing:{name}" for name in candidates.missing]
-        if request.similar_to:
-            marks += ["unknown_item"] if not query.history.size else []
-        elif not query.history.size and not query.liked:  # interests are what a first slate is made of
-            marks.append("no_consent" if not request.consent else "unknown_user")
-        if unknown:
-            marks.append("unknown_items")
-        if found + unknown < min(request.k, len(request.items) or request.k):
-            marks.append("short_slate")
-        return tuple(marks)
-
-
-def _append(slate: Slate, unknown: tuple[str, ...]) -> Slate:
-    n = len(unknown)
-    return replace(
-        slate,
-        item_ids=slate.item_ids + unknown,
-        titles=slate.titles + ("",) * n,
-        scores=np.concatenate([slate.scores, np.full(n, np.nan, np.float32)]),
-        propensities=np.concatenate([slate.propensities, np.ones(n, np.float32)]),
-        reasons=slate.reasons + (("unknown_item",),) * n,
-    )
 
 
 def _standardise(scores: NDArray[np.float32]) -> NDArray[np.float32]:

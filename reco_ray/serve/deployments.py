@@ -136,6 +136,7 @@ class Reranker(_Scaled):
         self._flags = keep_flags([self._stage], store_url, namespace)
         self._learns = keep_learning(self._stage, store_url, namespace, ExploreMetrics(release_id))
         warm_rerank(self._stage)
+        self._fresh = keep_items_fresh(self._stage, root, release_id, store_url, namespace)
         super().__init__()
 
     async def arrange(self, requests: Blocks, candidates: Blocks, scores: Blocks, queue: Queue | None = None) -> Blocks:
@@ -242,14 +243,12 @@ def _connect_fused(args: GatewayArgs, left: Left) -> Connect:
         pipeline.recall.watch(RecallMetrics(release_id).searched)
         warm_rank(pipeline.rank)
         warm_rerank(pipeline.rerank)
-        fresh = keep_items_fresh(pipeline.rank, args.root, release_id, args.store_url, args.namespace)
+        kept = (args.root, release_id, args.store_url, args.namespace)
+        stops = [live, rules, flags, learns, *(keep_items_fresh(stage, *kept) for stage in (pipeline.rank, pipeline.rerank))]
 
         def closed() -> None:
-            fresh.set()
-            live.set()
-            rules.set()
-            flags.set()
-            learns.set()
+            for each in stops:
+                each.set()
 
         return InProcess(pipeline, rows=args.batch_rows, left=left, closed=closed)
 

@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,13 +17,26 @@ from reco_ray.features.online import unpack_items
 from reco_ray.features.sums import ITEM_SUMS, Sums, half_lives, merged
 from reco_ray.store import LAKE_ITEMS, FeatureStore, OnlineStore, registered_views
 
-__all__ = ["LiveItems", "follow_items"]
+__all__ = ["ItemsNow", "LiveItems", "follow_items"]
 
 log = logging.getLogger(__name__)
 
 _INTERVAL_S = 5.0
 _OVERLAP_S = 60.0  # clocks of those who write differ, and a batch takes its time
 _AT_ONCE = 5_000
+_N, _SHOWN = ITEM_SUMS.index("n"), ITEM_SUMS.index("impressions")
+
+
+class ItemsNow(NamedTuple):
+    """The items as they are now, by item_idx.
+
+    Attributes:
+        features: the item view's columns, float32, shape (n, F).
+        met: how often each was shown or acted on, whichever is more, int64, shape (n,).
+    """
+
+    features: NDArray[np.float32]
+    met: NDArray[np.int64]
 
 
 class LiveItems:
@@ -42,8 +55,8 @@ class LiveItems:
         self._sums: Sums | None = None
         self._looked = 0.0
 
-    def refresh(self) -> NDArray[np.float32] | None:
-        """Read what has changed; returns all items' features, shape (n, F), or None where nothing has.
+    def refresh(self) -> ItemsNow | None:
+        """Read what has changed; returns all items, or None where nothing has.
 
         Raises: NotReadyError: the store is away. SchemaError: it holds sums of another version.
         """
@@ -63,7 +76,8 @@ class LiveItems:
         self._of, self._looked = of, now
         if not rows.size:
             return None
-        return item_features(self._sums, self._catalogue.years, int(self._sums.last.max(initial=0)))
+        as_of = int(self._sums.last.max(initial=0))
+        return ItemsNow(item_features(self._sums, self._catalogue.years, as_of), _met(self._sums, as_of))
 
     def _read(self, rows: NDArray[np.int64], sums: Sums, of: dict[str, Any]) -> None:
         keys, config = [self._keys[row] for row in rows], FeaturesConfig(**of["features"])
@@ -74,15 +88,20 @@ class LiveItems:
         sums.first[rows], sums.last[rows], sums.values[rows] = total.first, total.last, total.values
 
 
-def follow_items(items: LiveItems, take: Callable[[NDArray[np.float32]], None], stop: threading.Event) -> threading.Thread:
-    """Hand over the features whenever they change, from a thread of its own, until ``stop``; no error ends it."""
+def _met(sums: Sums, as_of: int) -> NDArray[np.int64]:
+    at = sums.at(as_of)
+    return np.asarray(np.maximum(at[:, _N], np.rint(at[:, _SHOWN])), np.int64)
+
+
+def follow_items(items: LiveItems, take: Callable[[ItemsNow], None], stop: threading.Event) -> threading.Thread:
+    """Hand over the items whenever they change, from a thread of its own, until ``stop``; no error ends it."""
 
     def run() -> None:
         answers = True
         while True:
             try:
-                if (features := items.refresh()) is not None:
-                    take(features)
+                if (now := items.refresh()) is not None:
+                    take(now)
                 answers = True
             except RecoError as exc:
                 if answers:

@@ -187,7 +187,7 @@ def _items(config: PipelineConfig, manifest: Manifest, catalogue: Catalogue, sto
     fit = of_snapshot("features_items", _features_key(manifest), "fit")
     reference = _found(tables.read(config.root, "features_items", columns, fit), config, manifest)
     defaults = [column.default for column in ITEM_COLUMNS]
-    yield _compared(config, manifest, "item", columns, defaults, reference.to_numpy().astype(np.float32), current)
+    yield _compared(config, manifest, "item", columns, defaults, reference.to_numpy().astype(np.float32), current.features)
 
 
 def _features_key(manifest: Manifest) -> str:

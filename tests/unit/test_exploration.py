@@ -234,6 +234,35 @@ def test_a_release_keeps_its_exploration_and_older_ones_have_none(folder: Path, 
     assert load(tmp_path)._config == RerankConfig(diversity=0.1)
 
 
+def test_an_item_that_was_met_since_the_release_is_no_newcomer_any_more(catalogue: Catalogue) -> None:
+    """Counts of the release say who is new when it is published, those of the stream from then on."""
+    n = len(catalogue)
+    rows, scores = np.arange(n, dtype=np.int32), np.linspace(1, 0, n).astype(np.float32)
+    found = [Candidates(rows, scores, np.ones(n, np.uint16), np.zeros((n, 1), np.int16), np.zeros((n, 1), np.float32))]
+    explore = ExploreConfig(kind=ExploreKind.thompson, rate=1.0, half_known=5_000)
+    stage = Rerank(catalogue, RerankConfig(diversity_pool=10, diversity=0, explore=explore), ["popular"])
+    last = [[catalogue.item_ids[-1]]]
+
+    def odds() -> float:
+        return float(stage.odds([Request(request_id="r", k=1)], found, [scores], last)[0][0])
+
+    met = np.full(n, 1_000_000)
+    stage.refresh_met(met)
+    assert odds() == 0, "everything is known, and it is not among the best"
+    met = met.copy()
+    met[-1] = 0
+    stage.refresh_met(met)
+    new = odds()
+    stage.follow([])
+    assert odds() == new > 0.01, "a change of the items keeps the counts"
+    met = met.copy()
+    met[-1] = 4_000
+    stage.refresh_met(met)
+    assert 0 < odds() < new
+    with pytest.raises(ValueError, match=f"found counts of {n + 1} items, expected at most {n}"):
+        stage.refresh_met(np.zeros(n + 1, np.int64))
+
+
 def test_nothing_to_show_is_nothing_to_explore(catalogue: Catalogue) -> None:
     config = RerankConfig(explore=ExploreConfig(kind=ExploreKind.thompson))
     nothing = Candidates(np.zeros(0, np.int32), np.zeros(0, np.float32), np.zeros(0, np.uint16), *np.zeros((2, 0, 1)))

@@ -298,7 +298,15 @@ def test_the_rankers_item_features_follow_the_stream(
             as_of = int(partials["last"].max())  # type: ignore[arg-type]
             batch = transform.item_rows(added_up(partials, items["item_id"], config.features), items, as_of)
             assert found is not None
-            np.testing.assert_allclose(found, batch.select(c.name for c in ITEM_COLUMNS).to_numpy(), atol=2e-5)
+            assert found.met.tolist() == batch["n"].to_list(), "nothing was shown"
+            np.testing.assert_allclose(found.features, batch.select(c.name for c in ITEM_COLUMNS).to_numpy(), atol=2e-5)
+        shown = events_of([(f"u{at}", ids[0], 10_000) for at in range(500)], 6)
+        send(world, [{**event, "type": "impression"} for event in shown])
+        with open_stream(config, url, VIEW, FACTS, 0) as stream:
+            stream.run_once()
+        met, before = live.refresh(), found.met
+        assert met is not None
+        assert (met.met[0], met.met[1:].tolist()) == (500, before[1:].tolist()), "shown more often than acted on"
         moments = iter([1e12])
         quiet = LiveItems(store, VIEW, catalogue, clock=lambda: next(moments, 2e12))
         assert quiet.refresh() is not None

@@ -1,21 +1,35 @@
-"""The ranker's item features, kept as they are now while a release is loaded."""
+"""What a release's stages know of the items, kept as it is now while the release is loaded."""
 
 import threading
+from collections.abc import Callable
 
+from reco_ray.features import Catalogue
 from reco_ray.rank import RankFeatures
 from reco_ray.release import user_view
+from reco_ray.rerank import Rerank
 from reco_ray.store import OnlineStore
-from reco_ray.streaming.items import LiveItems, follow_items
+from reco_ray.streaming.items import ItemsNow, LiveItems, follow_items
 
 __all__ = ["keep_items_fresh"]
 
 
 def keep_items_fresh(stage: object, root: str, release_id: str, store_url: str, namespace: str) -> threading.Event:
-    """Refresh a rank stage's item features until the returned event is set; a stage without features stays as it is."""
+    """Refresh a ranker's item features, and by how often items were met what a rerank stage explores, until the event is set.
+
+    A stage that looks at neither stays as it is.
+    """
     stop = threading.Event()
-    features = getattr(stage, "features", None)
-    if store_url and isinstance(features, RankFeatures):
+    if store_url and (found := _taker(stage)) is not None:
+        catalogue, take = found
         store = OnlineStore(store_url, namespace)
-        items = LiveItems(store, user_view(root, release_id), features.catalogue)
-        follow_items(items, features.refresh_items, stop)
+        follow_items(LiveItems(store, user_view(root, release_id), catalogue), take, stop)
     return stop
+
+
+def _taker(stage: object) -> tuple[Catalogue, Callable[[ItemsNow], None]] | None:
+    features = getattr(stage, "features", None)
+    if isinstance(features, RankFeatures):
+        return features.catalogue, lambda now: features.refresh_items(now.features)
+    if isinstance(stage, Rerank) and stage.explores:
+        return stage.catalogue, lambda now: stage.refresh_met(now.met)
+    return None
