@@ -1,18 +1,16 @@
 """Exploration and off-policy evaluation, in a simulated world whose truth is known.
 
-``python benchmarks/explore.py --out FILE [--plot FILE.svg]`` measures, with fixed seeds and without Ray:
+``python benchmarks/explore.py --out FILE [--plot FILE.svg]`` measures, with fixed seeds:
 
 - whether items come with the odds that are logged, and whether a logger that is wrong by a fifth of the rate is caught;
-- what exploration earns and costs once new items come, against the same shop without it (`explore_reward`). In-process: the
-  release's rerank stage, the catalogue and the driver are the product's, HTTP is left out, because the shop learns every few
-  hundred visits, and publishing as many releases would take hours;
 - what a bandit over sources earns against choosing among them alike, where the best one depends on the circumstances
   (`explore_bandit`);
 - whether estimates from the logs of one policy hold the truth of others, and are refused where nothing was logged
-  (`explore_estimates`).
+  (`explore_estimates`);
+- what exploration earns over HTTP once new items come, against the same shop without it (`explore_http`). This part alone needs
+  Ray; ``--slots 0 --repetitions 0 --bandits 0`` leaves the others out, ``--worlds 0`` this one.
 """
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,14 +18,15 @@ import numpy as np
 import typer
 from explore_bandit import bandit_rewards
 from explore_estimates import estimates
-from explore_reward import one_world, rewards
+from explore_gain import save, worlds_of
+from explore_http import checks_of, measure, plotted
 from rich.console import Console
 
 from reco_ray.config import ExploreConfig, ExploreKind, RerankConfig
 from reco_ray.evaluation.propensities import agreement
-from reco_ray.rerank.policy import Scored, Sources, make_policy
+from reco_ray.rerank.policy import Scored, make_policy
 
-KINDS = (ExploreKind.uniform, ExploreKind.plackett_luce, ExploreKind.thompson, ExploreKind.linucb)
+KINDS = (ExploreKind.uniform, ExploreKind.plackett_luce, ExploreKind.thompson)
 _GROUPS = 8  # of the outcomes of a place: the next item, newcomers, and the others by their place in the arranged list
 _K = 10
 
@@ -44,11 +43,12 @@ def odds(slots: int, seed: int) -> dict[str, dict[str, float]]:
             events = rng.integers(0, 200, 60)
 
             parts = Scored(scores, keys, events, in_category, np.arange(60))
-            config = RerankConfig(diversity_pool=25, explore=ExploreConfig(kind=kind, rate=0.1, newcomers=10))
-            sources = None
-            if kind is ExploreKind.linucb:
-                sources = Sources(rng.random((60, 4)) < 0.3, rng.random(4))
-            policy = make_policy(config, parts, _K, explores=True, sources=sources)[1]
+
+            def of(rate: float, parts: Scored = parts, kind: ExploreKind = kind) -> Any:
+                config = RerankConfig(diversity_pool=25, explore=ExploreConfig(kind=kind, rate=rate, newcomers=10))
+                return make_policy(config, parts, _K, explores=True)[1]
+
+            policy = of(0.1)
             drawn = policy.draw(_K, rng)
             each = policy.follow(drawn.chosen, every=True)
             group = np.minimum(np.argsort(policy.arranged) // 6, _GROUPS - 2) + 1
@@ -72,37 +72,24 @@ def main(
     out: Annotated[Path, typer.Option()],
     plot: Annotated[Path | None, typer.Option()] = None,
     slots: int = 100_000,
-    worlds: int = 32,
-    visits: int = 3_000,
     repetitions: int = 200,
     draws: int = 1_500,
     bandits: int = 20,
+    worlds: int = 16,
+    visits: int = 3_000,
+    rate: float = 30.0,
+    minutes: float = 600.0,
     seed: int = 7,
 ) -> None:
     """Measure and write the result; a part whose size is 0 is left out. Worlds that ``out`` has already are not run again."""
-    settings = {
-        "slots": slots,
-        "worlds": worlds,
-        "visits": visits,
-        "repetitions": repetitions,
-        "draws": draws,
-        "bandits": bandits,
-        "seed": seed,
-    }
-    found: dict[str, Any] = {"checks": [], "settings": settings, "worlds": {}}
-    if out.exists() and (before := json.loads(out.read_text())).get("settings", {}).get("visits") == visits:
-        found["worlds"] = before.get("worlds", {})
-
-    def save() -> None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.with_suffix(".part").write_text(json.dumps(found, indent=1))
-        out.with_suffix(".part").replace(out)
+    settings = {"visits": visits, "rate": rate, "seed": seed}
+    found: dict[str, Any] = {"checks": [], "settings": settings, "worlds": worlds_of(out, settings)}
 
     def note(part: str, result: dict[str, Any], *checks: tuple[str, float, str]) -> None:
-        """Write after each part: together they take half an hour."""
+        """Write after each part: together they take long."""
         found[part] = result
         found["checks"] += [{"name": name, "value": value, "unit": unit} for name, value, unit in checks]
-        save()
+        save(out, found)
         for name, value, unit in checks:
             Console().print(f"{name} = {value:.4g} ({unit})")
 
@@ -112,8 +99,8 @@ def main(
         note(
             "odds",
             chance,
-            ("propensity_chi2_p", right, "p, least of four kinds"),
-            ("propensity_chi2_p_of_wrong_logger", wrong, "p, largest of four kinds"),
+            ("propensity_chi2_p", right, "p, least of three kinds"),
+            ("propensity_chi2_p_of_wrong_logger", wrong, "p, largest of three kinds"),
         )
     if repetitions:
         judged = estimates(repetitions, draws, seed)
@@ -132,41 +119,11 @@ def main(
             ("explore_bandit_gain", learned["gain"], "ratio of click rates, linucb less sources alike, in-process"),
             ("explore_bandit_gain_low", learned["low"], "ratio, lower end of 95%"),
         )
-    if not worlds:
-        return
-    for number in range(seed, seed + worlds):
-        if str(number) not in found["worlds"]:
-            found["worlds"][str(number)] = one_world(visits, number)
-            save()
-    reward = rewards([found["worlds"][str(number)] for number in range(seed, seed + worlds)])
-    best = reward["kinds"][reward["judged"]]
-    note(
-        "reward",
-        reward,
-        ("explore_vs_greedy_reward", best["gain"], "ratio, thompson at 0.1 less greedy, in-process"),
-        ("explore_vs_greedy_reward_low", best["low"], "ratio, lower end of 95%"),
-    )
-    if plot is not None:
-        _draw(plot, reward)
-
-
-def _draw(path: Path, reward: dict[str, Any]) -> None:
-    import matplotlib
-
-    matplotlib.use("svg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(6, 3.5), layout="constrained")
-    at = np.array(reward["curve_at"])
-    axes.axhline(0, color="black", lw=0.8)
-    for name, kind in reward["kinds"].items():
-        gains = np.array(kind["curves"])
-        mean, error = gains.mean(axis=0), gains.std(axis=0, ddof=1) / np.sqrt(len(gains)) if len(gains) > 1 else 0.0
-        axes.plot(at, mean, label=name.replace("_", " "))
-        axes.fill_between(at, mean - 1.96 * error, mean + 1.96 * error, alpha=0.2)
-    axes.set(xlabel="visits since the first new item", ylabel="clicks to be expected,\nmore than without exploration")
-    axes.legend()
-    figure.savefig(path)
+    if worlds:
+        reward = measure(found["worlds"], lambda: save(out, found), worlds, visits, rate, minutes, seed)
+        note("reward", reward, *checks_of(reward))
+        if plot is not None:
+            plotted(plot, reward)
 
 
 if __name__ == "__main__":
