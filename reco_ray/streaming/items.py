@@ -40,17 +40,20 @@ class ItemsNow(NamedTuple):
 
 
 class LiveItems:
-    """Item features of one catalogue, by item_idx.
+    """Items of one catalogue, by item_idx; those that come while it is loaded are followed too.
 
     Args:
         view: version of the user view of the catalogue's release.
+        catalogue: gives it as it is now; it only grows.
     """
 
-    def __init__(self, store: OnlineStore, view: str, catalogue: Catalogue, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, store: OnlineStore, view: str, catalogue: Callable[[], Catalogue], clock: Callable[[], float] = time.time
+    ) -> None:
         self._store, self._view, self._catalogue, self._clock = store, view, catalogue, clock
         self._features = FeatureStore(store, view, 1)
-        self._keys = [key.tobytes() for key in catalogue.keys]
-        self._rows = {key: row for row, key in enumerate(self._keys)}
+        self._keys = np.empty(0, np.uint64)
+        self._rows: dict[bytes, list[int]] = {}  # an item that came twice may have left a row behind
         self._of: dict[str, Any] = {}
         self._sums: Sums | None = None
         self._looked = 0.0
@@ -63,24 +66,44 @@ class LiveItems:
         of = registered_views(self._store).get(self._view, {})
         if "features" not in of:
             return None  # the view is being made, or not kept up to date
-        now = self._clock()
+        now, catalogue = self._clock(), self._catalogue()
         if of != self._of or self._sums is None:
-            config = FeaturesConfig(**of["features"])
-            self._sums = Sums.none(len(self._keys), half_lives(ITEM_SUMS, config))
-            rows = np.arange(len(self._keys))
+            self._keys, self._rows = np.empty(0, np.uint64), {}
+            self._sums, changed = Sums.none(0, half_lives(ITEM_SUMS, FeaturesConfig(**of["features"]))), list[bytes]()
         else:
             changed = self._features.changed_items(self._looked - _OVERLAP_S)
-            rows = np.array(sorted(self._rows[key] for key in changed if key in self._rows), np.int64)
+        new = self._grow(catalogue.keys)
+        rows = np.union1d(new, np.array([row for key in changed for row in self._rows.get(key, ())], np.int64))
         for start in range(0, rows.size, _AT_ONCE):
             self._read(rows[start : start + _AT_ONCE], self._sums, of)
         self._of, self._looked = of, now
         if not rows.size:
             return None
         as_of = int(self._sums.last.max(initial=0))
-        return ItemsNow(item_features(self._sums, self._catalogue.years, as_of), _met(self._sums, as_of))
+        return ItemsNow(item_features(self._sums, catalogue.years[: self._keys.size], as_of), _met(self._sums, as_of))
+
+    def _grow(self, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """Make room for the catalogue's rows; returns those that are new, or hold another item."""
+        assert self._sums is not None
+        old, more = self._keys, keys.size - self._keys.size
+        new = np.concatenate([np.flatnonzero(keys[: old.size] != old), np.arange(old.size, keys.size)])
+        if new.size:
+            for row in new.tolist():
+                if row < old.size and row in (rows := self._rows.get(old[row].tobytes(), [])):
+                    rows.remove(row)
+                self._rows.setdefault(keys[row].tobytes(), []).append(row)
+            room = Sums.none(more, self._sums.half_lives)
+            self._sums = Sums(
+                np.concatenate([self._sums.first, room.first]),
+                np.concatenate([self._sums.last, room.last]),
+                np.concatenate([self._sums.values, room.values]),
+                room.half_lives,
+            )
+            self._keys = keys.copy()  # the catalogue may write in its own
+        return new
 
     def _read(self, rows: NDArray[np.int64], sums: Sums, of: dict[str, Any]) -> None:
-        keys, config = [self._keys[row] for row in rows], FeaturesConfig(**of["features"])
+        keys, config = [self._keys[row].tobytes() for row in rows], FeaturesConfig(**of["features"])
         total = Sums.none(rows.size, sums.half_lives)
         for part in (LAKE_ITEMS, *range(of["partitions"])):
             found = self._features.item_sums(part, keys)

@@ -179,7 +179,7 @@ def _users(config: PipelineConfig, manifest: Manifest, catalogue: Catalogue, ser
 
 
 def _items(config: PipelineConfig, manifest: Manifest, catalogue: Catalogue, store: OnlineStore) -> Iterator[Compared]:
-    current = LiveItems(store, manifest.user_view, catalogue).refresh()
+    current = LiveItems(store, manifest.user_view, lambda: catalogue).refresh()
     if current is None:
         log.info("release %s: its items are not kept up to date, and not compared", manifest.release_id)
         return

@@ -30,7 +30,7 @@ from reco_ray.features.online import pack_items, unpack_items
 from reco_ray.features.sums import added_up, item_sums
 from reco_ray.hashing import item_keys
 from reco_ray.release import open_release, release_uri, seal, verify
-from reco_ray.store import Change, FeatureStore, OnlineStore, fresh_until, registered_views
+from reco_ray.store import Change, FeatureStore, Item, LiveItem, OnlineStore, fresh_until, registered_views
 from reco_ray.streaming.features import all_kept, go_on_from, open_stream, reader_name
 from reco_ray.streaming.items import LiveItems
 from reco_ray.workflow.deploy import materialize_features
@@ -285,7 +285,8 @@ def test_the_rankers_item_features_follow_the_stream(
     keys = [key.tobytes() for key in item_keys(lake["item_id"])]
     of = {"root": "", "release": "r", "features": asdict(config.features), "partitions": 1}
     with OnlineStore(url, config.store.namespace) as store:
-        live = LiveItems(store, VIEW, catalogue)
+        grown = [catalogue]
+        live = LiveItems(store, VIEW, lambda: grown[-1])
         assert live.refresh() is None, "this view says nothing of its items"
         view.end_rebuild(dict(zip(keys, pack_items(sums), strict=True)), {0: view.position(0) or 0}, of)
         for known in (300, 400):
@@ -307,7 +308,19 @@ def test_the_rankers_item_features_follow_the_stream(
         met, before = live.refresh(), found.met
         assert met is not None
         assert (met.met[0], met.met[1:].tolist()) == (500, before[1:].tolist()), "shown more often than acted on"
+        for item in ("late", "later"):  # the second one gets the row of the first, as a slot that is free again is given out
+            send(world, events_of([("u1", item, 10_001)] * (3 if item == "late" else 2), 7 if item == "late" else 8))
+            with open_stream(config, url, VIEW, FACTS, 0) as stream:
+                stream.run_once()
+            if item == "late":
+                assert live.refresh().met.size == len(ids), "not of the catalogue yet"  # type: ignore[union-attr]
+            grown.append(grown[-1].with_items([LiveItem(item, 1, 0, 1.7e9, Item(item))])[0])
+            now = live.refresh()
+            assert now is not None
+            assert (now.met.size, now.met[len(ids)]) == (len(ids) + 1, 3 if item == "late" else 2)
+            assert now.features[len(ids), 0] == pytest.approx(np.log1p(now.met[len(ids)]), abs=1e-4)
+            np.testing.assert_array_equal(now.met[: len(ids)], met.met)
         moments = iter([1e12])
-        quiet = LiveItems(store, VIEW, catalogue, clock=lambda: next(moments, 2e12))
+        quiet = LiveItems(store, VIEW, lambda: catalogue, clock=lambda: next(moments, 2e12))
         assert quiet.refresh() is not None
         assert quiet.refresh() is None, "nothing has changed since"

@@ -26,10 +26,10 @@ def keep_items_fresh(stage: object, root: str, release_id: str, store_url: str, 
     return stop
 
 
-def _taker(stage: object) -> tuple[Catalogue, Callable[[ItemsNow], None]] | None:
+def _taker(stage: object) -> tuple[Callable[[], Catalogue], Callable[[ItemsNow], None]] | None:
     features = getattr(stage, "features", None)
     if isinstance(features, RankFeatures):
-        return features.catalogue, lambda now: features.refresh_items(now.features)
+        return lambda: features.catalogue, lambda now: features.refresh_items(now.features)
     if isinstance(stage, Rerank) and stage.explores:
-        return stage.catalogue, lambda now: stage.refresh_met(now.met)
+        return lambda: stage.catalogue, lambda now: stage.refresh_met(now.met)
     return None
