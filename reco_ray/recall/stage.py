@@ -20,6 +20,7 @@ from reco_ray.recall.sources.covisit import CovisitSource
 from reco_ray.recall.sources.fresh import FreshSource
 from reco_ray.recall.sources.lists import ListSource
 from reco_ray.recall.sources.mf import MfSource
+from reco_ray.recall.sources.repeat import RepeatSource
 from reco_ray.recall.sources.segments import SEGMENTED, Segments
 from reco_ray.recall.sources.sequential import SequentialSource
 from reco_ray.recall.sources.two_tower import TwoTowerSource
@@ -191,6 +192,8 @@ def load(folder: Path) -> Recall:
                 sources[name] = CovisitSource.load(folder, catalogue)
             case SourceName.content:
                 sources[name] = ContentSource.load(folder, EncoderName(settings["encoder"]))
+            case SourceName.repeat:
+                sources[name] = RepeatSource(catalogue)
             case SourceName.fresh:
                 sources[name] = FreshSource.of(catalogue, settings["fresh_pool"])
             case list_name:
