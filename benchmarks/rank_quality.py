@@ -147,7 +147,7 @@ def _measure(config: PipelineConfig, sequential: PipelineConfig, kept: Path, par
 
     of_parts = {
         "again": lambda: _trained_again(config, outputs, asked),
-        "alone": lambda: [(_ALONE, lambda: _alone(sequential))],
+        "alone": lambda: [(_ALONE, partial(_alone, sequential))],
     }
     for part in filter(None, parts):
         for name, lists in of_parts[part]():
