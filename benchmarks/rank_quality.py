@@ -145,7 +145,7 @@ def _measure(config: PipelineConfig, sequential: PipelineConfig, kept: Path, par
         kept.write_text(json.dumps(measured))
         yield measured
 
-    of_parts = {
+    of_parts: dict[str, Callable[[], Ways]] = {
         "again": lambda: _trained_again(config, outputs, asked),
         "alone": lambda: [(_ALONE, partial(_alone, sequential))],
     }
