@@ -143,6 +143,7 @@ ITEMS = pa.schema(
         pa.field("year", pa.int32()),
         pa.field("text", pa.string()),
         pa.field("available", pa.bool_(), nullable=False),
+        pa.field("price", pa.float64()),  # of one unit, all in one currency
         pa.field("updated_ts", TS, nullable=False),
     ]
 )

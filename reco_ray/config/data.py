@@ -41,6 +41,7 @@ class ColumnsConfig:
     """Column names in the user's own files, for ``source.kind=files``; an empty name means the column is not there.
 
     With order_id, quantity, price and currency named, purchases must have them, as they must when applications send them.
+    ``price`` is what a purchase cost, ``item_price`` a column of the items: what one costs now.
     """
 
     user_id: str = "user_id"
@@ -62,6 +63,7 @@ class ColumnsConfig:
     categories: str = "categories"
     year: str = "year"
     text: str = ""
+    item_price: str = "price"
 
 
 @dataclass(kw_only=True)

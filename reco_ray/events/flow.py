@@ -66,6 +66,8 @@ def import_dataset(config: PipelineConfig, fence: Callable[[], Fence] = Fence) -
     folder = storage.join(root, "tmp", f"import-{uuid.uuid4().hex[:12]}")
     limits = Limits(config.events.max_future_s)
     admission = Admission(raw.where, source, raw.columns, config.seed, unit, limits, time.time_ns() // 1000, folder)
+    users = None if raw.users is None else sources.map_users(raw.users, source, raw.columns, config.seed, raw.where)
+    items = None if raw.items is None else sources.map_items(raw.items, source, raw.columns, config.seed, raw.where)
     if isinstance(raw.events, str):
         # a missing column is found on the first rows, before Ray reads all of them
         head = sources.read_file(raw.events).head(1_000).collect()
@@ -77,8 +79,6 @@ def import_dataset(config: PipelineConfig, fence: Callable[[], Fence] = Fence) -
         new_letters = append_letters(root, letters(staged), writer, fence)
     finally:
         storage.remove(folder)
-    users = None if raw.users is None else sources.map_users(raw.users, source, raw.columns, config.seed, raw.where)
-    items = None if raw.items is None else sources.map_items(raw.items, source, raw.columns, config.seed, raw.where)
     report = ImportReport(
         events_read=staged.rows + staged.refused,
         events_new=done.new,

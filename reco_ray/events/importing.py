@@ -14,7 +14,7 @@ from reco_ray.events.sink import unfenced
 from reco_ray.lake import sources, tables
 from reco_ray.lake.appending import TableAppender
 from reco_ray.lake.ids import Fresh, StoredIds
-from reco_ray.schema import ITEMS, USERS
+from reco_ray.schema import ITEMS, USERS, check
 from reco_ray.store.fence import Fence
 
 __all__ = ["Appending", "append_batches", "append_letters", "merge_items", "merge_users"]
@@ -83,7 +83,7 @@ def merge_items(root: str, described: pa.Table | None, met: set[str]) -> int:
 
 
 def _merge(root: str, name: str, column: str, described: pl.DataFrame | None, bare: pa.Table, schema: pa.Schema) -> int:
-    old = tables.read(root, name) if tables.exists(root, name) else None
+    old = pl.DataFrame(check(tables.read(root, name).to_arrow(), schema, name)) if tables.exists(root, name) else None
     frames = [frame for frame in (described, old, pl.DataFrame(bare)) if frame is not None]
     merged = pl.concat(frames).unique(column, keep="first", maintain_order=True).sort(column)
     if old is None or tables.content_hash(old, [column]) != tables.content_hash(merged, [column]):

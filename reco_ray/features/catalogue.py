@@ -40,7 +40,7 @@ class Catalogue:
         item_ids, titles: external ids and titles by row.
         categories: names, at most 64, most frequent first.
         in_category: 1 where item i has category c, float32, shape (n, C).
-        years: 0 where unknown, int32, shape (n,).
+        years: 0 where unknown, int32, shape (n,). prices: of one unit, NaN where unknown, float64, shape (n,).
         available: whether an item may be shown, shape (n,).
         events, positives: counts in the snapshot, int64, shape (n,).
         features: the item view's columns, float32, shape (n, F).
@@ -53,6 +53,7 @@ class Catalogue:
     categories: list[str]
     in_category: NDArray[np.float32]
     years: NDArray[np.int32]
+    prices: NDArray[np.float64]
     available: NDArray[np.bool_]
     events: NDArray[np.int64]
     positives: NDArray[np.int64]
@@ -99,9 +100,9 @@ class Catalogue:
             raise DataError("catalogue: found two items with one key, expected distinct ones; rename one of them")
         names = [c.name for c in ITEM_COLUMNS]
         frame = items.with_columns(pl.Series("key", keys)).join(rows.drop("year", strict=False), on="item_id", how="left")
-        frame = frame.with_columns(pl.col("n", "n_positive", *names).fill_null(0)).sort("key")
+        frame = _priced(frame).with_columns(pl.col("n", "n_positive", *names).fill_null(0)).sort("key")
         categories = cls.vocabulary(items)
-        columns = ("key", "item_id", "title", "categories", "year", "available", "n", "n_positive", *names)
+        columns = ("key", "item_id", "title", "categories", "year", "available", "price", "n", "n_positive", *names)
         table = frame.select(columns).to_arrow().replace_schema_metadata({"categories": "\n".join(categories)})
         return cls._from_table(table)
 
@@ -114,8 +115,8 @@ class Catalogue:
     def with_items(self, changes: Sequence[LiveItem]) -> tuple["Catalogue", Growth]:
         """The catalogue after changes, at most one of each item, and what they mean to others.
 
-        Of the release's items only title and availability change. Another item stands in row ``released`` + slot, with the
-        features of one that nobody has met. What came before stays as it was, but for titles, and for rows behind
+        Of the release's items only title, availability and price change. Another item stands in row ``released`` + slot, with
+        the features of one that nobody has met. What came before stays as it was, but for titles, and for rows behind
         the release's whose item is described anew. Snapshots follow one another: each grows once.
         """
         rows = self.find([change.item_id for change in changes])
@@ -123,7 +124,7 @@ class Catalogue:
         behind = {change.item_id: self.released + change.slot for change in news}
         grown = self._reaching(1 + max(behind.values(), default=-1))
         keys = dict(zip(behind, item_keys(list(behind)).tolist(), strict=True))
-        available, put = grown.available, dict[int, LiveItem]()
+        available, prices, put = grown.available, grown.prices, dict[int, LiveItem]()
         before = available.copy()
         features = stranger(self.features[: self.released], self.events[: self.released])
         for change, row in zip(changes, rows.tolist(), strict=True):
@@ -136,6 +137,8 @@ class Catalogue:
                 grown._write(at, keys[change.item_id], change.item_id, change.item, features)
             elif change.item is not None:
                 grown.titles[at] = change.item.title
+            if change.item is not None:
+                prices[at] = np.nan if change.item.price is None else change.item.price
             available[at] = change.shown
             if change.shown and (at >= self.released or not before[at]):
                 put[at] = change
@@ -160,6 +163,7 @@ class Catalogue:
             keys=room.keys[:n],
             in_category=room.in_category[:n],
             years=room.years[:n],
+            prices=np.concatenate([self.prices, np.full(n - len(self), np.nan)]),
             available=np.concatenate([self.available, np.zeros(n - len(self), np.bool_)]),
             events=room.events[:n],
             positives=room.positives[:n],
@@ -195,7 +199,7 @@ class Catalogue:
     @classmethod
     def _from_table(cls, table: pa.Table) -> "Catalogue":
         names = [n for n in (table.schema.metadata or {}).get(b"categories", b"").decode().split("\n") if n]
-        frame = pl.DataFrame(table)
+        frame = _priced(pl.DataFrame(table))
         features = frame.select(c.name for c in ITEM_COLUMNS).to_numpy().astype(np.float32)
         return cls(
             released=table.num_rows,
@@ -205,6 +209,7 @@ class Catalogue:
             categories=names,
             in_category=membership(frame["categories"], names),
             years=frame["year"].fill_null(0).cast(pl.Int32).to_numpy(),
+            prices=frame["price"].cast(pl.Float64).fill_null(np.nan).to_numpy(),
             available=frame["available"].to_numpy(),
             events=frame["n"].to_numpy(),
             positives=frame["n_positive"].to_numpy(),
@@ -213,11 +218,16 @@ class Catalogue:
         )
 
 
+def _priced(frame: pl.DataFrame) -> pl.DataFrame:
+    """With a column ``price``, which tables and releases from before prices do without."""
+    return frame if "price" in frame.columns else frame.with_columns(price=pl.lit(None, pl.Float64))
+
+
 def _described(put: Mapping[int, LiveItem]) -> pl.DataFrame:
-    items = [(change.item_id, change.item or Item(), change.changed) for change in put.values()]
+    items = [(each.item_id, each.item or Item(), datetime.fromtimestamp(each.changed, UTC)) for each in put.values()]
     rows = [
-        (item_id, item.title, item.categories, item.year or None, item.text, item.available, datetime.fromtimestamp(ts, UTC))
-        for item_id, item, ts in items
+        (item_id, item.title, item.categories, item.year or None, item.text, item.available, item.price, at)
+        for item_id, item, at in items
     ]
     columns = zip(*rows, strict=True) if rows else [()] * len(ITEMS)
     table = pa.table([pa.array(list(each), kind) for each, kind in zip(columns, ITEMS.types, strict=True)], schema=ITEMS)

@@ -32,6 +32,7 @@ def write_popular(folder: Path, catalogue: Catalogue, config: RerankConfig) -> i
             "title": catalogue.titles[row],
             "categories": [catalogue.categories[c] for c in np.flatnonzero(catalogue.in_category[row])],
             "year": int(catalogue.years[row]),
+            "price": None if np.isnan(catalogue.prices[row]) else float(catalogue.prices[row]),
             "score": round(float(score), 6),
         }
         for row, score in zip(rows, scores, strict=True)

@@ -133,7 +133,9 @@ def _rows(where: Where, catalogue: Items, columns: dict[str, NDArray[np.bool_]])
         mask = np.ones(rows.size, np.bool_)
     else:
         rows, mask = np.empty(0, np.int64), np.ones(len(catalogue), np.bool_)
-    years = catalogue.years if where.item_id is None else catalogue.years[rows]
+    years, prices = catalogue.years, catalogue.prices
+    if where.item_id is not None:
+        years, prices = years[rows], prices[rows]
     if where.category is not None:
         within = np.zeros(len(catalogue), np.bool_)
         for name in where.category:
@@ -146,6 +148,10 @@ def _rows(where: Where, catalogue: Items, columns: dict[str, NDArray[np.bool_]])
         mask &= years >= where.year_from
     if where.year_to is not None:
         mask &= (years > 0) & (years <= where.year_to)
+    if where.price_from is not None:
+        mask &= prices >= where.price_from  # NaN, an unknown price, is in no range
+    if where.price_to is not None:
+        mask &= prices <= where.price_to
     return np.flatnonzero(mask) if where.item_id is None else rows[mask]
 
 

@@ -4,6 +4,8 @@ import difflib
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 
+import numpy as np
+
 from reco_ray.features import Catalogue
 from reco_ray.rules.document import Block, Cap, Document, Exclusive, Pin, Rule, Where
 from reco_ray.rules.problems import RuleProblem, RulesRefused, shown
@@ -12,7 +14,7 @@ __all__ = ["check_document", "unknown_items", "wheres"]
 
 
 def check_document(document: Document, catalogue: Catalogue | None = None) -> None:
-    """Refuse what contradicts itself, and categories that a release does not know.
+    """Refuse what contradicts itself, categories that a release does not know, and prices where it knows none.
 
     Args:
         catalogue: of the release in use; None where there is none yet.
@@ -91,9 +93,13 @@ def _meet(one: Rule, other: Rule) -> bool:
 
 
 def _strange(rules: Sequence[Rule], catalogue: Catalogue) -> Iterator[RuleProblem]:
-    known = catalogue.categories
+    known, priced = catalogue.categories, bool(np.isfinite(catalogue.prices).any())
     for rule in rules:
         for where in wheres(rule):
+            for field, price in (("price_from", where.price_from), ("price_to", where.price_to)):
+                if price is not None and not priced:
+                    allowed = "prices once the release knows some: it knows none; import or put items with prices, and publish"
+                    yield RuleProblem(rule.name, f"where.{field}", shown(price), allowed)
             for name in where.category or ():
                 if name not in known:
                     near = difflib.get_close_matches(name, known, 3) or known[:8]

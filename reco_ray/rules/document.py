@@ -4,6 +4,7 @@ A rule says what it does (``kind``), to which items (``where``), for which reque
 (``starts``, ``ends``). All of a rule's conditions must hold; of a list, one value.
 """
 
+import math
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -38,6 +39,7 @@ ItemId = Annotated[str, Field(min_length=1, max_length=256)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 Label = Annotated[str, Field(min_length=1, max_length=64)]
 Surface = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,32}$")]
+Price = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
 Year = Annotated[int, Field(ge=1, le=9999)]
 Place = Annotated[int, Field(ge=1, le=200)]
 Window = Annotated[int, Field(ge=0, le=200, description="The first so many places; 0 means the whole slate.")]
@@ -48,20 +50,24 @@ class _Strict(BaseModel):
 
 
 class Where(_Strict):
-    """Which items. At least one condition; an item without a year fits none on years."""
+    """Which items. At least one condition; an item without a year fits none on years, one without a price none on prices."""
 
     item_id: Annotated[tuple[ItemId, ...] | None, Field(min_length=1, max_length=10_000)] = None
     category: Annotated[tuple[Label, ...] | None, Field(min_length=1, max_length=64)] = None
     year: Annotated[tuple[Year, ...] | None, Field(min_length=1, max_length=200)] = None
     year_from: Year | None = None
     year_to: Year | None = None
+    price_from: Price | None = None
+    price_to: Price | None = None
 
     @model_validator(mode="after")
     def _says_something(self) -> "Where":
         if not self.model_dump(exclude_none=True):
-            raise ValueError("expected at least one of item_id, category, year, year_from, year_to")
+            raise ValueError("expected at least one of " + ", ".join(type(self).model_fields))
         if self.year_from and self.year_to and self.year_from > self.year_to:
             raise ValueError(f"found year_from={self.year_from} behind year_to={self.year_to}, expected it before")
+        if self.price_from is not None and self.price_to is not None and self.price_from > self.price_to:
+            raise ValueError(f"found price_from={self.price_from:g} above price_to={self.price_to:g}, expected it below")
         return self
 
     @property
@@ -227,13 +233,22 @@ def parse(content: object) -> Document:
     Raises: RulesRefused: each problem names the rule, the field, what was found and what is allowed.
     """
     try:
-        raw = orjson.dumps(content, option=orjson.OPT_NON_STR_KEYS)
+        raw = orjson.dumps(_finite(content), option=orjson.OPT_NON_STR_KEYS)
     except TypeError as exc:
         raise RulesRefused([RuleProblem("", "", shown(str(exc)), "texts, numbers, lists, maps and times")]) from exc
     try:
         return Document.model_validate_json(raw, strict=True)
     except ValidationError as exc:
         raise RulesRefused([_problem(dict(each), content) for each in exc.errors(include_url=False)]) from exc
+
+
+def _finite(content: object) -> object:
+    """The content with what is no number as a text, which is refused where a number is wanted: JSON would leave it out."""
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_finite(value) for value in content]
+    return str(content) if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def _problem(error: Mapping[str, Any], content: object) -> RuleProblem:

@@ -13,10 +13,11 @@ from reco_ray.rules.problems import RuleProblem, RulesRefused, shown
 
 __all__ = ["COLUMNS", "read_csv"]
 
-_WHERE = ("item_id", "category", "year", "year_from", "year_to")
+_WHERE = ("item_id", "category", "year", "year_from", "year_to", "price_from", "price_to")
 _SEGMENT = ("device", "locale", "location", "history")
 _LISTS = ("item_id", "category", "year", "surface", "device", "locale", "location")
 _WHOLE = ("year", "year_from", "year_to", "position", "most", "least", "window")
+_NUMBERS = ("amount", "price_from", "price_to")
 _LIMITS = ("position", "amount", "most", "least", "window", "per")
 COLUMNS = ("name", "kind", *_WHERE, *_LIMITS, "surface", *_SEGMENT, "starts", "ends", "note")
 
@@ -61,7 +62,7 @@ def _value(name: str, text: str) -> Any:
 def _number(name: str, text: str) -> Any:
     """A number where the column holds such; what is none stays a text, and is refused by its rule's schema."""
     try:
-        return int(text) if name in _WHOLE else float(text) if name == "amount" else text
+        return int(text) if name in _WHOLE else float(text) if name in _NUMBERS else text
     except ValueError:
         return _share(text) if name in ("most", "least") else text
 

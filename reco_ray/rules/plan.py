@@ -34,6 +34,9 @@ class Items(Protocol):
     @property
     def years(self) -> NDArray[np.int32]: ...
 
+    @property
+    def prices(self) -> NDArray[np.float64]: ...
+
     def __len__(self) -> int: ...
 
     def find(self, item_ids: list[str]) -> NDArray[np.int64]:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Container, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import orjson
@@ -15,10 +16,20 @@ from reco_ray.rerank import POPULAR, mmr
 from reco_ray.rules import NO_RULES, RuleBook, Standing
 from reco_ray.types import Request, Slate
 
-__all__ = ["PopularList"]
+__all__ = ["LivePrices", "PopularList"]
 
 _FORMAT = 1
 _REASONS = ("popular",)
+
+
+class LivePrices(Protocol):
+    """Prices that applications put since the releases were built. ``version`` grows with each change."""
+
+    @property
+    def version(self) -> int: ...
+
+    def price(self, item_id: str, released: float) -> float:
+        """What an item costs now, NaN where that is not known; ``released`` where nothing was put."""
 
 
 class PopularList:
@@ -40,6 +51,8 @@ class PopularList:
         self._scores = np.array([item["score"] for item in items], np.float32)
         self._keys = item_keys(self._item_ids)
         self.years = np.array([item["year"] for item in items], np.int32)
+        self.prices = self._released = np.array([item.get("price") for item in items], np.float64)  # None is NaN
+        self._priced = 0
         self.categories: list[str] = sorted({name for item in items for name in item["categories"]})
         columns = [[name in item["categories"] for item in items] for name in self.categories]
         self.in_category = np.array(columns, np.float32).reshape(len(self.categories), len(items)).T
@@ -64,7 +77,13 @@ class PopularList:
         """Contract of `rules.Items`."""
         return np.array([self._rows.get(item_id, -1) for item_id in item_ids], np.int64)
 
-    def pick(self, request: Request, withdrawn: Container[str] = (), rules: Standing = NO_RULES) -> Slate:
+    def pick(
+        self,
+        request: Request,
+        withdrawn: Container[str] = (),
+        rules: Standing = NO_RULES,
+        live: LivePrices | None = None,
+    ) -> Slate:
         """Make a slate of the best items that the request lets through: 0.05 ms.
 
         Filters and interests mean what they mean to recall; excluded items, those of earlier pages, and
@@ -74,8 +93,9 @@ class PopularList:
         Args:
             withdrawn: ids that nobody may be shown any more.
             rules: in force. Boosts move nothing here, and pins only what is in the list.
+            live: prices that are newer than the list's.
         """
-        if rules is not self._book.standing:
+        if self._repriced(live) or rules is not self._book.standing:
             self._book = RuleBook(rules, self)
         plan = self._book.plan(request, time.time())
         mask = self._passing(request) & ~plan.hidden
@@ -114,6 +134,14 @@ class PopularList:
             rules=rules.version,
             missed_rules=missed,
         )
+
+    def _repriced(self, live: LivePrices | None) -> bool:
+        if live is None or live.version == self._priced:
+            return False
+        before, self._priced = self.prices, live.version
+        pairs = zip(self._item_ids, self._released.tolist(), strict=True)
+        self.prices = np.array([live.price(item_id, price) for item_id, price in pairs], np.float64)
+        return not np.array_equal(self.prices, before, equal_nan=True)
 
     def _passing(self, request: Request) -> NDArray[np.bool_]:
         mask = np.ones(len(self), np.bool_)

@@ -71,13 +71,14 @@ return gone"""
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """What an application says of an item; the columns of `schema.ITEMS`. ``year``: 0 where unknown."""
+    """What an application says of an item; the columns of `schema.ITEMS`. ``year``: 0 where unknown; ``price``: None."""
 
     title: str = ""
     categories: tuple[str, ...] = ()
     year: int = 0
     text: str = ""
     available: bool = True
+    price: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +206,8 @@ def _readable(entries: Iterable[tuple[str, int, bytes]]) -> Iterator[LiveItem]:
 
 
 def _pack(item: Item) -> bytes:
-    return orjson.dumps((item.title, item.categories, item.year, item.text, item.available))
+    said = (item.title, item.categories, item.year, item.text, item.available)
+    return orjson.dumps(said if item.price is None else (*said, item.price))  # readers without prices know five parts
 
 
 def _unpack(item_id: str, version: int, raw: bytes) -> LiveItem:
@@ -213,7 +215,8 @@ def _unpack(item_id: str, version: int, raw: bytes) -> LiveItem:
         changed, slot = _HEADER.unpack_from(raw)
         if len(raw) == _HEADER.size:
             return LiveItem(item_id, version, slot, changed, None)
-        title, categories, year, text, available = orjson.loads(raw[_HEADER.size :])
+        title, categories, year, text, available, *price = orjson.loads(raw[_HEADER.size :])
+        item = Item(title, tuple(categories), year, text, available, *price)
     except (struct.error, ValueError, TypeError) as exc:
         raise SchemaError(f"live item: found {raw[:20]!r}, expected what this version writes; put the item again") from exc
-    return LiveItem(item_id, version, slot, changed, Item(title, tuple(categories), year, text, available))
+    return LiveItem(item_id, version, slot, changed, item)

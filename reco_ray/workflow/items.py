@@ -14,7 +14,7 @@ from reco_ray.errors import RecoError
 from reco_ray.events.importing import merge_items
 from reco_ray.lake import tables
 from reco_ray.release import open_release, verify
-from reco_ray.schema import ITEMS
+from reco_ray.schema import ITEMS, check
 from reco_ray.store import ItemStore, LiveItem
 from reco_ray.workflow.online import online_store
 
@@ -22,6 +22,7 @@ __all__ = ["TakenItems", "take_live_items"]
 
 log = logging.getLogger(__name__)
 
+_SAID = ("title", "categories", "year", "text", "available", "price")
 _KEPT_S = 7 * 86_400.0  # so long a way back to a release that does not know an item has it all the same
 
 
@@ -69,14 +70,14 @@ def _described(stored: pl.DataFrame, changes: Sequence[LiveItem]) -> pa.Table:
         pl.lit(False).alias("available"),
         pl.col("item_id").replace_strict(deleted, default=None, return_dtype=stored.schema["updated_ts"]).alias("updated_ts"),
     )
-    return pa.concat_tables([put, gone.select(ITEMS.names).to_arrow().cast(ITEMS)])
+    return pa.concat_tables([put, check(gone.to_arrow(), ITEMS, "items")])
 
 
-def _said(change: LiveItem) -> tuple[str, list[str], int | None, str | None, bool]:
-    """Title, categories, year, text and availability as the table has them."""
+def _said(change: LiveItem) -> tuple[str, list[str], int | None, str | None, bool, float | None]:
+    """The columns `_SAID` as the table has them."""
     assert change.item is not None
     item = change.item
-    return item.title, list(item.categories), item.year or None, item.text or None, item.available
+    return item.title, list(item.categories), item.year or None, item.text or None, item.available, item.price
 
 
 def _known_to_all(root: str, releases: Sequence[str], changes: Sequence[LiveItem]) -> list[LiveItem]:
@@ -100,4 +101,4 @@ def _known_to_all(root: str, releases: Sequence[str], changes: Sequence[LiveItem
 def _knows(row: dict[str, object] | None, change: LiveItem) -> bool:
     if change.item is None:
         return row is None or not row["available"]
-    return row is not None and tuple(row[n] for n in ("title", "categories", "year", "text", "available")) == _said(change)
+    return row is not None and tuple(row.get(name) for name in _SAID) == _said(change)

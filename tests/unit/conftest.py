@@ -60,7 +60,9 @@ def raw_events() -> pl.DataFrame:
 @pytest.fixture(scope="session")
 def raw_items() -> pl.DataFrame:
     rows = [
-        {"item_id": f"item-{i}", "title": f"Title {i}", "categories": f"{taste(i)}|all", "year": 1990 + i} for i in range(ITEMS)
+        {"item_id": f"item-{i}", "title": f"Title {i}", "categories": f"{taste(i)}|all", "year": 1990 + i}
+        | {"price": None if i % 8 == 7 else 2.5 * i}
+        for i in range(ITEMS)
     ]
     return pl.DataFrame(rows)
 

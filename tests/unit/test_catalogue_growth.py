@@ -1,5 +1,6 @@
 """A catalogue that grows: rows of the release stay, new items stand behind them, and what goes cannot be shown."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from reco_ray.store import NO_SLOT, Item, LiveItem
 
 N = 40  # items of the release, item-0 to item-39
 ALIEN = Item("Alien", ("odd", "nowhere"), 1979, "In space.")
+PRICED = Item("Priced", price=9.99)
 
 
 def live(item_id: str, item: Item | None = ALIEN, slot: int = 0, version: int = 1) -> LiveItem:
@@ -31,12 +33,14 @@ def test_a_new_item_stands_behind_the_release_in_the_row_of_its_slot(catalogue: 
 
 
 def test_the_snapshot_before_stays_as_it_was(catalogue: Catalogue) -> None:
-    before = {name: getattr(catalogue, name).copy() for name in ("keys", "in_category", "years", "available", "features")}
-    first, _ = catalogue.with_items([live("a", slot=0), live("item-1", None)])
+    before = {
+        name: getattr(catalogue, name).copy() for name in ("keys", "in_category", "years", "prices", "available", "features")
+    }
+    first, _ = catalogue.with_items([live("a", slot=0), live("item-1", None), live("item-2", PRICED)])
     second, _ = first.with_items([live("b", slot=1), live("a", None)])
     for name, array in before.items():
         np.testing.assert_array_equal(getattr(catalogue, name), array)
-        np.testing.assert_array_equal(getattr(second, name)[:N] if name != "available" else array, array)
+        np.testing.assert_array_equal(getattr(second, name)[:N] if name not in ("available", "prices") else array, array)
     assert (len(catalogue), len(first), len(second)) == (N, N + 1, N + 2)
     assert catalogue.find(("a",))[0] == -1
     assert (bool(first.available[N]), bool(second.available[N])) == (True, False)
@@ -48,7 +52,8 @@ def test_a_new_item_has_the_features_of_one_that_nobody_has_met(items: pl.DataFr
     from reco_ray.config import FeaturesConfig
 
     said = pl.DataFrame(
-        {"item_id": ["new"], "title": ["Alien"], "categories": [["odd"]], "year": [1979], "text": [None], "available": [True]},
+        {"item_id": ["new"], "title": ["Alien"], "categories": [["odd"]], "year": [1979], "text": [None], "available": [True]}
+        | {"price": [9.5]},
         schema_overrides={name: items.schema[name] for name in ("year", "text")},
     ).with_columns(items["updated_ts"].head(1))
     with_it = pl.concat([items, said.select(items.columns)])
@@ -68,6 +73,27 @@ def test_items_of_the_release_come_and_go_by_availability(catalogue: Catalogue) 
     back, growth = gone.with_items([live("item-4", Item("Fourth"))])
     assert (growth.put.tolist(), growth.removed.tolist(), back.titles[row]) == ([row], [], "Fourth")
     np.testing.assert_array_equal(back.in_category, catalogue.in_category)
+
+
+def test_the_price_that_was_put_last_is_in_force(catalogue: Catalogue) -> None:
+    row = int(catalogue.find(("item-4",))[0])
+    assert catalogue.prices[row] == 10.0
+    grown, growth = catalogue.with_items([live("item-4", PRICED), live("new", PRICED), live("bare", slot=1)])
+    assert (grown.prices[row], grown.prices[N], catalogue.prices[row]) == (9.99, 9.99, 10.0)
+    assert np.isnan(grown.prices[N + 1])
+    assert growth.put.tolist() == [N, N + 1], "a price is nothing to the sources"
+    assert growth.described["price"].to_list() == [9.99, None]
+    without, _ = grown.with_items([live("item-4"), live("new", None), live("b", ALIEN, slot=3)])
+    assert np.isnan(without.prices[[row, N + 2, N + 3]]).all(), "put without a price it has none"
+
+
+def test_releases_from_before_prices_know_none(catalogue: Catalogue, tmp_path: Path) -> None:
+    catalogue.save(tmp_path)
+    np.testing.assert_array_equal(Catalogue.load(tmp_path).prices, catalogue.prices)
+    replace(catalogue, _table=catalogue._table.drop(["price"])).save(tmp_path)
+    old = Catalogue.load(tmp_path)
+    assert np.isnan(old.prices).all()
+    assert len(old) == N
 
 
 def test_what_is_deleted_and_was_never_known_changes_nothing(catalogue: Catalogue) -> None:

@@ -775,14 +775,16 @@ def test_a_user_who_is_being_erased_is_nobody() -> None:
 
 def test_an_item_is_kept_shown_and_deleted() -> None:
     world = World()
-    body = {"title": "Alien", "categories": ["Horror"], "year": 1979, "text": "In space.", "available": True}
+    body = {"title": "Alien", "categories": ["Horror"], "year": 1979, "text": "In space.", "available": True, "price": 9.5}
     kept = world.ask("PUT", "/v1/items/a%2F1", json=body)
     assert kept.status_code == 200
     assert kept.json() == {"item_id": "a/1", "version": 1, **body, "updated_ts": "2023-11-14T22:13:20.000+00:00"}
     assert world.ask("GET", "/v1/items/a%2F1").json() == kept.json()
     assert world.ask("DELETE", "/v1/items/a%2F1").json() == {"item_id": "a/1", "version": 9}
     assert problem(world.ask("GET", "/v1/items/a%2F1"))["type"] == "/docs#not-found"
-    assert world.ask("PUT", "/v1/items/b", json={"title": "Only"}).json()["available"] is True
+    only = world.ask("PUT", "/v1/items/b", json={"title": "Only"}).json()
+    assert (only["available"], only["price"]) == (True, None)
+    assert world.ask("PUT", "/v1/items/c", json={"title": "Free", "price": 0}).json()["price"] == 0
 
 
 @pytest.mark.parametrize(
@@ -795,7 +797,10 @@ def test_an_item_is_kept_shown_and_deleted() -> None:
         ({"title": "A", "categories": ["x", "x"]}, "categories"),
         ({"title": "A", "categories": [""]}, "categories.0"),
         ({"title": "A", "available": "yes"}, "available"),
-        ({"title": "A", "price": 3}, "price"),
+        ({"title": "A", "price": -0.01}, "price"),
+        ({"title": "A", "price": "3"}, "price"),
+        ({"title": "A", "price": 1e13}, "price"),
+        ({"title": "A", "brand": "b"}, "brand"),
     ],
 )
 def test_an_item_that_cannot_be_kept_is_refused_by_field(body: dict[str, object], field: str) -> None:

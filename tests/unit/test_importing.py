@@ -225,6 +225,17 @@ def test_described_users_and_items_go_over_bare_ones_and_stay(tmp_path: Path) ->
     assert tables.read(root, "items").select("item_id", "title", "available").rows() == [("i", "One", False), ("j", None, True)]
 
 
+def test_a_table_from_before_prices_stays_as_it_is_until_there_is_news(tmp_path: Path) -> None:
+    root, source = str(tmp_path), SourceConfig(kind=SourceKind.files, events="x", permute_ids=False)
+    raw = pl.DataFrame({"item_id": ["a", "b"], "price": [1.5, None]})
+    tables.replace(root, "items", sources.bare_items(["a", "old"]).drop(["price"]))
+    before = tables.version(root, "items")
+    assert merge_items(root, None, {"a"}) == 2
+    assert tables.version(root, "items") == before
+    assert merge_items(root, sources.map_items(raw, source, source.columns, 7, "x"), set()) == 3
+    assert tables.read(root, "items").select("item_id", "price").rows() == [("a", 1.5), ("b", None), ("old", None)]
+
+
 def test_the_fence_of_a_store_that_does_not_run_is_read_all_the_same(tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -20,7 +20,7 @@ from reco_ray.store import Item, ItemStore, OnlineStore
 from reco_ray.workflow.items import TakenItems, take_live_items
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-ALIEN = Item("Alien", ("Horror",), 1979, "In space.")
+ALIEN = Item("Alien", ("Horror",), 1979, "In space.", price=9.99)
 A_WEEK_ON = 8 * 86_400.0
 
 
@@ -96,11 +96,23 @@ def test_what_was_put_and_deleted_is_in_the_table(config: PipelineConfig) -> Non
             "year": 1979,
             "text": "In space.",
             "available": True,
+            "price": 9.99,
             "updated_ts": None,
         }
     version = tables.version(config.root, "items")
     take_live_items(config)
     assert tables.version(config.root, "items") == version, "the same again is no new version"
+
+
+def test_a_table_from_before_prices_takes_them(config: PipelineConfig) -> None:
+    tables.replace(config.root, "items", tables.read(config.root, "items").drop("price").to_arrow())
+    release(config, "old", {"old": 1.0})
+    change(config, "b", delete="a")
+    assert take_live_items(config, later) == TakenItems(2, 0)
+    found = tables.read(config.root, "items").sort("item_id")
+    assert found.select("item_id", "available", "price").rows() == [("a", False, None), ("b", True, 9.99)]
+    release(config, "new", {"new": 1.0})
+    assert take_live_items(config, later).forgotten == 2
 
 
 def test_a_change_leaves_the_store_when_every_release_knows_it_and_a_week_has_passed(config: PipelineConfig) -> None:

@@ -67,6 +67,16 @@ def test_what_is_put_is_read_as_it_was_sent(store: OnlineStore) -> None:
     assert load(store, "b") is None
 
 
+def test_a_price_is_kept_and_an_item_without_one_is_written_as_before_there_were_prices(store: OnlineStore) -> None:
+    put(store, "free", item=Item("Free", price=0.0))
+    put(store, "none")
+    free, none = ItemStore(store).all()
+    assert (free.item, none.item) == (Item("Free", price=0.0), ALIEN)
+    raw = store.blocking_calls.hget(store.key("live_items"), "none")
+    assert isinstance(raw, bytes)
+    assert raw.endswith(b'["Alien",["Horror","Sci-Fi"],1979,"In space.",true]')
+
+
 def test_the_same_again_changes_nothing(store: OnlineStore) -> None:
     first, again = put(store, "a", "a")
     assert first == again

@@ -10,15 +10,16 @@ import pytest
 import xgboost
 
 from reco_ray.config import SourceName
-from reco_ray.features import user_row
+from reco_ray.features import Catalogue, user_row
 from reco_ray.rank import XGBoostRanker
 from reco_ray.rank.stage import rank_features
 from reco_ray.recall import Recall, load
 from reco_ray.rerank import Rerank
 from reco_ray.rerank import load as load_rerank
+from reco_ray.rules import Standing, parse
 from reco_ray.slate import LiveStage, Pipeline
 from reco_ray.store import NO_SLOT, Item, LiveItem
-from reco_ray.types import Request, UserRow
+from reco_ray.types import Candidates, Request, UserRow
 
 N = 40
 TWIN = Item("Title 3", ("odd", "all"), 1993)
@@ -27,6 +28,24 @@ TWIN = Item("Title 3", ("odd", "all"), 1993)
 
 def live(item_id: str, item: Item | None = TWIN, slot: int = 0) -> LiveItem:
     return LiveItem(item_id, 1, slot if item is not None else NO_SLOT, 1.7e9, item)
+
+
+def test_a_price_that_was_put_is_what_rules_go_by(rerank: Rerank, catalogue: Catalogue) -> None:
+    def shown() -> set[str]:
+        found = np.arange(N + 1, dtype=np.int32)
+        scores, ones = np.ones(N + 1, np.float32), np.zeros((N + 1, 1), np.float32)
+        candidates = Candidates(found, scores, np.ones(N + 1, np.uint16), ones.astype(np.int16), ones)
+        return set(rerank.arrange([Request("r", k=N + 1)], [candidates], [scores])[0].item_ids)
+
+    rule = {"name": "dear", "kind": "block", "where": {"price_from": 50}}
+    rerank.obey(Standing(1, parse({"rules": [rule]})))
+    before = shown()
+    assert before == {item for item, price in zip(catalogue.item_ids, catalogue.prices, strict=True) if not price >= 50}
+    assert rerank.rule_hits() == {("dear", "hidden"): N - len(before)}
+    rerank.follow([live("item-3", replace(TWIN, price=50.0)), live("item-39", replace(TWIN, price=49.99)), live("new")])
+    assert shown() == before - {"item-3"} | {"item-39", "new"}
+    rerank.follow([live("new", replace(TWIN, price=60.0)), live("item-20")])
+    assert shown() == before - {"item-3"} | {"item-39", "item-20"}
 
 
 @pytest.fixture

@@ -199,6 +199,10 @@ def test_a_trial_says_what_would_change_and_refuses_what_empties(root: str) -> N
     assert shown in trial.examples[0].before
     assert shown not in trial.examples[0].after
     trial.check()
+    dear = {"name": "d", "kind": "block", "where": {"price_from": 0}}
+    trial = try_rules(pipeline, requests, Standing(), Standing.of(RuleRecord(1, rules=(dear,))))
+    assert trial.hits["d"]["hidden"] > 0
+    assert all(int(item[5:]) % 8 == 7 for each in trial.examples for item in each.after), "those without a price"
     with pytest.raises(
         RulesRefused, match="rule too-much, where: found 2 of 2 recent slates left empty, allowed: at least one"
     ):

@@ -1,5 +1,6 @@
 """Rules: what a document may hold, what is refused and how, and what they do to slates."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -25,6 +26,7 @@ rules:
   - {name: first, kind: pin, item_id: item-7, position: 1, segment: {device: [tv]}}
   - {name: spread, kind: cap, per: year, most: 1}
   - {name: either, kind: exclusive, sets: [{item_id: [item-1]}, {item_id: [item-2]}]}
+  - {name: dear, kind: block, where: {price_from: 90, price_to: 99.5}}
   - {name: some-even, kind: quota, where: {category: [even]}, least: 2, window: 5}
 """
 
@@ -55,12 +57,13 @@ def problems(content: object, catalogue: Catalogue | None = None) -> list[str]:
 def test_the_example_is_read_as_it_is_meant(catalogue: Catalogue) -> None:
     document = parse(read_text(EXAMPLE))
     check_document(document, catalogue)
-    assert [rule.kind for rule in document.rules] == ["block", "boost", "pin", "cap", "exclusive", "quota"]
+    assert [rule.kind for rule in document.rules] == ["block", "boost", "pin", "cap", "exclusive", "block", "quota"]
     assert parse(document.model_dump(mode="json", exclude_none=True)) == document
     assert unknown_items(parse({"rules": [PIN | {"item_id": "none"}]}), catalogue) == [("p", "none")]
 
 
 PIN = {"name": "p", "kind": "pin", "item_id": "item-1", "position": 1}
+CHEAP = {"name": "cheap", "kind": "allow", "where": {"price_to": 20}}
 BLOCK = {"name": "b", "kind": "block", "where": {"item_id": ["item-1"]}}
 
 
@@ -85,10 +88,40 @@ BLOCK = {"name": "b", "kind": "block", "where": {"item_id": ["item-1"]}}
         ([PIN, PIN | {"position": 2, "item_id": "item-2"}], "rule p, name: found two rules of that name, allowed: distinct"),
         ([BLOCK | {"where": {"category": ["evne"]}}], "where.category: found 'evne', allowed: categories of the release: even"),
         ([{"kind": "block", "where": {"year": ["no"]}}], "rule number 1"),
+        ([BLOCK | {"where": {"price_from": -1}}], "rule b, where.price_from: found -1, allowed: greater than or equal to 0"),
+        ([BLOCK | {"where": {"price_to": "9.99"}}], "rule b, where.price_to: found '9.99', allowed: a valid number"),
+        (
+            [BLOCK | {"where": {"price_to": float("nan"), "category": ["even"]}}],
+            "rule b, where.price_to: found 'nan', allowed: a v",
+        ),
+        ([BLOCK | {"where": {"price_from": 10, "price_to": 9.5}}], "found price_from=10 above price_to=9.5, expected it below"),
     ],
 )
 def test_what_is_wrong_is_named(rules: list[dict[str, Any]], said: str, catalogue: Catalogue) -> None:
     assert any(said in each for each in problems({"rules": rules}, catalogue)), problems({"rules": rules}, catalogue)
+
+
+def test_rules_on_prices_need_a_release_with_prices(catalogue: Catalogue) -> None:
+    free = replace(catalogue, prices=np.full(len(catalogue), np.nan))
+    rules = {"rules": [BLOCK | {"where": {"price_from": 100}}, CHEAP]}
+    check_document(parse(rules), catalogue)
+    said = "allowed: prices once the release knows some: it knows none; import or put items with prices, and publish"
+    assert problems(rules, free) == [
+        f"rule b, where.price_from: found 100.0, {said}",
+        f"rule cheap, where.price_to: found 20.0, {said}",
+    ]
+
+
+def test_an_unknown_price_is_in_no_range(catalogue: Catalogue) -> None:
+    known = {item_id for item_id, price in zip(catalogue.item_ids, catalogue.prices, strict=True) if not np.isnan(price)}
+    everybody, request = set(catalogue.item_ids), Request("r", k=len(catalogue))
+    assert 0 < len(known) < len(everybody)
+    anything = {"price_from": 0}
+    for kind, left in (("block", everybody - known), ("allow", known)):
+        slate = arrange(catalogue, standing({"name": "x", "kind": kind, "where": anything}), request)
+        assert set(slate.item_ids) == left, kind
+    ends = {"name": "x", "kind": "allow", "where": {"price_from": 5.0, "price_to": 10}}
+    assert set(arrange(catalogue, standing(ends), request).item_ids) == {"item-2", "item-3", "item-4"}, "both ends belong to it"
 
 
 def test_pins_that_no_request_meets_together_are_no_contradiction() -> None:
@@ -209,6 +242,10 @@ wheres = st.one_of(
     st.sampled_from(["even", "odd"]).map(lambda name: {"category": [name]}),
     st.integers(1990, 2029).map(lambda year: {"year_from": year}),
     st.tuples(st.sampled_from(["even", "odd"]), st.integers(1990, 2029)).map(lambda t: {"category": [t[0]], "year_to": t[1]}),
+    st.integers(0, 40).map(lambda n: {"price_from": 2.5 * n}),
+    st.tuples(ids, st.floats(0, 100), st.floats(0, 100)).map(
+        lambda t: {"item_id": t[0], "price_from": min(t[1:]), "price_to": max(t[1:])}
+    ),
 )
 windows = st.sampled_from([0, 0, 3, 5, 9])
 kinds = st.one_of(
@@ -233,13 +270,16 @@ kinds = st.one_of(
 
 def fits(where: dict[str, Any], catalogue: Catalogue, row: int) -> bool:
     """The meaning of a set, spelled out item by item."""
-    year = int(catalogue.years[row])
+    year, price = int(catalogue.years[row]), float(catalogue.prices[row])
     names = {name for c, name in enumerate(catalogue.categories) if catalogue.in_category[row, c]}
     return (
         ("item_id" not in where or catalogue.item_ids[row] in where["item_id"])
         and ("category" not in where or bool(names & set(where["category"])))
         and ("year_from" not in where or year >= where["year_from"])
         and ("year_to" not in where or 0 < year <= where["year_to"])
+        and (not {"price_from", "price_to"} & set(where) or not np.isnan(price))
+        and ("price_from" not in where or price >= where["price_from"])
+        and ("price_to" not in where or price <= where["price_to"])
     )
 
 
@@ -298,10 +338,11 @@ def test_no_rules_change_nothing(catalogue: Catalogue) -> None:
         assert arrange(catalogue, standing(loose), request, diversity=diversity).item_ids == empty.item_ids
 
 
-SHEET = """name,kind,item_id,category,year_from,position,amount,surface,device,starts,note
-top,pin,item-7,,,1,,home|tv,,,"first, always"
-old,boost,,odd|all,1995,,-0.5,,phone,2026-06-01T00:00:00Z,
-gone,block,item-1|item-2,,,,,,,,
+SHEET = """name,kind,item_id,category,year_from,position,amount,surface,device,starts,note,price_from,price_to
+top,pin,item-7,,,1,,home|tv,,,"first, always",,
+old,boost,,odd|all,1995,,-0.5,,phone,2026-06-01T00:00:00Z,,,
+gone,block,item-1|item-2,,,,,,,,,,
+dear,block,,odd,,,,,,,,99.95,200
 """
 
 
@@ -313,6 +354,7 @@ def test_a_sheet_says_what_a_document_says() -> None:
                 {"name": "old", "kind": "boost", "where": {"category": ["odd", "all"], "year_from": 1995}, "amount": -0.5}
                 | {"segment": {"device": ["phone"]}, "starts": "2026-06-01T00:00:00Z"},
                 {"name": "gone", "kind": "block", "where": {"item_id": ["item-1", "item-2"]}},
+                {"name": "dear", "kind": "block", "where": {"category": ["odd"], "price_from": 99.95, "price_to": 200}},
             ]
         }
     )
@@ -326,6 +368,8 @@ def test_a_sheet_says_what_a_document_says() -> None:
         ("name,kind,brand\na,block,x\n", "'brand': found a column of that name, allowed: name, kind"),
         ("kind\nblock\n", "name: found no column of that name"),
         ("name,kind,position,item_id\na,pin,first,x\n", "rule a, position: found 'first', allowed: a valid integer"),
+        ("name,kind,price_to\na,block,nan\n", "rule a, where.price_to: found 'nan', allowed: a valid number"),
+        ('name,kind,price_to\na,block,"9,99"\n', "rule a, where.price_to: found '9,99', allowed: a valid number"),
         ("name,kind,item_id\na,block,x,y\n", "rule a: found more cells than columns"),
         ("name,kind,item_id\na,block,\n", "rule a, where: found nothing"),
         ("name,kind\na,exclusive\n", "rule a, sets: found nothing"),

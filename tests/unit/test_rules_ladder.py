@@ -4,11 +4,13 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from test_rules import NOON, standing
 from test_slate_cache import CONFIG, finished, items_of
 
 from reco_ray.errors import NotReadyError
+from reco_ray.rerank import POPULAR
 from reco_ray.rules import NO_RULES, Standing
 from reco_ray.serve.caching.cache import SlateCache
 from reco_ray.serve.caching.cache_key import SlateKey, cache_key
@@ -18,11 +20,16 @@ from reco_ray.serve.path.fleet import Route
 from reco_ray.serve.path.ladder import Ladder
 from reco_ray.serve.path.pipeline import Deadline, LoggingObserver, Run
 from reco_ray.slate import PopularList
-from reco_ray.store import Precomputed
+from reco_ray.store import Item, LiveItem, Precomputed
 from reco_ray.types import Request
 
 EVEN = {"name": "e", "kind": "block", "where": {"category": ["even"]}, "surface": ["kids"]}
+DEAR = {"name": "d", "kind": "block", "where": {"price_from": 50}}
 BY_ID = {"name": "i", "kind": "block", "where": {"item_id": ["item-1"]}}
+
+
+def put(item_id: str, price: float | None, changed: float = 1.7e9) -> LiveItem:
+    return LiveItem(item_id, 1, 0, changed, Item("T", price=price))
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +63,7 @@ def test_the_popular_list_keeps_to_the_rules(popular: PopularList) -> None:
         ([BY_ID], False),
         ([{"name": "b", "kind": "boost", "where": {"category": ["even"]}, "amount": 1}], False),
         ([EVEN], True),
+        ([DEAR], True),
         ([BY_ID | {"surface": ["kids"]}], True),
         ([{"name": "c", "kind": "cap", "per": "year", "most": 1}], True),
         ([EVEN | {"ends": NOON.isoformat()}], False),
@@ -90,6 +98,43 @@ def answered(cache: SlateCache, rules: Standing, popular: PopularList, asked: Sl
         return found.rung, items_of(found)
 
     return asyncio.run(descend())
+
+
+def test_the_popular_list_goes_by_the_newest_prices(folder: Path) -> None:
+    popular = PopularList.load(folder, "rel")
+    withdrawn, request, rules = Withdrawn(), Request("r", k=40), standing(DEAR)
+
+    def shown() -> set[str]:
+        return set(popular.pick(request, withdrawn, rules, withdrawn).item_ids)
+
+    by_release = shown()
+    assert {"item-19", "item-23"} <= by_release, "23 has no price"
+    assert "item-20" not in by_release
+    withdrawn.follow([put("item-1", 50.0), put("item-20", 49.99), put("item-21", None), put("elsewhere", 1.0)])
+    assert shown() == (by_release - {"item-1"}) | {"item-20", "item-21"}
+    withdrawn.follow([put("item-1", 1.0)])
+    assert shown() == by_release | {"item-20", "item-21"}
+    content = orjson.loads((folder / POPULAR).read_bytes())
+    for item in content["items"]:
+        del item["price"]
+    old = PopularList(orjson.dumps(content)).pick(request, rules=rules)
+    assert len(old.item_ids) == 40, "a list from before prices knows none"
+
+
+def test_a_kept_slate_with_an_item_that_was_put_since_stands_in_for_none_while_ids_are_not_enough() -> None:
+    cache = SlateCache(CONFIG, clock=lambda: 100.0, withdrawn=(withdrawn := Withdrawn()))
+    ladder = Ladder(cache, Lists(), withdrawn, lambda: standing(DEAR))
+    asked, older = key("main.3.0"), finished(["item-1", "item-3"], 90.0)
+    cache.put(asked, older)
+    withdrawn.follow([put("item-3", 80.0, changed=89.0), put("item-9", 80.0, changed=95.0)])
+    assert ladder.kept(asked, older, ["recall_unavailable"]) is not None, "rules that go by ids alone ask for no price"
+    withdrawn.rule_out((), narrows=True)
+    assert withdrawn.outdated(older), "the stages that made it may not have heard"
+    assert not withdrawn.outdated(finished(["item-1", "item-3"], 94.0))
+    assert not withdrawn.outdated(finished(["item-1"], 90.0))
+    assert ladder.kept(asked, older, ["recall_unavailable"]) is None
+    withdrawn.rule_out(())
+    assert ladder.kept(asked, older, ["recall_unavailable"]) is not None
 
 
 def test_slates_that_other_rules_made_do_not_stand_in_while_ids_are_not_enough(popular: PopularList) -> None:

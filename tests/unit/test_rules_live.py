@@ -4,6 +4,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from reco_ray.rules import Hits
 from reco_ray.serve.args import GatewayArgs
 from reco_ray.serve.assembly import GatewayParts
 from reco_ray.serve.path.fleet import Connected
+from reco_ray.serve.path.items import keep_items_live
 from reco_ray.serve.path.rules import keep_rules
 from reco_ray.serve.path.stages import InProcess
 from reco_ray.slate import Pipeline, PopularList
@@ -55,16 +57,19 @@ class Counts:
 
 
 @asynccontextmanager
-async def replica(url: str, name: str, folder: Path, release: Path) -> AsyncIterator[httpx.AsyncClient]:
+async def replica(
+    url: str, name: str, folder: Path, release: Path, namespace: str = "rules"
+) -> AsyncIterator[httpx.AsyncClient]:
     """A whole gateway replica over a real store, with the stages of a real release, behind a socket."""
     stops: list[Callable[[], None]] = []
 
     async def connect(release_id: str) -> Connected:
         pipeline = Pipeline.load(release)
-        stops.append(keep_rules(pipeline.rerank, url, "rules", Counts()).set)
+        stops.append(keep_items_live([pipeline.recall, pipeline.rerank], url, namespace, ItemCounts()).set)
+        stops.append(keep_rules(pipeline.rerank, url, namespace, Counts()).set)
         return InProcess(pipeline), PopularList.load(release, release_id)
 
-    args = GatewayArgs(root=str(folder), store_url=url, namespace="rules", store_timeout_ms=2000, deadline_ms=10_000)
+    args = GatewayArgs(root=str(folder), store_url=url, namespace=namespace, store_timeout_ms=2000, deadline_ms=10_000)
     parts = GatewayParts(args, Metrics(), lambda left: connect, dict, name, folder, EventCounts(), ItemCounts())
     await parts.start()
     server = uvicorn.Server(uvicorn.Config(parts.http, port=0, log_config=None, access_log=False, ws="none", lifespan="off"))
@@ -139,6 +144,46 @@ def test_rules_put_at_one_replica_hold_in_another_and_a_wrong_document_changes_n
 
     async def bounded() -> None:
         async with asyncio.timeout(60):
+            await story()
+
+    asyncio.run(bounded())
+
+
+def test_a_price_that_is_put_counts_in_all_replicas_whatever_they_keep(url: str, tmp_path: Path, folder: Path) -> None:
+    async def until_gone(calls: httpx.AsyncClient) -> None:
+        while best in ids(await slate(calls)):
+            await asyncio.sleep(0.01)
+
+    async def until_back(calls: httpx.AsyncClient) -> None:
+        for number in count():
+            if best in ids(await slate(calls, exclude=[f"no kept slate {number}"])):
+                return
+            await asyncio.sleep(0.01)
+
+    async def story() -> None:
+        nonlocal best
+        with OnlineStore(url, "prices") as store:
+            store.set_traffic({"rel": 1.0}, {"rel": "v1"})
+        async with (
+            replica(url, "one", tmp_path, folder, "prices") as one,
+            replica(url, "two", tmp_path, folder, "prices") as two,
+        ):
+            rules = [{"name": "dear", "kind": "block", "where": {"price_from": 1000}}]
+            assert (await one.post("/v1/rules", json={"author": "ana", "rules": rules})).status_code == 200
+            before = ids(await in_force(two, 1))
+            best = before[0]
+            assert (await slate(two))["age_s"] > 0, "it is kept"
+            item = (await one.put(f"/v1/items/{best}", json={"title": "Dear", "price": 1000.0})).json()
+            assert item["price"] == 1000.0
+            for calls in (one, two):
+                await until_gone(calls)
+            assert (await one.put(f"/v1/items/{best}", json={"title": "Cheap", "price": 999.99})).status_code == 200
+            await until_back(two)
+
+    best = ""
+
+    async def bounded() -> None:
+        async with asyncio.timeout(50):
             await story()
 
     asyncio.run(bounded())

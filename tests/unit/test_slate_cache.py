@@ -18,10 +18,11 @@ from reco_ray.serve.caching.cache import SlateCache
 from reco_ray.serve.caching.cache_key import SlateKey, cache_key
 from reco_ray.serve.caching.finished import precomputed_of
 from reco_ray.serve.caching.refresh import Refresher
+from reco_ray.serve.caching.withdrawn import Withdrawn
 from reco_ray.serve.caching.writeback import Writeback
 from reco_ray.serve.http.answers import Answer, finish
 from reco_ray.serve.http.contract import RecommendationsBody
-from reco_ray.store import FinishedSlate
+from reco_ray.store import FinishedSlate, Item, LiveItem
 from reco_ray.types import Slate
 
 CONFIG = CacheConfig(ttl_s=60, jitter=0.1, stale_s=240, fallback_s=3600)
@@ -78,6 +79,25 @@ def run(story: Callable[[], Awaitable[None]]) -> None:
 
 
 ABC = ["a", "b", "c"]
+
+
+def test_a_slate_is_made_anew_where_rules_may_judge_an_item_otherwise() -> None:
+    async def story() -> None:
+        withdrawn, made = Withdrawn(), list[float]()
+        cache = SlateCache(CONFIG, clock=lambda: 100.0, withdrawn=withdrawn)
+
+        async def make() -> FinishedSlate:
+            made.append(90.0 + 10 * len(made))
+            return finished(ABC, made[-1])
+
+        withdrawn.rule_out((), narrows=True)
+        for _ in range(2):
+            assert (await cache.answer(key(), make, 1.0)).slate.made == 90.0
+        withdrawn.follow([LiveItem("b", 1, 0, 91.0, Item("B", price=3.0))])
+        for _ in range(2):
+            assert (await cache.answer(key(), make, 1.0)).slate.made == 100.0
+
+    run(story)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ from typing import Any
 
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from reco_ray.config import ColumnsConfig, DateUnit, SourceConfig, SourceKind
 from reco_ray.errors import DataError, SchemaError
@@ -96,6 +98,42 @@ def test_a_file_that_cannot_be_read_is_named(path: str, message: str) -> None:
         sources.read_file(path)
 
 
+def items_with(prices: pl.Series, **columns: str) -> list[float | None]:
+    raw = pl.DataFrame({"item_id": [f"i{n:03}" for n in range(len(prices))], "price": prices})
+    source = files(columns=columns)
+    found: list[float | None] = sources.map_items(raw, source, source.columns, 7, "items at x.csv").column("price").to_pylist()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("prices", "expected"),
+    [
+        (pl.Series([1, 0, None]), [1.0, 0.0, None]),
+        (pl.Series(["9.99", " 3 ", ""]), [9.99, 3.0, None]),
+        (pl.Series([0.1, float("nan"), 1e12]), [0.1, None, 1e12]),
+        (pl.Series(["9.99"]).cast(pl.Decimal(10, 2)), [9.99]),
+    ],
+)
+def test_prices_of_items_are_read_and_empty_ones_are_unknown(prices: pl.Series, expected: list[float | None]) -> None:
+    assert items_with(prices) == expected
+
+
+@pytest.mark.parametrize("wrong", ["-1", "inf", "9,99", "3 EUR", "1e13"])
+def test_what_is_no_price_is_named_with_its_remedy(wrong: str) -> None:
+    said = rf"items at x.csv: the items' column 'price': found 2 values that are no price, first '{wrong}' of item 'i001'"
+    told = rf"{said}, expected numbers from 0 to 1e\+12 or nothing; mend them, or go without: source.columns.item_price="
+    with pytest.raises(SchemaError, match=told):
+        items_with(pl.Series(["1", wrong, "-2"]))
+    assert items_with(pl.Series(["1", wrong]), item_price="") == [None, None]
+    with pytest.raises(SchemaError, match="column 'item_id': found 1 values"):
+        items_with(pl.Series(["1"]), item_price="item_id")
+
+
+@given(st.lists(st.one_of(st.none(), st.floats(0, 1e12)), min_size=1))
+def test_a_price_is_carried_exactly(prices: list[float | None]) -> None:
+    assert items_with(pl.Series(prices, dtype=pl.Float64)) == prices
+
+
 def test_items_and_users_that_nobody_described_are_there_too() -> None:
     (item,) = sources.bare_items(["a"]).to_pylist()
     assert (item["item_id"], item["available"], item["title"]) == ("a", True, None)
@@ -150,11 +188,12 @@ def test_a_line_of_a_receipt_is_a_purchase_at_the_price_that_the_shop_took() -> 
 
 
 def test_products_are_items_and_what_is_no_goods_is_not_available() -> None:
-    table = sources.map_items(completejourney.items_of(PRODUCTS), RETAIL, RETAIL_COLUMNS, 7, "x")
+    table = sources.map_items(completejourney.items_of(PRODUCTS, TRANSACTIONS), RETAIL, RETAIL_COLUMNS, 7, "x")
     by_title = {item["title"]: item for item in table.to_pylist()}
     bananas = by_title["Bananas, 40 LB"]
     assert bananas["categories"] == ["PRODUCE", "TROPICAL FRUIT"]
     assert bananas["text"] == "National brand, manufacturer 2"
+    assert [bananas["price"], by_title["Miscellaneous"]["price"]] == [0.58, None], "the median of 0.67 and 0.50; never sold"
     assert {title: item["available"] for title, item in by_title.items()} == {
         "Bananas, 40 LB": True,
         "Gasoline-Reg Unleaded": False,

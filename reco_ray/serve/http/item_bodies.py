@@ -35,10 +35,14 @@ class ItemBody(Body):
     year: Annotated[int, Field(ge=0, le=9999, description="0 where it is not known.")] = 0
     text: Annotated[str, Field(max_length=20_000, description="What the item says of itself; sources go by it.")] = ""
     available: Annotated[bool, Field(description="Whether it may be shown.")] = True
+    price: Annotated[
+        Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)] | None,
+        Field(description="Of one unit, in the one currency of all items; null where it is not known. Rules go by it."),
+    ] = None
 
     def item(self) -> Item:
         """What is kept of it."""
-        return Item(self.title, self.categories, self.year, self.text, self.available)
+        return Item(self.title, self.categories, self.year, self.text, self.available, self.price)
 
 
 class ItemAnswer(BaseModel):
@@ -51,6 +55,7 @@ class ItemAnswer(BaseModel):
     year: int
     text: str
     available: bool
+    price: float | None
     updated_ts: Annotated[str, Field(description="When it was changed last.")]
 
     @classmethod
@@ -64,6 +69,7 @@ class ItemAnswer(BaseModel):
             year=item.year,
             text=item.text,
             available=item.available,
+            price=item.price,
             updated_ts=datetime.fromtimestamp(live.changed, UTC).isoformat(timespec="milliseconds"),
         )
 

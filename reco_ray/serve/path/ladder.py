@@ -83,6 +83,8 @@ class Ladder:
             return found
         if stored is None or not self._allows("cached") or not self._cache.usable(stored.made):
             return None
+        if self._withdrawn.outdated(stored):
+            return None
         return mark(self._withdrawn.out_of(stored), marks, "cached")
 
     def cached(self, key: SlateKey, marks: Sequence[str]) -> FinishedSlate | None:
@@ -106,7 +108,7 @@ class Ladder:
     def popular(self, route: Route, request: Request, variant: str, marks: Sequence[str]) -> FinishedSlate | None:
         """The release's popular items past what the request filters, excludes and has seen."""
         popular = route.popular if self._allows("popular") else None
-        slate = popular.pick(request, self._withdrawn, self._rules()) if popular is not None else None
+        slate = None if popular is None else popular.pick(request, self._withdrawn, self._rules(), self._withdrawn)
         if slate is None or not slate.item_ids:
             return None
         return finish(slate, route.release, variant, "popular", marks, time.time(), before=request.shown.size)

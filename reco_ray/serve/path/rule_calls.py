@@ -124,7 +124,8 @@ class RuleCalls:
 
     def _rule_out(self, standing: Standing | None = None) -> None:
         found = self._follower.standing if standing is None else standing
-        self._withdrawn.rule_out(found.hidden_everywhere(time.time()))
+        now = time.time()
+        self._withdrawn.rule_out(found.hidden_everywhere(now), found.narrows(now))
         self._ruled = self.state()
 
 

@@ -231,7 +231,8 @@ class GatewayService:
     ) -> FinishedSlate:
         route, variant = to.route, to.variant
         user, stored, interests, served, marks = await self._user(body.user_id, route, key.field, run)
-        if stored is not None and self._cache.fresh(key, stored.made) and not self._withdrawn.in_slate(stored):
+        doubted = stored is not None and (self._withdrawn.in_slate(stored) or self._withdrawn.outdated(stored))
+        if stored is not None and self._cache.fresh(key, stored.made) and not doubted:
             return stored
         if marks and (found := self._ladder.cached(key, marks)) is not None:
             return found  # an older slate of this user is better than a new one of nobody
