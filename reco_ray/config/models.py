@@ -157,8 +157,11 @@ class RecallConfig:
     A source weighs as much in the union as its quota, and is sure of its quota's share of the candidates (`recall.merge`); one
     with quota 0 is left out, and its model is not trained. The source ``fresh`` draws from the ``fresh_pool`` newest items.
 
-    The models are trained to see the ``history`` newest items of a user. A catalogue below ``exact_below`` items is searched by
-    brute force, which is exact; above, by a quantized tree, as far as ``recall_target`` of what exact search finds needs.
+    The ``history`` newest items of a user are what the sources see, but for ``repeat``, which sees all of ``features.history``;
+    more of them made mf worse, 0.10 against 0.28 on The Complete Journey with 500.
+
+    A catalogue below ``exact_below`` items is searched by brute force, which is exact; above, by a quantized tree, as far as
+    ``recall_target`` of what exact search finds needs.
     """
 
     quotas: dict[SourceName, int] = field(

@@ -40,7 +40,9 @@ class TestRepeat:
         history = np.array([7, 3, 7, 5, 3, 9, 5, 7])
         (found, scores), nothing = source.recall([ask(history), ask(NOTHING)], 10)
         assert found.tolist() == [7, 5, 3, 9]
-        np.testing.assert_allclose(scores, [0.998**7 + 0.998**5 + 1, 0.998**4 + 0.998, 0.998**6 + 0.998**3, 0.998**2], rtol=1e-6)
+        np.testing.assert_allclose(
+            scores, [0.998**7 + 0.998**5 + 1, 0.998**4 + 0.998, 0.998**6 + 0.998**3, 0.998**2], rtol=1e-6
+        )
         assert not nothing[0].size
         hidden, short = source.recall([ask(history, hidden=np.array([7]))], 10)[0], source.recall([ask(history)], 2)[0]
         assert (hidden[0].tolist(), short[0].tolist()) == ([5, 3, 9], [7, 5])
