@@ -6,6 +6,8 @@
 - what exploration earns and costs once new items come, against the same shop without it (`explore_reward`). In-process: the
   release's rerank stage, the catalogue and the driver are the product's, HTTP is left out, because the shop learns every few
   hundred visits, and publishing as many releases would take hours;
+- what a bandit over sources earns against choosing among them alike, where the best one depends on the circumstances
+  (`explore_bandit`);
 - whether estimates from the logs of one policy hold the truth of others, and are refused where nothing was logged
   (`explore_estimates`).
 """
@@ -16,15 +18,16 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from explore_bandit import bandit_rewards
 from explore_estimates import estimates
 from explore_reward import one_world, rewards
 from rich.console import Console
 
 from reco_ray.config import ExploreConfig, ExploreKind, RerankConfig
 from reco_ray.evaluation.propensities import agreement
-from reco_ray.rerank.policy import Scored, make_policy
+from reco_ray.rerank.policy import Scored, Sources, make_policy
 
-KINDS = (ExploreKind.uniform, ExploreKind.plackett_luce, ExploreKind.thompson)
+KINDS = (ExploreKind.uniform, ExploreKind.plackett_luce, ExploreKind.thompson, ExploreKind.linucb)
 _GROUPS = 8  # of the outcomes of a place: the next item, newcomers, and the others by their place in the arranged list
 _K = 10
 
@@ -41,12 +44,11 @@ def odds(slots: int, seed: int) -> dict[str, dict[str, float]]:
             events = rng.integers(0, 200, 60)
 
             parts = Scored(scores, keys, events, in_category, np.arange(60))
-
-            def of(rate: float, parts: Scored = parts, kind: ExploreKind = kind) -> Any:
-                config = RerankConfig(diversity_pool=25, explore=ExploreConfig(kind=kind, rate=rate, newcomers=10))
-                return make_policy(config, parts, _K, explores=True)[1]
-
-            policy = of(0.1)
+            config = RerankConfig(diversity_pool=25, explore=ExploreConfig(kind=kind, rate=0.1, newcomers=10))
+            sources = None
+            if kind is ExploreKind.linucb:
+                sources = Sources(rng.random((60, 4)) < 0.3, rng.random(4))
+            policy = make_policy(config, parts, _K, explores=True, sources=sources)[1]
             drawn = policy.draw(_K, rng)
             each = policy.follow(drawn.chosen, every=True)
             group = np.minimum(np.argsort(policy.arranged) // 6, _GROUPS - 2) + 1
@@ -74,10 +76,19 @@ def main(
     visits: int = 3_000,
     repetitions: int = 200,
     draws: int = 1_500,
+    bandits: int = 20,
     seed: int = 7,
 ) -> None:
     """Measure and write the result; a part whose size is 0 is left out. Worlds that ``out`` has already are not run again."""
-    settings = {"slots": slots, "worlds": worlds, "visits": visits, "repetitions": repetitions, "draws": draws, "seed": seed}
+    settings = {
+        "slots": slots,
+        "worlds": worlds,
+        "visits": visits,
+        "repetitions": repetitions,
+        "draws": draws,
+        "bandits": bandits,
+        "seed": seed,
+    }
     found: dict[str, Any] = {"checks": [], "settings": settings, "worlds": {}}
     if out.exists() and (before := json.loads(out.read_text())).get("settings", {}).get("visits") == visits:
         found["worlds"] = before.get("worlds", {})
@@ -101,8 +112,8 @@ def main(
         note(
             "odds",
             chance,
-            ("propensity_chi2_p", right, "p, least of three kinds"),
-            ("propensity_chi2_p_of_wrong_logger", wrong, "p, largest of three kinds"),
+            ("propensity_chi2_p", right, "p, least of four kinds"),
+            ("propensity_chi2_p_of_wrong_logger", wrong, "p, largest of four kinds"),
         )
     if repetitions:
         judged = estimates(repetitions, draws, seed)
@@ -112,6 +123,14 @@ def main(
             ("ope_coverage", judged["coverage"], "share of 95% intervals"),
             ("ope_median_width", judged["median_width"], "share of the true value"),
             ("ope_refused_without_support", judged["refused_without_support"], "share of estimates"),
+        )
+    if bandits:
+        learned = bandit_rewards(bandits, visits, seed)
+        note(
+            "bandit",
+            learned,
+            ("explore_bandit_gain", learned["gain"], "ratio of click rates, linucb less sources alike, in-process"),
+            ("explore_bandit_gain_low", learned["low"], "ratio, lower end of 95%"),
         )
     if not worlds:
         return

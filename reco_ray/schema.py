@@ -96,6 +96,7 @@ EXPOSURES = pa.schema(
         pa.field("rules_version", pa.int32()),  # of the rules in force; null where there were none
         pa.field("first_position", pa.int32()),  # of the first item; null means 1, more is a later page
         pa.field("ranker", pa.string()),  # whose scores they are; null where recall's order stood
+        pa.field("circumstances", pa.list_(pa.float32())),  # of `rerank.bandit`, where a place was drawn from a source
         pa.field("user_view", pa.string()),
         pa.field("user_row", pa.binary()),  # packed as in the online store, for a share of the decisions
         pa.field("timings", pa.map_(pa.string(), pa.float32()), nullable=False),  # ms per stage

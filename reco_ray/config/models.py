@@ -314,13 +314,15 @@ class ExploreKind(Enum):
     """What a place that explores is drawn from.
 
     ``none``: nothing is left to chance. ``uniform``: all alike. ``plackett_luce``: in proportion to exp(score / temperature).
-    ``thompson``: by the probability of being best, given how little is known of an item.
+    ``thompson``: by the probability of being best, given how little is known of an item. ``linucb``: from the recall source
+    that has earned most in such circumstances, or may, by a bandit that learns from the stream.
     """
 
     none = "none"
     uniform = "uniform"
     plackett_luce = "plackett_luce"
     thompson = "thompson"
+    linucb = "linucb"
 
 
 @dataclass(kw_only=True)
@@ -329,9 +331,11 @@ class ExploreConfig:
 
     Attributes:
         rate: share of the places that explore; 0.05 to 0.15 is usual.
-        temperature: of ``plackett_luce``, in deviations of the request's scores.
+        temperature: of ``plackett_luce``, and of ``linucb`` within a source, in deviations of the request's scores.
         half_known: events after which ``thompson`` takes half of an item's score from its model, and half from the mean.
         newcomers: so many items of fewer events than that are among those drawn from, whatever their score.
+        epsilon: share of its draws for which ``linucb`` chooses among the sources as if it had learned nothing.
+        width: deviations that ``linucb`` adds to what a source has earned, in rewards of 0 or 1: more of them try more.
     """
 
     kind: ExploreKind = ExploreKind.none
@@ -339,12 +343,16 @@ class ExploreConfig:
     temperature: float = 0.5
     half_known: int = 50
     newcomers: int = 20
+    epsilon: float = 0.2
+    width: float = 0.5
 
     def __post_init__(self) -> None:
         between("rerank.explore.rate", self.rate, 0, 1)
         between("rerank.explore.temperature", self.temperature, 0.01, 100)
         between("rerank.explore.half_known", self.half_known, 1, 1_000_000)
         between("rerank.explore.newcomers", self.newcomers, 0, 200)
+        between("rerank.explore.epsilon", self.epsilon, 0.01, 1)
+        between("rerank.explore.width", self.width, 0, 100)
 
 
 class Diversify(Enum):

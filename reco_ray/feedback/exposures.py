@@ -44,6 +44,7 @@ class Decision:
         slots: from `encode_slots`.
         user_view: version of the view that ``user_row``, packed as in the online store, is a row of.
         timings: milliseconds per stage.
+        circumstances: what a bandit knew of the request; empty where it drew nothing.
     """
 
     request_id: str
@@ -64,6 +65,7 @@ class Decision:
     user_row: bytes | None = field(default=None, repr=False)
     timings: Mapping[str, float] = field(default_factory=dict)
     experiment: str = ""
+    circumstances: Sequence[float] = ()
 
 
 def encode_slots(
@@ -114,6 +116,7 @@ def encode(decision: Decision) -> bytes:
         "degraded": decision.degraded,
         "draw_id": decision.draw_id,
         "age_s": round(decision.age_s, 3),
+        "circumstances": [round(value, 6) for value in decision.circumstances] or None,
         "user_view": decision.user_view or None,
         "user_row": None if decision.user_row is None else base64.b64encode(decision.user_row).decode(),
         "timings": {stage: round(ms, 2) for stage, ms in decision.timings.items()},
@@ -151,6 +154,7 @@ def _rows_to_table(records: Sequence[Record], unit: DateUnit) -> pa.Table:
         "rules_version": pa.array([row.get("rules_version") for row in rows], pa.int32()),
         "first_position": pa.array([row.get("first_position") for row in rows], pa.int32()),
         "ranker": pa.array([row.get("ranker") for row in rows], pa.string()),
+        "circumstances": pa.array([row.get("circumstances") for row in rows], pa.list_(pa.float32())),
         "user_row": pa.array([_unpacked(row["user_row"]) for row in rows], pa.binary()),
         "timings": _maps([row["timings"] for row in rows]),
         "date": pa.array([_date(row["ts"] // _HOUR_US, unit) for row in rows], pa.string()),

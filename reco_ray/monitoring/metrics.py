@@ -359,6 +359,46 @@ class FeatureMetrics:
         self._failures.inc(1, {**self._tags, "error": type(error).__name__})
 
 
+class BanditMetrics:
+    """What a bandit learns from one partition. ``partition``: label of all."""
+
+    def __init__(self, partition: int) -> None:
+        self._tags = {"partition": str(partition)}
+        names = tuple(self._tags)
+        self._places = Counter(
+            "reco_explore_places_total", description="Places drawn from a source that a bandit learned from.", tag_keys=names
+        )
+        self._rewards = Counter("reco_explore_rewards_total", description="Of these, rewarded ones.", tag_keys=names)
+        self._failures = Counter(
+            "reco_explore_failures_total", description="Batches tried again, by kind of error.", tag_keys=(*names, "error")
+        )
+
+    def learned(self, places: int, rewards: int) -> None:
+        """So many places and rewards were added."""
+        for counter, n in ((self._places, places), (self._rewards, rewards)):
+            if n:
+                counter.inc(n, self._tags)
+
+    def failed(self, error: BaseException) -> None:
+        """A batch failed, and will be tried again."""
+        self._failures.inc(1, {**self._tags, "error": type(error).__name__})
+
+
+class ExploreMetrics:
+    """What a replica counts that draws places from sources. ``release``: label of all; the other one is the source."""
+
+    def __init__(self, release: str) -> None:
+        self._tags = {"release": release}
+        self._drawn = Counter(
+            "reco_explore_source_total", description="Places that were drawn from a source.", tag_keys=("release", "source")
+        )
+
+    def drawn(self, places: Mapping[str, int]) -> None:
+        """So many places were drawn from each source since the last call."""
+        for source, n in places.items():
+            self._drawn.inc(n, {**self._tags, "source": source})
+
+
 class EventMetrics:
     """What a gateway replica counts of events, once per batch. Labels: reason, topic, partition; all bounded."""
 

@@ -7,7 +7,7 @@ probabilities of being best, computed by quadrature, instead of from samples who
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -106,12 +106,14 @@ class Drawn:
         chosen: items by place, shape (k,).
         propensities: P(item in its place | places before it), shape (k,).
         explored: whether the item is another one than the next of the arranged list, shape (k,).
+        origins: which source an explored place was drawn from, -1 where the proposal has none, shape (k,).
         slots: where asked for, the probabilities of all items at each place, shape (k, n).
     """
 
     chosen: NDArray[np.int64]
     propensities: NDArray[np.float64]
     explored: NDArray[np.bool_]
+    origins: NDArray[np.int64]
     slots: NDArray[np.float64]
 
 
@@ -126,6 +128,7 @@ class SlatePolicy:
         rate: probability with which a place explores.
         cap: which items may stand behind those chosen so far, shape (n,); gives way where none of those left may.
         bounds: of the rules, which never give way: pins, and what is allowed; where nothing is, the slate ends.
+        origin: says which source an item of the proposal was drawn from, as `bandit.BySource.source_of`.
     """
 
     n: int
@@ -134,22 +137,28 @@ class SlatePolicy:
     rate: float
     cap: Callable[[list[int]], NDArray[np.bool_]] | None = None
     bounds: Bounds | None = None
+    origin: Callable[[NDArray[np.bool_], int, float], int] | None = None
 
     def draw(self, k: int, rng: np.random.Generator | None) -> Drawn:
         """Fill at most ``k`` places; without ``rng`` nothing is left to chance."""
         if rng is None or not self.rate:
             chosen = self.arranged[:k]
-            return Drawn(chosen, np.ones(chosen.size), np.zeros(chosen.size, np.bool_), np.zeros((0, chosen.size)))
-        coins = rng.random((k, 2))
+            whence = np.full(chosen.size, -1)
+            return Drawn(chosen, np.ones(chosen.size), np.zeros(chosen.size, np.bool_), whence, np.zeros((0, chosen.size)))
+        coins, origins = rng.random((k, 2)), np.full(k, -1)
 
         def choose(place: int, may: NDArray[np.bool_], best: int) -> int:
             if coins[place, 0] >= self.rate:
                 return best
             ladder = np.cumsum(self.proposal.of_all(may))
             at = int(np.searchsorted(ladder, coins[place, 1] * ladder[-1], side="right"))
-            return at if at < may.size and may[at] else int(np.flatnonzero(may)[-1])  # rounding at the very end
+            at = at if at < may.size and may[at] else int(np.flatnonzero(may)[-1])  # rounding at the very end
+            if self.origin is not None and at != best:
+                origins[place] = self.origin(may, at, coins[place, 0] / self.rate)  # below the rate all values are alike
+            return at
 
-        return self._walk(k, choose)
+        drawn = self._walk(k, choose)
+        return replace(drawn, origins=origins[: drawn.chosen.size])
 
     def follow(self, shown: NDArray[np.int64], *, every: bool = False) -> Drawn:
         """Say with which probabilities this policy would have shown a slate, place by place.
@@ -188,7 +197,7 @@ class SlatePolicy:
             left[at] = False
             chosen.append(at)
         size = k if forced else len(chosen)
-        return Drawn(np.array(chosen, np.int64), odds[:size], explored[:size], slots)
+        return Drawn(np.array(chosen, np.int64), odds[:size], explored[:size], np.full(size, -1), slots)
 
     def _next(self, left: NDArray[np.bool_], chosen: list[int]) -> tuple[NDArray[np.bool_], int | None]:
         """What may come next, and the first of it; None where nothing is left."""

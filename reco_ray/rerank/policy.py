@@ -9,12 +9,13 @@ from numpy.typing import NDArray
 from reco_ray.arrays import best_first
 from reco_ray.config import Diversify, ExploreConfig, ExploreKind, RerankConfig
 from reco_ray.hashing import hash64
+from reco_ray.rerank.bandit import BySource
 from reco_ray.rerank.diversity import main_category, mmr
 from reco_ray.rerank.exploration import Proposal, SlatePolicy, Thompson, Weighted, filled, softmax_weights
 from reco_ray.rerank.greedy import Calibrated, Dpp, Gains, greedy
 from reco_ray.rules import Bounds
 
-__all__ = ["Scored", "generator_of", "make_policy"]
+__all__ = ["Scored", "Sources", "generator_of", "make_policy"]
 
 _LEAST = 0.2  # deviation of an item that is known well, as a share of that of an unknown one
 
@@ -37,6 +38,18 @@ class Scored(NamedTuple):
     rows: NDArray[np.int64]
 
 
+class Sources(NamedTuple):
+    """What ``linucb`` chooses among.
+
+    Attributes:
+        brought: by which source each candidate was, shape (n, S).
+        upper: how much each source may bring at best, shape (S,).
+    """
+
+    brought: NDArray[np.bool_]
+    upper: NDArray[np.float64]
+
+
 def make_policy(
     config: RerankConfig,
     scored: Scored,
@@ -46,6 +59,7 @@ def make_policy(
     mix: NDArray[np.float32] | None = None,
     wanted: NDArray[np.bool_] | None = None,
     bound: Callable[[NDArray[np.int64]], Bounds] | None = None,
+    sources: Sources | None = None,
 ) -> tuple[NDArray[np.int64], SlatePolicy]:
     """Choose the items that a slate may be made of and arrange them; the policy numbers them from 0.
 
@@ -55,6 +69,7 @@ def make_policy(
         mix: shares of categories that ``calibrated`` aims at, shape (C,); None or empty where nothing is known.
         wanted: candidates that rules ask for, whatever their score, shape (n,).
         bound: makes the bounds of the rules over a pool; where it cannot be filled within them, all candidates are the pool.
+        sources: for ``linucb``, which needs them.
     Returns: the pool, positions among the candidates, shape (m,), and the policy over it.
     """
     scores, keys, events = scored[:3]
@@ -78,8 +93,14 @@ def make_policy(
     rest = np.ones(pool.size, np.bool_)
     rest[arranged] = False
     order = np.concatenate([arranged, np.flatnonzero(rest)])
-    proposal = _proposal(explore, scores[pool], events[pool], best)
     cap = _Cap(in_category, config.category_cap) if config.category_cap else None
+    if explore.kind is ExploreKind.linucb:
+        if sources is None:
+            raise ValueError("linucb: found no sources, expected what it chooses among")
+        weights = softmax_weights(scores[pool], explore.temperature)
+        bandit = BySource(weights, sources.brought[pool], sources.upper, explore.epsilon)
+        return pool, SlatePolicy(pool.size, order, bandit, explore.rate, cap, bounds, bandit.source_of)
+    proposal = _proposal(explore, scores[pool], events[pool], best)
     return pool, SlatePolicy(pool.size, order, proposal, explore.rate, cap, bounds)
 
 

@@ -22,8 +22,9 @@ from reco_ray.arrays import best_first
 from reco_ray.config import Diversify, ExploreConfig, ExploreKind, RerankConfig
 from reco_ray.features import Catalogue
 from reco_ray.recall.query import Query, make_query
+from reco_ray.rerank.bandit import DRAWN, Beliefs, Evidence, circumstances
 from reco_ray.rerank.exploration import SlatePolicy
-from reco_ray.rerank.policy import Scored, generator_of, make_policy
+from reco_ray.rerank.policy import Scored, Sources, generator_of, make_policy
 from reco_ray.rules import NO_RULES, Bounds, Hits, Plan, Pushed, RuleBook, Standing, tally
 from reco_ray.store import EXPLORE, Flags, LiveItem
 from reco_ray.types import Candidates, Request, Slate
@@ -67,6 +68,9 @@ class Rerank:
         self._changing = threading.Lock()  # between those that change
         self._hits: Hits = {}
         self._explores = True
+        self.learns = config.explore.kind is ExploreKind.linucb and config.explore.rate > 0
+        self._beliefs = Beliefs.of(self._sources)
+        self._drawn_from = np.zeros(len(self._sources), np.int64)
         self.unknown = self.arranged = 0
         self._take(catalogue, RuleBook(NO_RULES, catalogue))
 
@@ -95,6 +99,16 @@ class Rerank:
     def switch(self, flags: Flags) -> None:
         """Contract of `slate.SwitchedStage`: nothing is left to chance where exploration is off."""
         self._explores = EXPLORE not in flags.off
+
+    def learn(self, parts: Sequence[bytes]) -> None:
+        """Contract of `slate.LearningStage`."""
+        self._beliefs = Beliefs.of(self._sources, [Evidence.unpack(part) for part in parts])
+
+    def drawn_from(self) -> dict[str, int]:
+        """Contract of `slate.LearningStage`."""
+        with self._lock:
+            counts, self._drawn_from = self._drawn_from, np.zeros_like(self._drawn_from)
+        return {name: n for name, n in zip(self._sources, counts.tolist(), strict=True) if n}
 
     def rule_hits(self) -> Hits:
         """Contract of `slate.RuledStage`."""
@@ -180,12 +194,15 @@ class Rerank:
         if request.items:
             chosen = best_first(standard, np.arange(rows.size, dtype=np.uint64), request.k)
             propensities, explored = np.ones(chosen.size), np.zeros(chosen.size, np.bool_)
+            origins = np.full(chosen.size, -1)
         else:
             pool, policy = self._policy(request, ready)
             chance = generator_of(request.request_id, request.user_id) if policy.rate else None
             drawn = policy.draw(request.k, chance)
             chosen, picked, bounds = pool[drawn.chosen], drawn.chosen.tolist(), policy.bounds
-            propensities, explored = drawn.propensities, drawn.explored
+            propensities, explored, origins = drawn.propensities, drawn.explored, drawn.origins
+            if self.learns:
+                self._drawn_from += np.bincount(origins[origins >= 0], minlength=len(self._sources))
         item_idx = rows[chosen]
         if push is not None:
             plan.pushes.showed(item_idx, request.shown.size)
@@ -196,7 +213,7 @@ class Rerank:
                 plan.pushes.compare(base[pool[plain.chosen]], base[chosen])
         boosted = boost[chosen] != 0
         unknown = self._unknown(request)
-        told = list(zip(bits[chosen].tolist(), boosted.tolist(), explored.tolist(), strict=True))
+        told = list(zip(bits[chosen].tolist(), boosted.tolist(), explored.tolist(), origins.tolist(), strict=True))
         named = {each: self._reasons(*each) for each in set(told)}  # few differ
         reasons = [named[each] for each in told]
         if push is not None and push[chosen].any():
@@ -238,6 +255,7 @@ class Rerank:
             mix=ready.query.taste,
             wanted=wanted,
             bound=None if plan is None else lambda pool: plan.bounds(rows[pool], request.k, request.shown.size),
+            sources=self._choices(request, ready.bits),
         )
 
     @staticmethod
@@ -254,9 +272,17 @@ class Rerank:
         rows = self._catalogue.find(request.items)
         return tuple(request.items[i] for i in np.flatnonzero(rows < 0))
 
-    def _reasons(self, bits: int, boosted: bool, explored: bool) -> tuple[str, ...]:
+    def _reasons(self, bits: int, boosted: bool, explored: bool, origin: int) -> tuple[str, ...]:
         names = tuple(name for s, name in enumerate(self._sources) if bits >> s & 1)
-        return (*names, *(["boost"] if boosted else []), *(["explore"] if explored else []))
+        origins = [DRAWN + self._sources[origin]] if origin >= 0 else []
+        return (*names, *(["boost"] if boosted else []), *(["explore"] if explored else []), *origins)
+
+    def _choices(self, request: Request, bits: NDArray[np.uint16]) -> Sources | None:
+        """What a bandit chooses among; None where there is none."""
+        if not self.learns:
+            return None
+        brought = (bits[:, None] >> np.arange(len(self._sources), dtype=np.uint16) & 1).astype(np.bool_)
+        return Sources(brought, self._beliefs.upper(circumstances(request), self._config.explore.width))
 
     @staticmethod
     def _degraded(request: Request, candidates: Candidates, query: Query, found: int, unknown: int) -> tuple[str, ...]:

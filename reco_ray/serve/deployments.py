@@ -17,7 +17,7 @@ from ray.serve.context import _get_global_client
 from ray.serve.handle import DeploymentHandle
 
 from reco_ray.errors import ArtifactError
-from reco_ray.monitoring.metrics import EventMetrics, GatewayMetrics, ItemMetrics, RecallMetrics, RuleMetrics
+from reco_ray.monitoring.metrics import EventMetrics, ExploreMetrics, GatewayMetrics, ItemMetrics, RecallMetrics, RuleMetrics
 from reco_ray.monitoring.serve_log import share_serve_log
 from reco_ray.release import read_part
 from reco_ray.rerank import POPULAR
@@ -25,6 +25,7 @@ from reco_ray.serve.args import GatewayArgs
 from reco_ray.serve.assembly import Connect, GatewayParts
 from reco_ray.serve.http.asgi import HttpApp
 from reco_ray.serve.path import wire
+from reco_ray.serve.path.bandit import keep_learning
 from reco_ray.serve.path.flags import keep_flags
 from reco_ray.serve.path.fleet import Connected
 from reco_ray.serve.path.items import keep_items_live
@@ -133,6 +134,7 @@ class Reranker(_Scaled):
         self._live = keep_items_live([self._stage], store_url, namespace, ItemMetrics("rerank", release_id))
         self._rules = keep_rules(self._stage, store_url, namespace, RuleMetrics(release_id))
         self._flags = keep_flags([self._stage], store_url, namespace)
+        self._learns = keep_learning(self._stage, store_url, namespace, ExploreMetrics(release_id))
         warm_rerank(self._stage)
         super().__init__()
 
@@ -235,6 +237,7 @@ def _connect_fused(args: GatewayArgs, left: Left) -> Connect:
         live = keep_items_live(stages, args.store_url, args.namespace, ItemMetrics("all", release_id))
         rules = keep_rules(pipeline.rerank, args.store_url, args.namespace, RuleMetrics(release_id))
         flags = keep_flags(stages, args.store_url, args.namespace)
+        learns = keep_learning(pipeline.rerank, args.store_url, args.namespace, ExploreMetrics(release_id))
         warm_recall(pipeline.recall)
         pipeline.recall.watch(RecallMetrics(release_id).searched)
         warm_rank(pipeline.rank)
@@ -246,6 +249,7 @@ def _connect_fused(args: GatewayArgs, left: Left) -> Connect:
             live.set()
             rules.set()
             flags.set()
+            learns.set()
 
         return InProcess(pipeline, rows=args.batch_rows, left=left, closed=closed)
 

@@ -8,6 +8,7 @@ from reco_ray.slate.explanation import Explanation, WhyItem, explain
 from reco_ray.slate.pipeline import Pipeline
 from reco_ray.slate.popular import PopularList
 from reco_ray.slate.stages import (
+    LearningStage,
     LiveStage,
     NamedStage,
     RankStage,
@@ -24,6 +25,7 @@ from reco_ray.slate.trial import Trial, recent_requests, try_rules
 
 __all__ = [
     "Explanation",
+    "LearningStage",
     "LiveStage",
     "NamedStage",
     "Pipeline",

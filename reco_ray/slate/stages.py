@@ -4,7 +4,7 @@ A stage cannot do another's work: recall cannot see the ranker's scores, a ranke
 All of them take and return lists of the same length, so that a batch of one and a batch of many are the same code.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -16,6 +16,7 @@ from reco_ray.store import Flags, LiveItem
 from reco_ray.types import Candidates, Request, Slate
 
 __all__ = [
+    "LearningStage",
     "LiveStage",
     "NamedStage",
     "RankStage",
@@ -117,6 +118,26 @@ class RuledStage(Protocol):
 
     def pushed(self) -> list[Pushed]:
         """How the rules on exposure stand."""
+
+
+@runtime_checkable
+class LearningStage(Protocol):
+    """A stage that chooses by what was learned while it is loaded.
+
+    Attributes:
+        learns: whether it does, as its release is configured.
+    """
+
+    learns: bool
+
+    def learn(self, parts: Sequence[bytes]) -> None:
+        """Choose by these parts of the evidence from now on; from a thread of its own, while requests go on.
+
+        Raises: SchemaError: one cannot be read; nothing changes.
+        """
+
+    def drawn_from(self) -> Mapping[str, int]:
+        """How many places were drawn from which source since the last call; from the same thread."""
 
 
 @runtime_checkable

@@ -4,6 +4,7 @@ User rows, precomputed slates and traffic records come in from jobs, finished an
 command line; the gateway reads them, one round trip per request. Valkey protocol only.
 """
 
+from reco_ray.store.bandit import BanditState, BanditStore
 from reco_ray.store.erasures import ErasureStore
 from reco_ray.store.features import LAKE_ITEMS, Change, FeatureStore, fresh_until, registered_views
 from reco_ray.store.fence import Fence, FenceEntry, FenceReader, FenceStore
@@ -43,6 +44,8 @@ __all__ = [
     "NO_INTERESTS",
     "NO_SLOT",
     "RANKER",
+    "BanditState",
+    "BanditStore",
     "Change",
     "Cursor",
     "Decided",

@@ -1,6 +1,7 @@
 """From the bus onwards: one detached actor for each partition, which stores its records and keeps the online features.
 
-`actor` runs the sinks (`events.sink`) and the feature streams (`features`); `flow` fills the online store anew from the lake.
+`actor` runs the sinks (`events.sink`), the feature streams (`features`) and what bandits learn from (`bandit`); `flow` fills
+the online store anew from the lake.
 """
 
 __all__: list[str] = []

@@ -1,6 +1,6 @@
 """What follows the bus as Ray actors: one for each partition, detached, restarted for ever.
 
-A thread for each topic stores its records, one for each user view keeps the online features.
+A thread for each topic stores its records, one for each user view keeps the online features, one adds to what bandits know.
 """
 
 import contextlib
@@ -25,9 +25,10 @@ from reco_ray.events.sink import Batch
 from reco_ray.features import Catalogue
 from reco_ray.hashing import digest
 from reco_ray.lake.compact import compact
-from reco_ray.monitoring.metrics import FeatureMetrics, SinkMetrics
+from reco_ray.monitoring.metrics import BanditMetrics, FeatureMetrics, SinkMetrics
 from reco_ray.release import open_release
 from reco_ray.store import OnlineStore, registered_views
+from reco_ray.streaming.bandit import learn
 from reco_ray.streaming.features import Applied, open_stream, reader_name
 
 __all__ = ["FeatureState", "SinkActor", "SinkState", "feature_status", "sink_status", "start_sinks", "stop_sinks"]
@@ -105,6 +106,8 @@ class SinkActor:
         self._views: dict[str, FeatureState] = {}
         self._threads = [threading.Thread(target=self._follow_views, name="views", daemon=True)]
         self._threads += [threading.Thread(target=self._sink, args=(feed,), name=feed.topic, daemon=True) for feed in feeds]
+        learner = (config, store_url, partition, self._stop, BanditMetrics(partition))
+        self._threads.append(threading.Thread(target=learn, args=learner, name="bandit", daemon=True))
         if partition == 0:
             self._threads.append(threading.Thread(target=self._compact, args=(feeds,), name="compaction", daemon=True))
         for thread in self._threads:

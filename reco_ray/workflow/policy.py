@@ -17,8 +17,9 @@ from reco_ray.rank import load as load_rank
 from reco_ray.recall import load as load_recall
 from reco_ray.release import newest, open_release, user_view
 from reco_ray.rerank import load as load_rerank
-from reco_ray.store import unpack_user
+from reco_ray.store import BanditStore, unpack_user
 from reco_ray.types import Request
+from reco_ray.workflow.online import online_store
 
 __all__ = ["evaluate_policy", "judge_release"]
 
@@ -115,6 +116,11 @@ def _target_odds(config: PipelineConfig, release: str, rows: pl.DataFrame) -> li
     """With which odds a release would have shown what was shown."""
     folder = open_release(config.root, release)
     recall, rank, rerank = load_recall(folder), load_rank(folder), load_rerank(folder)
+    if rerank.learns:
+        with online_store(config) as store:
+            parts = () if store is None else BanditStore(store).read().parts
+        rerank.learn(parts)
+        log.info("release %s chooses its sources by %s", release, "what is learned by now" if parts else "nothing learned yet")
     requests = [
         Request(
             request_id=row["request_id"],

@@ -14,6 +14,7 @@ from reco_ray.errors import ConfigError
 from reco_ray.evaluation.propensities import agreement
 from reco_ray.features import Catalogue
 from reco_ray.rerank import Rerank, build, load
+from reco_ray.rerank.bandit import BySource
 from reco_ray.rerank.exploration import Proposal, SlatePolicy, Thompson, Weighted, softmax_weights
 from reco_ray.rerank.policy import Scored, make_policy
 from reco_ray.rules import Bounds
@@ -25,8 +26,14 @@ PROPOSALS: dict[str, Proposal] = {
     "uniform": Weighted(np.ones(6)),
     "plackett_luce": Weighted(softmax_weights(SCORES, 0.5)),
     "thompson": Thompson(SCORES.astype(float), np.array([0.2, 0.2, 0.3, 0.5, 1.0, 1.0])),
+    "linucb": BySource(
+        softmax_weights(SCORES, 0.5),
+        np.array([[1, 0], [1, 1], [0, 1], [0, 1], [1, 0], [0, 0]], np.bool_),
+        np.array([0.2, 0.1]),
+        0.3,
+    ),
 }
-KINDS = [ExploreKind.uniform, ExploreKind.plackett_luce, ExploreKind.thompson]
+KINDS = [ExploreKind.uniform, ExploreKind.plackett_luce, ExploreKind.thompson, ExploreKind.linucb]
 
 
 def policy(name: str, rate: float = 0.4) -> SlatePolicy:

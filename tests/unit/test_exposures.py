@@ -54,7 +54,11 @@ def rows(*decisions: Decision, unit: DateUnit = DateUnit.day) -> list[dict[str, 
 
 def test_a_decision_becomes_one_row() -> None:
     timings = {"user": 1.23456, "total": 9.0}
-    (row,) = rows(decision(degraded=("a", "b"), timings=timings, user_view="v1", user_row=b"\x00\xff", experiment="e"))
+    (row,) = rows(
+        decision(
+            degraded=("a", "b"), timings=timings, user_view="v1", user_row=b"\x00\xff", experiment="e", circumstances=(1, 0.5)
+        )
+    )
     assert row.pop("scores") == pytest.approx([0.1, 1.0])
     assert row.pop("age_s") == pytest.approx(1.235)
     assert [name for name, _ in row["timings"]] == ["user", "total"]  # type: ignore[attr-defined]
@@ -72,6 +76,7 @@ def test_a_decision_becomes_one_row() -> None:
         "release": "rel",
         "variant": "main",
         "experiment": "e",
+        "circumstances": [1.0, 0.5],
         "rung": "full",
         "degraded": ["a", "b"],
         "draw_id": "d",

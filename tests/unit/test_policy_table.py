@@ -148,12 +148,13 @@ def publish(root: Path, release: str, assembled: Callable[[Path], None], config:
     return folder
 
 
+@pytest.mark.parametrize("kind", [ExploreKind.plackett_luce, ExploreKind.linucb])
 def test_a_release_is_judged_from_exposures_before_anybody_sees_it(
-    tmp_path: Path, assembled: Callable[[Path], None], users: pl.DataFrame, catalogue: Catalogue
+    tmp_path: Path, assembled: Callable[[Path], None], users: pl.DataFrame, catalogue: Catalogue, kind: ExploreKind
 ) -> None:
     """Users click even items only; what the new release would earn is known from drawing its slates."""
     old = publish(tmp_path, "old", assembled, explored(ExploreKind.uniform, 0.6))
-    new = publish(tmp_path, "new", assembled, explored(ExploreKind.plackett_luce, 0.3))
+    new = publish(tmp_path, "new", assembled, explored(kind, 0.3))
     people = [user_row(row) for row in users.iter_rows(named=True)]
     n, k, at = 600, 2, NOW - timedelta(hours=2)
     asked = int(at.timestamp() * 1e6)

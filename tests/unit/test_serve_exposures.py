@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 from test_ladder import KNOWN, World, run, slate
 
@@ -17,7 +18,7 @@ from reco_ray.serve.caching.finished import fit, mark
 from reco_ray.serve.http.answers import Answer, Asked, finish
 from reco_ray.serve.path.exposures import Exposures
 from reco_ray.store import unpack_user
-from reco_ray.types import EMPTY_USER, Slate
+from reco_ray.types import EMPTY_USER, Request, Slate
 
 PARTITIONS = 4
 
@@ -275,8 +276,6 @@ def test_an_answer_without_consent_is_cached_for_all_who_give_none_and_for_nobod
 
 
 def test_a_slate_that_was_drawn_keeps_its_propensities_until_it_is_changed() -> None:
-    import numpy as np
-
     from reco_ray.serve.caching.cache_key import cache_key
     from reco_ray.serve.http.contract import RecommendationsBody
 
@@ -298,6 +297,30 @@ def test_a_slate_that_was_drawn_keeps_its_propensities_until_it_is_changed() -> 
         assert bus.rows()[0]["rules"] == [[], ["explore"]]
 
     asyncio.run(story())
+
+
+def test_only_the_decision_that_places_were_drawn_for_says_in_which_circumstances() -> None:
+    async def story() -> None:
+        it = await Recorded().start()
+        ones = np.ones(2, np.float32)
+
+        async def arrange(query: Request, found: list[int], scored: list[int]) -> Slate:
+            drawn = np.array([1, 0.1], np.float32)
+            return Slate(
+                query.request_id, ("a", "b"), ("", ""), ones, drawn, (("popular",), ("fresh", "explore", "explore:fresh"))
+            )
+
+        it.world.stages.arrange = arrange  # type: ignore[method-assign]
+        for session in (["s"], ["s"]):
+            await it.world.post(user_id="known", k=2, session=session, context={"device": "mobile"})
+        first, again = await it.rows()
+        assert again["draw_id"] == first["request_id"], "from the cache"
+        assert first["circumstances"][:5] == [1, 0, 1, 1, 1]
+        assert again["circumstances"] is None
+        assert first["rules"] == [[], ["explore", "explore:fresh"]]
+        assert first["sources"] == [["popular"], ["fresh"]]
+
+    run(story)
 
 
 @pytest.mark.parametrize(("share", "least", "most"), [(0.0, 0, 0), (0.3, 40, 80), (1.0, 200, 200)])

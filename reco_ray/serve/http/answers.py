@@ -146,6 +146,7 @@ class Asked:
         user_id: empty for anonymous requests, without consent, and where profiling is off.
         user_view, user: the row that the slate was made with, and the view that it is of; empty where another request read it.
             The history of a row without features is what the user said to like.
+        circumstances: that a bandit drew places in, for its own request; empty where it drew none.
     """
 
     user_id: str = field(default="", repr=False)
@@ -154,6 +155,7 @@ class Asked:
     consent: bool = True
     user_view: str = ""
     user: UserRow = field(default=EMPTY_USER, repr=False)
+    circumstances: tuple[float, ...] = field(default=(), repr=False)
 
 
 @dataclass(slots=True)

@@ -4,6 +4,7 @@ Rare calls for people, off the event loop: the release that the record names is 
 """
 
 import asyncio
+import contextlib
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -12,13 +13,13 @@ from typing import Any
 import polars as pl
 import redis
 
-from reco_ray.errors import ArtifactError, SchemaError
+from reco_ray.errors import ArtifactError, NotReadyError, SchemaError
 from reco_ray.lake import tables
 from reco_ray.release import open_release, user_view
 from reco_ray.rules import NO_RULES, Standing
 from reco_ray.serve.http import problems
-from reco_ray.slate import Explanation, Pipeline, RuledStage, explain
-from reco_ray.store import OnlineStore, unpack_user
+from reco_ray.slate import Explanation, LearningStage, Pipeline, RuledStage, explain
+from reco_ray.store import BanditStore, OnlineStore, unpack_user
 from reco_ray.types import EMPTY_USER, Request, UserRow
 
 __all__ = ["ExplanationCalls", "find_decision"]
@@ -35,7 +36,7 @@ class ExplanationCalls:
         root: where the lake and the releases lie.
         store: gives a user's row of now where the record does not hold that of then.
         hides: whether a user is being erased.
-        rules: those in force; the stages are run again by them.
+        rules: those in force; the stages are run again by them, and by what a bandit knows now.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class ExplanationCalls:
                 raise problems.unexplained("a later page, which hangs on what the pages before have shown")
             try:
                 user, whose = await self._user(decision)
-                found = await asyncio.to_thread(_explained, self._root, decision, user, item_id, self._rules())
+                found = await asyncio.to_thread(_explained, self._root, decision, user, item_id, self._rules(), self._store)
             except (ArtifactError, FileNotFoundError) as exc:
                 raise problems.unexplained(f"release {decision['release']}, which is gone or cannot be read") from exc
         return _answer(decision, found, whose, item_id)
@@ -100,7 +101,9 @@ def _pipeline(root: str, release: str) -> Pipeline:
     return Pipeline.load(open_release(root, release))
 
 
-def _explained(root: str, decision: Mapping[str, Any], user: UserRow, item_id: str, rules: Standing) -> Explanation:
+def _explained(
+    root: str, decision: Mapping[str, Any], user: UserRow, item_id: str, rules: Standing, store: OnlineStore
+) -> Explanation:
     context = {name: value for name, value in (decision["context"] or {}).items() if value is not None}
     request = Request(
         request_id=decision["draw_id"] or decision["request_id"],  # what was left to chance comes out the same
@@ -116,6 +119,9 @@ def _explained(root: str, decision: Mapping[str, Any], user: UserRow, item_id: s
     pipeline = _pipeline(root, decision["release"])
     if isinstance(pipeline.rerank, RuledStage):
         pipeline.rerank.obey(rules)
+    if isinstance(pipeline.rerank, LearningStage) and pipeline.rerank.learns:
+        with contextlib.suppress(NotReadyError, SchemaError):  # then by what it knew before
+            pipeline.rerank.learn(BanditStore(store).read().parts)
     return explain(pipeline, request, tuple(others))
 
 

@@ -157,6 +157,7 @@ class Exposures:
             user_view=view,
             user_row=None if row is None else pack_user(row),
             timings=answer.timings,
+            circumstances=asked.circumstances if slate.draw_id == answer.request_id else (),
         )
         # the records of nobody in particular are spread
         return Outgoing(partition_of(asked.user_id or answer.request_id, self._partitions), encode(decision))

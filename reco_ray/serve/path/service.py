@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reco_ray.errors import NotReadyError
+from reco_ray.rerank.bandit import drawn_in
 from reco_ray.rollout.variants import APART, HOLDOUT
 from reco_ray.rules import NO_RULES, Standing
 from reco_ray.serve.caching.cache import SlateCache
@@ -274,6 +275,7 @@ class GatewayService:
         finally:
             self._admission.leave()
         asked.user_view, asked.user = route.user_view, request.user
+        asked.circumstances = drawn_in(request, outcome.slate)
         if variant not in APART:
             self._mirror(request, route.user_view, outcome.slate, ranked)
         marks = [*marks, *outcome.degraded, *flags.marks]
