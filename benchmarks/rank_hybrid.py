@@ -236,8 +236,8 @@ def _top(values: Floats, share: float) -> NDArray[np.bool_]:
 
 
 def _show(dataset: str, report: dict[str, Any]) -> None:
-    names = ("heavy_share", "ndcg10", "low", "high", "gain", "gain_low", "gain_high", "rank_p50_ms", "rank_p95_ms")
-    names += ("stages_p50_ms", "stages_p95_ms", "rank_cpu_s", "stages_cpu_s")
+    names = ["heavy_share", "ndcg10", "low", "high", "gain", "gain_low", "gain_high", "rank_p50_ms", "rank_p95_ms"]
+    names += ["stages_p50_ms", "stages_p95_ms", "rank_cpu_s", "stages_cpu_s"]
     table = Table("ranker", *names, title=f"{dataset}, {report['users']} users; {report['policies'][0]}")
     for name, row in report["rankers"].items():
         table.add_row(name, *(f"{row[each]:.4g}" for each in names))

@@ -1,12 +1,13 @@
 """The ranker against what it has to beat, over seeds, and where its gain comes from.
 
     python benchmarks/rank_quality.py --out FILE [--datasets movielens,completejourney] [--seeds 7,8,9] [--root FOLDER]
+        [--parts again,alone]
 
 Per data set and seed the pipeline runs up to the rankers (``rank=hybrid``). NDCG@10 on the test part of each recall source
-alone, of their union in recall's order, of XGBoost, of the heavy ranker and of both by the release's policy; of the sequential
-model as a release without a ranker has it; and of rankers that were trained again, in this process: on all columns, then with
-XGBoost's ``lambdarank_unbiased`` (which takes recall's order for the displayed one), without a group of columns, and on one
-alone (``--models-only`` leaves these out). What was made and measured lies under ``FOLDER`` and is used again, so that a cut
+alone, of their union in recall's order, of XGBoost, of the heavy ranker and of both by the release's policy. The part ``again``
+trains rankers once more, in this process: on all columns, with XGBoost's ``lambdarank_unbiased`` (which takes recall's order
+for the displayed one), without a group of columns, and on one alone. The part ``alone`` is the sequential model as a release
+without a ranker has it. What was made and measured lies under ``FOLDER`` and is used again, so that a cut
 loses one step. A seed decides everything random: models, held-out users, ids. A user's NDCG is the mean over seeds; intervals
 (95%) and paired differences are over users.
 """
@@ -15,7 +16,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -58,9 +59,11 @@ K = 10
 _NAMES = {"movielens": "movielens", "completejourney": "retail"}  # of the checks
 _BATCH = 64
 _ORDERS = ("recall", "xgboost", "neural", "hybrid")
-SEQUENTIAL = ["recall=alone", "rank=none"]
+SEQUENTIAL = ["recall=alone", "recall.quotas.repeat=0", "rank=none"]
 _ALONE = "sequential alone"
 Floats = NDArray[np.float64]
+Ways = Iterable[tuple[str, Callable[[], list[NDArray[np.int32]]]]]
+"""Names of ways to order, and what makes the best rows of each user by it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,7 +99,7 @@ def main(
     seeds: str = "7,8,9",
     root: Annotated[Path | None, typer.Option(help="Keeps what the pipeline makes; without one it is made anew.")] = None,
     override: Annotated[list[str] | None, typer.Option(help="Of the configuration, key=value.")] = None,
-    models_only: Annotated[bool, typer.Option(help="Train no ranker again.")] = False,
+    parts: Annotated[str, typer.Option(help="Beside the rankers; empty leaves them out.")] = "again,alone",
 ) -> None:
     """Measure and write; what is done is written at once."""
     given = override or ["recall=wide"]
@@ -108,31 +111,31 @@ def main(
                 home = (root or Path(scratch)) / f"{dataset}-{seed}"
                 fixed = [f"source={dataset}", f"seed={seed}", f"root={home}"]
                 configs = compose_config([*fixed, "rank=hybrid", *given]), compose_config([*fixed, *SEQUENTIAL])
-                for by_seed[seed] in _measure(*configs, home / f"quality-{digest(*given)}.json", models_only):
+                for by_seed[seed] in _measure(*configs, home / f"quality-{digest(*given)}.json", parts.split(",")):
                     found[dataset] = _together(by_seed)
                     _write(out, {"k": K, "overrides": given, "load": os.getloadavg(), "datasets": found})
             _show(dataset, found[dataset])
 
 
-def _measure(config: PipelineConfig, sequential: PipelineConfig, kept: Path, models_only: bool) -> Iterator[dict[str, Any]]:
-    """NDCG@10 of each user by each way to order, of one seed; again with each ranker that was trained.
+def _measure(config: PipelineConfig, sequential: PipelineConfig, kept: Path, parts: list[str]) -> Iterator[dict[str, Any]]:
+    """NDCG@10 of each user by each way to order, of one seed; again with each that was added.
 
     Args:
         sequential: of a release of the next-item model alone.
         kept: file of what was measured before, and is not measured again.
     """
-    measured: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
-    if measured:
+    measured: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {"parts": []}
+    if "ndcg" in measured:
         yield measured
-    if measured.get("whole") or (models_only and _ALONE in measured.get("ndcg", {})):
+    if not set(parts) - {"", *measured["parts"]} and "ndcg" in measured:
         return
     with ray_session(config.cluster):
         outputs = run_all(STEPS, config, upto="train_neural_ranker")
     with tempfile.TemporaryDirectory(prefix="stages-") as folder:
         asked = _ask(config, outputs, Path(folder))
-    if not measured:
-        facts, heavy = outputs["train_ranker"].facts, outputs["train_neural_ranker"]
-        measured = {
+    facts, heavy = outputs["train_ranker"].facts, outputs["train_neural_ranker"]
+    if "ndcg" not in measured:
+        measured |= {
             "users": asked.users,
             "ndcg": {name: ndcg_at_k(lists, asked.relevant, K).tolist() for name, lists in asked.lists.items()},
             "trained": {name: facts[name] for name in ("rows", "groups", "rounds", "valid_ndcg10")}
@@ -141,20 +144,19 @@ def _measure(config: PipelineConfig, sequential: PipelineConfig, kept: Path, mod
         }
         kept.write_text(json.dumps(measured))
         yield measured
-    if _ALONE not in measured["ndcg"]:
-        with ray_session(config.cluster):
-            alone = run_all(STEPS, sequential, upto="train_embeddings")
-        measured["ndcg"][_ALONE] = ndcg_at_k(_alone(sequential, alone), asked.relevant, K).tolist()
+
+    of_parts: dict[str, Callable[[], Ways]] = {
+        "again": lambda: _trained_again(config, outputs, asked),
+        "alone": lambda: [(_ALONE, partial(_alone, sequential))],
+    }
+    for part in filter(None, parts):
+        for name, lists in of_parts[part]():
+            if name not in measured["ndcg"]:
+                measured["ndcg"][name] = ndcg_at_k(lists(), asked.relevant, K).tolist()
+                kept.write_text(json.dumps(measured))
+                yield measured
+        measured["parts"] = sorted({*measured["parts"], part})
         kept.write_text(json.dumps(measured))
-        yield measured
-    if models_only:
-        return
-    for name, lists in _trained_again(config, outputs, asked):
-        if name not in measured["ndcg"]:
-            measured["ndcg"][name] = ndcg_at_k(lists(), asked.relevant, K).tolist()
-            kept.write_text(json.dumps(measured))
-            yield measured
-    kept.write_text(json.dumps(measured | {"whole": True}))
 
 
 def tested(config: PipelineConfig, outputs: dict[str, Output], recall: Recall) -> Iterator[Tested]:
@@ -191,8 +193,10 @@ def _ask(config: PipelineConfig, outputs: dict[str, Output], folder: Path) -> As
     return Asked(source_ids(config, pl.concat(users)), relevant, lists, found, np.concatenate(matrices))
 
 
-def _alone(config: PipelineConfig, outputs: dict[str, Output]) -> list[NDArray[np.int32]]:
+def _alone(config: PipelineConfig) -> list[NDArray[np.int32]]:
     """Best rows of each user by a release without a ranker; its catalogue is that of the others."""
+    with ray_session(config.cluster):
+        outputs = run_all(STEPS, config, upto="train_embeddings")
     with tempfile.TemporaryDirectory(prefix="stages-") as name:
         folder = Path(name)
         assemble_snapshot(Work(config, outputs, "", folder), "eval", folder)
@@ -209,9 +213,7 @@ def source_ids(config: PipelineConfig, users: pl.Series) -> list[str]:
     return users.replace_strict(new, old["user_id"]).to_list()
 
 
-def _trained_again(
-    config: PipelineConfig, outputs: dict[str, Output], asked: Asked
-) -> Iterator[tuple[str, Callable[[], list[NDArray[np.int32]]]]]:
+def _trained_again(config: PipelineConfig, outputs: dict[str, Output], asked: Asked) -> Ways:
     """Names of rankers that are trained again, as the release's was but for the named, and what makes one's best rows."""
     made = outputs["build_training_set"]
     columns: list[str] = json.loads((made.folder() / "ranker_columns.json").read_text())

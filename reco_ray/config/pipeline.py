@@ -13,6 +13,7 @@ from reco_ray.config.models import (
     RecallConfig,
     ReplayConfig,
     RerankConfig,
+    SourceName,
     TuneConfig,
 )
 from reco_ray.config.releases import GatesConfig, ReleasesConfig, RetrainConfig
@@ -70,6 +71,11 @@ class PipelineConfig:
     def __post_init__(self) -> None:
         if not self.root:
             raise ConfigError("root: found nothing, expected a URI that every node reaches; give root=s3://bucket/reco")
+        if (repeat := self.recall.quotas.get(SourceName.repeat, 0)) > 0 and not self.rerank.seen_items_return:
+            raise ConfigError(
+                f"recall.quotas.repeat: found {repeat} and rerank.seen_items_return=false, expected 0 where nothing returns; "
+                "give rerank=repeat where what a user has had may come back"
+            )
         days, delay_hours = self.privacy.events_days, self.feedback.delay_hours
         if 0 < days * 24 < delay_hours + 24:  # a day for the last join: an earlier one than that would be undone
             raise ConfigError(

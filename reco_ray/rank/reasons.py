@@ -31,6 +31,7 @@ _SOURCES = {
     "sequential": "what comes next after the user's last items",
     "mf": "what people of overlapping tastes take",
     "content": "what reads like the user's items",
+    "repeat": "what the user has had again and again",
     "covisit": "what is taken together with the user's items",
     "popular": "what most people take",
     "trending": "what many take just now",

@@ -1,7 +1,7 @@
 """What sources see of a request: rows of the release's catalogue instead of ids."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -52,6 +52,10 @@ class Query:
             at[at == self.hidden.size] = 0
             mask = self.hidden[at] != item_idx
         return mask if self.allowed is None else mask & self.allowed[item_idx]
+
+    def newest(self, n: int) -> "Query":
+        """The same with no more than the ``n`` newest items of the history."""
+        return self if self.history.size <= n else replace(self, history=self.history[-n:], weights=self.weights[-n:])
 
 
 class Source(Protocol):

@@ -20,6 +20,7 @@ from reco_ray.recall.sources.covisit import CovisitSource
 from reco_ray.recall.sources.fresh import FreshSource
 from reco_ray.recall.sources.lists import ListSource
 from reco_ray.recall.sources.mf import MfSource
+from reco_ray.recall.sources.repeat import RepeatSource
 from reco_ray.recall.sources.segments import SEGMENTED, Segments
 from reco_ray.recall.sources.sequential import SequentialSource
 from reco_ray.recall.sources.two_tower import TwoTowerSource
@@ -31,6 +32,7 @@ __all__ = ["Recall", "build", "load"]
 log = logging.getLogger(__name__)
 
 _FILE = "recall.json"
+_HISTORY = 50  # of releases that do not say
 
 
 class Recall:
@@ -39,13 +41,20 @@ class Recall:
     Args:
         sources: by name, in the order of `config.SourceName`; the columns of the candidates' ranks and scores.
         quotas: most items each may bring.
+        history: newest items of a user that a source is shown; `RepeatSource` sees all that the user's row holds.
     """
 
     def __init__(
-        self, catalogue: Catalogue, sources: dict[str, Source], quotas: dict[str, int], candidates: int, seen_items_return: bool
+        self,
+        catalogue: Catalogue,
+        sources: dict[str, Source],
+        quotas: dict[str, int],
+        candidates: int,
+        seen_items_return: bool,
+        history: int,
     ) -> None:
         self.catalogue, self.sources, self._quotas = catalogue, sources, quotas
-        self._candidates, self._seen_items_return = candidates, seen_items_return
+        self._candidates, self._seen_items_return, self._history = candidates, seen_items_return, history
         self._withdrawn = np.flatnonzero(~catalogue.available)
         self._lock = threading.Lock()  # between requests, and changes from another thread
         self._off = NO_FLAGS.sources
@@ -93,12 +102,16 @@ class Recall:
                 hits.append([nothing] * len(requests))
                 continue
             try:
-                hits.append(source.recall(queries, self._quotas[name]))
+                hits.append(self._ask(source, queries, self._quotas[name]))
             except Exception:
                 log.exception("source %s failed on a batch of %d", name, len(requests))
                 missing.append(name)
                 hits.append([nothing] * len(requests))
         return [self._candidates_of(r, [h[i] for h in hits], tuple(missing)) for i, r in enumerate(requests)]
+
+    def _ask(self, source: Source, queries: list[Query], k: int) -> list[Hits]:
+        whole = isinstance(source, RepeatSource)
+        return source.recall(queries if whole else [query.newest(self._history) for query in queries], k)
 
     def _candidates_of(self, request: Request, hits: list[Hits], missing: tuple[str, ...]) -> Candidates:
         if not request.items:
@@ -127,7 +140,7 @@ class Recall:
     def alone(self, name: str, requests: Sequence[Request], k: int) -> list[Hits]:
         """What one source would answer on its own, for evaluation."""
         queries: list[Query] = [make_query(r, self.catalogue, self._seen_items_return, self._withdrawn) for r in requests]
-        return self.sources[name].recall(queries, k)
+        return self._ask(self.sources[name], queries, k)
 
 
 def build(
@@ -169,6 +182,7 @@ def build(
         "fresh_pool": config.fresh_pool,
         "encoder": config.content.encoder.value,
         "seen_items_return": seen_items_return,
+        "history": config.history,
     }
     (folder / _FILE).write_text(json.dumps(settings, indent=1))
 
@@ -191,8 +205,11 @@ def load(folder: Path) -> Recall:
                 sources[name] = CovisitSource.load(folder, catalogue)
             case SourceName.content:
                 sources[name] = ContentSource.load(folder, EncoderName(settings["encoder"]))
+            case SourceName.repeat:
+                sources[name] = RepeatSource(catalogue)
             case SourceName.fresh:
                 sources[name] = FreshSource.of(catalogue, settings["fresh_pool"])
             case list_name:
                 sources[name] = ListSource.of(list_name, catalogue, segments)
-    return Recall(catalogue, sources, settings["quotas"], settings["candidates"], settings["seen_items_return"])
+    history = settings.get("history", _HISTORY)
+    return Recall(catalogue, sources, settings["quotas"], settings["candidates"], settings["seen_items_return"], history)

@@ -169,7 +169,7 @@ def _train_embeddings(work: Work) -> Mapping[str, object]:
             run = Run(
                 sequences=storage.join(features.uri, "sequences.parquet"),
                 keys=catalogue.keys,
-                history=config.features.history,
+                history=min(config.recall.history, config.features.history),
                 items_return=config.rerank.seen_items_return,
                 cluster=config.cluster,
                 seed=config.seed,
@@ -259,7 +259,7 @@ STEPS = (
     Step(
         "train_embeddings",
         ("build_features",),
-        lambda c: (trained_sources(c), c.features, c.rerank.seen_items_return, c.seed, *start(c)),
+        lambda c: (trained_sources(c), c.features, c.recall.history, c.rerank.seen_items_return, c.seed, *start(c)),
         _train_embeddings,
         needed=lambda c: bool(trained_sources(c)),
     ),

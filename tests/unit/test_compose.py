@@ -25,6 +25,7 @@ JOBS = sorted(p.stem for p in (Path(__file__).parents[2] / "jobs").glob("*.py"))
         ("profile=lcal", "profile: found 'lcal', expected one of .*did you mean 'local'"),
         ("sorce=files", "sorce: found no key 'sorce' in the top level.*did you mean 'source'"),
         ("recall.quotas.popuar=3", "recall.quotas.popuar.*popular"),
+        ("recall.quotas.repeat=9", "recall.quotas.repeat: found 9 and rerank.seen_items_return=false.*give rerank=repeat"),
         ("source=files", "source.events: found nothing"),
         ("profile=cluster", "root: found nothing"),
         ("root=s3://bucket/reco", "is remote: found store.url='' and tracking.uri=''"),

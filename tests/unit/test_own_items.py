@@ -131,7 +131,7 @@ def test_a_source_that_fails_leaves_the_items_and_is_named(stage: Recall, row: U
             raise OSError("gone")
 
     sources = dict.fromkeys(stage.sources, Broken())
-    broken = Recall(stage.catalogue, sources, dict.fromkeys(sources, 20), 40, False)  # type: ignore[arg-type]
+    broken = Recall(stage.catalogue, sources, dict.fromkeys(sources, 20), 40, False, 50)  # type: ignore[arg-type]
     (found,) = broken.recall([own(user=row)])
     assert len(found) == 4
     assert found.missing == tuple(sources)

@@ -17,8 +17,9 @@ from reco_ray.hashing import item_keys
 from reco_ray.recall import load
 from reco_ray.recall.index import VectorIndex
 from reco_ray.recall.merge import merge
-from reco_ray.recall.query import Query, make_query
+from reco_ray.recall.query import Hits, Query, make_query
 from reco_ray.recall.sources.lists import ListSource
+from reco_ray.recall.sources.repeat import RepeatSource
 from reco_ray.recall.sources.two_tower import embed_items, embed_users, item_inputs
 from reco_ray.recall.stage import Recall
 from reco_ray.recall.training.chunks import pack
@@ -145,10 +146,31 @@ def test_a_source_that_fails_is_named_and_passed_over(stage: Recall, row: UserRo
             raise OSError("gone")
 
     sources = {**stage.sources, "covisit": Broken()}
-    broken = Recall(stage.catalogue, sources, dict.fromkeys(sources, 20), 40, False)  # type: ignore[arg-type]
+    broken = Recall(stage.catalogue, sources, dict.fromkeys(sources, 20), 40, False, 50)  # type: ignore[arg-type]
     (found,) = broken.recall([Request(request_id="r", user=row)])
     assert found.missing == ("covisit",)
     assert len(found) > 0
+
+
+def test_sources_are_shown_the_newest_items_and_repeat_all_of_them(stage: Recall, row: UserRow) -> None:
+    sizes = dict[str, int]()
+
+    class Asked(RepeatSource):
+        def recall(self, queries: list[Query], k: int) -> list[Hits]:
+            sizes["repeat"] = queries[0].history.size
+            return super().recall(queries, k)
+
+    class Other:
+        def recall(self, queries: list[Query], k: int) -> list[Hits]:
+            sizes["mf"] = queries[0].history.size
+            assert np.array_equal(queries[0].history, stage.catalogue.find_keys(row.history)[-3:])
+            assert queries[0].weights.size == 3
+            return stage.sources["mf"].recall(queries, k)
+
+    asked = Recall(stage.catalogue, {"mf": Other(), "repeat": Asked(stage.catalogue)}, {"mf": 20, "repeat": 20}, 40, True, 3)
+    (found,) = asked.recall([Request(request_id="r", user=row)])
+    assert not found.missing
+    assert sizes == {"mf": 3, "repeat": row.history.size}
 
 
 def test_neighbours_of_an_item_are_of_its_taste(stage: Recall) -> None:

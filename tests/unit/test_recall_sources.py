@@ -21,6 +21,7 @@ from reco_ray.recall.sources.fresh import FreshSource
 from reco_ray.recall.sources.lists import ListSource
 from reco_ray.recall.sources.lsa import LsaEncoder, words
 from reco_ray.recall.sources.mf import MfSource, fold_in, load_factors, save_factors
+from reco_ray.recall.sources.repeat import RepeatSource
 from reco_ray.recall.sources.segments import SEGMENTED, Segments
 from reco_ray.recall.training.factors import fit_factors
 from reco_ray.recall.training.text import fit_lsa
@@ -31,6 +32,24 @@ NOTHING = np.empty(0, np.int64)
 
 def ask(history: np.ndarray, turn: int = 0, hidden: np.ndarray = NOTHING) -> Query:
     return Query(history, np.ones(history.size, np.float32), hidden, turn=turn)
+
+
+class TestRepeat:
+    def test_what_was_had_often_comes_first_and_of_two_had_as_often_the_later_one(self, catalogue: Catalogue) -> None:
+        source = RepeatSource(catalogue)
+        history = np.array([7, 3, 7, 5, 3, 9, 5, 7])
+        (found, scores), nothing = source.recall([ask(history), ask(NOTHING)], 10)
+        assert found.tolist() == [7, 5, 3, 9]
+        np.testing.assert_allclose(
+            scores, [0.998**7 + 0.998**5 + 1, 0.998**4 + 0.998, 0.998**6 + 0.998**3, 0.998**2], rtol=1e-6
+        )
+        assert not nothing[0].size
+        hidden, short = source.recall([ask(history, hidden=np.array([7]))], 10)[0], source.recall([ask(history)], 2)[0]
+        assert (hidden[0].tolist(), short[0].tolist()) == ([5, 3, 9], [7, 5])
+
+    def test_a_strong_event_counts_as_several_weak_ones(self, catalogue: Catalogue) -> None:
+        query = Query(np.array([4, 4, 6]), np.array([0.2, 0.2, 1.0], np.float32), NOTHING)
+        assert RepeatSource(catalogue).recall([query], 10)[0][0].tolist() == [6, 4]
 
 
 class TestMf:

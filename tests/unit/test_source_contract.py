@@ -69,7 +69,7 @@ class TestSourceContract:
 
     def test_a_user_with_a_history_gets_something_and_nothing_seen(self, stage: Recall, row: UserRow, name: str) -> None:
         (item_idx, _) = stage.sources[name].recall([query_of(stage, row)], 15)[0]
-        assert item_idx.size
+        assert bool(item_idx.size) == (name != "repeat")  # which brings nothing else
         assert not set(stage.catalogue.keys[item_idx].tolist()) & set(row.seen.tolist())
 
     def test_an_unknown_user_gets_the_lists_for_all(self, stage: Recall, name: str) -> None:
