@@ -193,7 +193,8 @@ class Load:
 
     Attributes:
         answers: by status, rung and marks; 0 where there was none.
-        broken: connections kept open that ended without an answer; the request is sent once more, as HTTP clients do.
+        broken: connections that ended without an answer, or with a page of the proxy's or half an answer; the request is sent
+            once more, as HTTP clients do.
     """
 
     def __init__(self, world: World, ms: int) -> None:
@@ -237,10 +238,11 @@ class Load:
                 try:
                     try:
                         response = client.post(self._world.url + PATH, json=body)
-                    except httpx.RemoteProtocolError:
+                        answer = response.json()
+                    except (httpx.RemoteProtocolError, ValueError):
                         self.broken += 1
                         response = client.post(self._world.url + PATH, json=body)
-                    answer = response.json()
+                        answer = response.json()
                     outcome = response.status_code, answer.get("rung", ""), " ".join(answer.get("degraded", ()))
                 except (httpx.HTTPError, ValueError) as exc:
                     outcome = 0, "", type(exc).__name__
