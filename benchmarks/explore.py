@@ -24,9 +24,9 @@ from rich.console import Console
 
 from reco_ray.config import ExploreConfig, ExploreKind, RerankConfig
 from reco_ray.evaluation.propensities import agreement
-from reco_ray.rerank.policy import Scored, make_policy
+from reco_ray.rerank.policy import Scored, Sources, make_policy
 
-KINDS = (ExploreKind.uniform, ExploreKind.plackett_luce, ExploreKind.thompson)
+KINDS = (ExploreKind.uniform, ExploreKind.plackett_luce, ExploreKind.thompson, ExploreKind.linucb)
 _GROUPS = 8  # of the outcomes of a place: the next item, newcomers, and the others by their place in the arranged list
 _K = 10
 
@@ -43,12 +43,11 @@ def odds(slots: int, seed: int) -> dict[str, dict[str, float]]:
             events = rng.integers(0, 200, 60)
 
             parts = Scored(scores, keys, events, in_category, np.arange(60))
-
-            def of(rate: float, parts: Scored = parts, kind: ExploreKind = kind) -> Any:
-                config = RerankConfig(diversity_pool=25, explore=ExploreConfig(kind=kind, rate=rate, newcomers=10))
-                return make_policy(config, parts, _K, explores=True)[1]
-
-            policy = of(0.1)
+            config = RerankConfig(diversity_pool=25, explore=ExploreConfig(kind=kind, rate=0.1, newcomers=10))
+            sources = None
+            if kind is ExploreKind.linucb:
+                sources = Sources(rng.random((60, 4)) < 0.3, rng.random(4))
+            policy = make_policy(config, parts, _K, explores=True, sources=sources)[1]
             drawn = policy.draw(_K, rng)
             each = policy.follow(drawn.chosen, every=True)
             group = np.minimum(np.argsort(policy.arranged) // 6, _GROUPS - 2) + 1
@@ -99,8 +98,8 @@ def main(
         note(
             "odds",
             chance,
-            ("propensity_chi2_p", right, "p, least of three kinds"),
-            ("propensity_chi2_p_of_wrong_logger", wrong, "p, largest of three kinds"),
+            ("propensity_chi2_p", right, "p, least of four kinds"),
+            ("propensity_chi2_p_of_wrong_logger", wrong, "p, largest of four kinds"),
         )
     if repetitions:
         judged = estimates(repetitions, draws, seed)

@@ -1,7 +1,8 @@
 """What exploration earns over HTTP once new items come: true clicks with it, against the same shop without it.
 
-``python benchmarks/explore_http.py --out FILE [--plot FILE.svg]``. A deployment of its own (staged, with store, gateway, sinks
-and streams, no caches) runs one release after another. In each world a shop has a past and a ranker trained on it; two releases
+The last part of `explore`: ``python benchmarks/explore.py --out FILE --slots 0 --repetitions 0 --bandits 0``. A deployment of
+its own (staged, with store, gateway, sinks and streams, no caches) runs one release after another. In each world a shop has a
+past and a ranker trained on it; two releases
 differ in ``rerank.explore`` alone, and each is driven by the same users, with the same tastes and luck and ids of its own, at a
 steady rate. Both learn by the product's own loop: clicks go to ``/v1/events``, from there into the features of users and items
 within seconds, and how often an item was met is what Thompson sampling goes by. New items come by ``PUT /v1/items``.
@@ -14,11 +15,10 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-import typer
-from explore_gain import BASE, draw, gain_of, save, summary, worlds_of
+from explore_gain import BASE, draw, gain_of, summary
 from explore_shop import K, Shop, make_shop, make_world
 from explore_site import NamedApi, Site, seconds_to_follow, site
 from rich.console import Console
@@ -123,31 +123,6 @@ def plotted(path: Path, result: dict[str, Any]) -> None:
     draw(path, result, f"thompson at 0.1 over HTTP, mean of {len(result['gains'])} worlds")
 
 
-def main(
-    out: Annotated[Path, typer.Option()],
-    plot: Annotated[Path | None, typer.Option()] = None,
-    worlds: int = 16,
-    visits: int = 3_000,
-    rate: float = 30.0,
-    minutes: float = 600.0,
-    seed: int = 7,
-) -> None:
-    """Measure and write the result."""
-    settings = {"visits": visits, "rate": rate, "seed": seed}
-    found: dict[str, Any] = {"checks": [], "settings": settings, "worlds": worlds_of(out, settings)}
-    found["reward"] = measure(found["worlds"], lambda: save(out, found), worlds, visits, rate, minutes, seed)
-    for name, value, unit in checks_of(found["reward"]):
-        found["checks"].append({"name": name, "value": value, "unit": unit})
-        Console().print(f"{name} = {value:.4g} ({unit})")
-    save(out, found)
-    if plot is not None:
-        plotted(plot, found["reward"])
-
-
 def _say(seed: int, arm: str, found: dict[str, Any]) -> None:
     shown = {key: value for key, value in found.items() if key != "expected"}
     Console(stderr=True).print(f"{time.strftime('%H:%M:%S')} world {seed} {arm}: {shown}")
-
-
-if __name__ == "__main__":
-    typer.run(main)

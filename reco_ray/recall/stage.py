@@ -32,7 +32,7 @@ __all__ = ["Recall", "build", "load"]
 log = logging.getLogger(__name__)
 
 _FILE = "recall.json"
-_HISTORY = 50  # of releases that do not say
+_WHOLE = 1_000_000  # history of releases that do not say: their sources and models saw all of it
 
 
 class Recall:
@@ -93,7 +93,7 @@ class Recall:
         self._off = flags.sources
 
     def _recall(self, requests: Sequence[Request]) -> list[Candidates]:
-        queries = [make_query(r, self.catalogue, self._seen_items_return, self._withdrawn) for r in requests]
+        queries, newest = self._queries(requests)
         hits: list[list[Hits]] = []
         missing, off = [], self._off
         nothing: Hits = (np.empty(0, np.int64), np.empty(0, np.float32))
@@ -102,16 +102,17 @@ class Recall:
                 hits.append([nothing] * len(requests))
                 continue
             try:
-                hits.append(self._ask(source, queries, self._quotas[name]))
+                hits.append(source.recall(queries if isinstance(source, RepeatSource) else newest, self._quotas[name]))
             except Exception:
                 log.exception("source %s failed on a batch of %d", name, len(requests))
                 missing.append(name)
                 hits.append([nothing] * len(requests))
         return [self._candidates_of(r, [h[i] for h in hits], tuple(missing)) for i, r in enumerate(requests)]
 
-    def _ask(self, source: Source, queries: list[Query], k: int) -> list[Hits]:
-        whole = isinstance(source, RepeatSource)
-        return source.recall(queries if whole else [query.newest(self._history) for query in queries], k)
+    def _queries(self, requests: Sequence[Request]) -> tuple[list[Query], list[Query]]:
+        """With all of the history, and with the newest items of it."""
+        queries = [make_query(r, self.catalogue, self._seen_items_return, self._withdrawn) for r in requests]
+        return queries, [query.newest(self._history) for query in queries]
 
     def _candidates_of(self, request: Request, hits: list[Hits], missing: tuple[str, ...]) -> Candidates:
         if not request.items:
@@ -139,8 +140,8 @@ class Recall:
 
     def alone(self, name: str, requests: Sequence[Request], k: int) -> list[Hits]:
         """What one source would answer on its own, for evaluation."""
-        queries: list[Query] = [make_query(r, self.catalogue, self._seen_items_return, self._withdrawn) for r in requests]
-        return self._ask(self.sources[name], queries, k)
+        source, (queries, newest) = self.sources[name], self._queries(requests)
+        return source.recall(queries if isinstance(source, RepeatSource) else newest, k)
 
 
 def build(
@@ -211,5 +212,5 @@ def load(folder: Path) -> Recall:
                 sources[name] = FreshSource.of(catalogue, settings["fresh_pool"])
             case list_name:
                 sources[name] = ListSource.of(list_name, catalogue, segments)
-    history = settings.get("history", _HISTORY)
+    history = settings.get("history", _WHOLE)
     return Recall(catalogue, sources, settings["quotas"], settings["candidates"], settings["seen_items_return"], history)

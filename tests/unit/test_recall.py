@@ -1,6 +1,8 @@
 """Recall: lists, the laws of merging, and two forms of one model; `test_source_contract` is for all sources."""
 
+import json
 import queue
+import shutil
 from itertools import pairwise
 from pathlib import Path
 
@@ -171,6 +173,29 @@ def test_sources_are_shown_the_newest_items_and_repeat_all_of_them(stage: Recall
     (found,) = asked.recall([Request(request_id="r", user=row)])
     assert not found.missing
     assert sizes == {"mf": 3, "repeat": row.history.size}
+
+
+def test_a_release_from_before_the_setting_shows_its_sources_the_whole_history(
+    folder: Path, tmp_path: Path, row: UserRow
+) -> None:
+    old = shutil.copytree(folder, tmp_path / "old")
+    settings = json.loads((old / "recall.json").read_text())
+    del settings["history"]
+    (old / "recall.json").write_text(json.dumps(settings))
+    request = Request(request_id="r", user=UserRow(history=np.tile(row.history, 20), weights=np.tile(row.weights, 20)))
+    seen = list[int]()
+
+    class Asked:
+        def recall(self, queries: list[Query], k: int) -> list[Hits]:
+            seen.extend(query.history.size for query in queries)
+            return [(np.empty(0, np.int64), np.empty(0, np.float32)) for _ in queries]
+
+    for each in (old, folder):
+        loaded = load(each)
+        loaded.sources["mf"] = Asked()
+        loaded.recall([request])
+    assert request.user.history.size > 50
+    assert seen == [request.user.history.size, 50]
 
 
 def test_neighbours_of_an_item_are_of_its_taste(stage: Recall) -> None:

@@ -59,6 +59,14 @@ def test_a_missing_column_is_named_with_its_remedy() -> None:
         mapped(row(), files(columns={"price": "cost"}))
 
 
+def test_an_items_column_that_was_named_and_is_not_there_is_refused_and_a_usual_one_may_be_missing() -> None:
+    raw = pl.DataFrame({"item_id": ["i1"], "cost": [3.5]})
+    usual, named = files(), files(columns={"item_price": "price_eur"})
+    assert sources.map_items(raw, usual, usual.columns, 7, "here").column("price").to_pylist() == [None]
+    with pytest.raises(SchemaError, match=r"the items of these: found columns .*expected 'price_eur' for item_price"):
+        sources.map_items(raw, named, named.columns, 7, "here")
+
+
 @pytest.mark.parametrize("unit", ["s", "ms", "us"])
 def test_numeric_times_are_read_in_their_unit(unit: str) -> None:
     factor = {"s": 1, "ms": 1_000, "us": 1_000_000}[unit]

@@ -69,9 +69,9 @@ def map_items(raw: pl.DataFrame, source: SourceConfig, names: ColumnsConfig, see
 
     An empty price is unknown.
 
-    Raises: SchemaError: the id column is missing, or a price is none.
+    Raises: SchemaError: the id column is missing, or another that was named, or a price is none.
     """
-    _require(raw, {"item_id": names.item_id}, where)
+    _require(raw, {"item_id": names.item_id, **_named(names)}, f"{where}, the items of these")
 
     def column(name: str, kind: pl.DataType | type[pl.DataType]) -> pl.Expr:
         return pl.col(name).cast(kind, strict=False) if name and name in raw.columns else pl.lit(None, kind)
@@ -92,6 +92,13 @@ def map_items(raw: pl.DataFrame, source: SourceConfig, names: ColumnsConfig, see
         pl.lit(_EPOCH).cast(pl.Datetime("us", "UTC")).alias("updated_ts"),
     )
     return check(frame.sort("item_id").to_arrow(), ITEMS, where)
+
+
+def _named(names: ColumnsConfig) -> dict[str, str]:
+    """The items' columns that somebody gave a name of their own: these must be there."""
+    usual = ColumnsConfig()
+    given = {key: getattr(names, key) for key in ("title", "categories", "year", "text", "item_price")}
+    return {key: name for key, name in given.items() if name and name != getattr(usual, key)}
 
 
 def map_users(raw: pl.DataFrame, source: SourceConfig, names: ColumnsConfig, seed: int, where: str) -> pa.Table:

@@ -8,7 +8,7 @@ from reco_ray.recall.query import Hits, Query
 
 __all__ = ["RepeatSource"]
 
-_DECAY = 0.998  # per step back: NDCG@10 on The Complete Journey 0.501, 0.475 with 0.99, 0.486 with 1 (docs/recall.md)
+_DECAY = 0.998  # per step back: NDCG@10 on The Complete Journey 0.501, 0.475 with 0.99, 0.486 with 1
 
 
 class RepeatSource:
