@@ -230,36 +230,10 @@ def test_the_release_answers_over_http_as_it_does_in_process(
             assert all(item["title"].startswith("Article") for item in answer["items"])
 
 
-def test_an_event_is_in_the_next_requests_features_and_a_rebuild_says_the_same(
-    ray_cluster: str, store_url: str, outputs: dict[str, Output], config: PipelineConfig
-) -> None:
-    url = deploy_release(config, store_url, ray_cluster).url
-    manifest = verify(open_release(config.root, str(outputs["publish_release"].facts["release"])))
-    with OnlineStore(store_url, config.store.namespace) as store, EventClient(url) as client:
-
-        def row() -> UserRow:
-            return store.users(["w1"], manifest.user_view)[0]
-
-        before = row()
-        client.send({"type": "like", "user_id": "w1", "item_id": "a5"})
-        client.flush()
-        until(lambda: row().position > before.position)
-        online = row()
-        assert online.history[-1] == item_keys(["a5"])[0]
-        assert online.as_of > before.as_of
-        until(lambda: tables.read(config.root, "events").filter(user_id="w1").height == EVENTS + 1)
-        rebuilt = materialize_features(config, store_url, manifest, again=True)
-        assert rebuilt is not None
-        assert rebuilt.users == USERS
-        np.testing.assert_allclose(row().features, online.features, atol=2e-5)
-        np.testing.assert_array_equal(row().history, online.history)
-        assert row().position >= online.position
-        assert [state.view for state in feature_status(config) if state.error] == []
-
-
 def test_a_served_request_is_explained_over_http_as_a_recomputation_says(
     ray_cluster: str, store_url: str, outputs: dict[str, Output], config: PipelineConfig
 ) -> None:
+    """Before any event: items' features in the replicas follow those, and an explanation runs the release as it was made."""
     report = deploy_release(config, store_url, ray_cluster)
     release = open_release(config.root, report.release)
     with OnlineStore(store_url, config.store.namespace) as store:
@@ -295,6 +269,33 @@ def answered_us(config: PipelineConfig, request_id: str) -> int:
     """When the request was answered, by its record."""
     (ts,) = tables.read(config.root, "exposures", ["ts"], where=pl.col("request_id") == request_id)["ts"]
     return round(ts.timestamp() * 1e6)
+
+
+def test_an_event_is_in_the_next_requests_features_and_a_rebuild_says_the_same(
+    ray_cluster: str, store_url: str, outputs: dict[str, Output], config: PipelineConfig
+) -> None:
+    url = deploy_release(config, store_url, ray_cluster).url
+    manifest = verify(open_release(config.root, str(outputs["publish_release"].facts["release"])))
+    with OnlineStore(store_url, config.store.namespace) as store, EventClient(url) as client:
+
+        def row() -> UserRow:
+            return store.users(["w1"], manifest.user_view)[0]
+
+        before = row()
+        client.send({"type": "like", "user_id": "w1", "item_id": "a5"})
+        client.flush()
+        until(lambda: row().position > before.position)
+        online = row()
+        assert online.history[-1] == item_keys(["a5"])[0]
+        assert online.as_of > before.as_of
+        until(lambda: tables.read(config.root, "events").filter(user_id="w1").height == EVENTS + 1)
+        rebuilt = materialize_features(config, store_url, manifest, again=True)
+        assert rebuilt is not None
+        assert rebuilt.users == USERS
+        np.testing.assert_allclose(row().features, online.features, atol=2e-5)
+        np.testing.assert_array_equal(row().history, online.history)
+        assert row().position >= online.position
+        assert [state.view for state in feature_status(config) if state.error] == []
 
 
 def until(check: Callable[[], bool], seconds: float = 60) -> None:
