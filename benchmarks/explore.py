@@ -74,11 +74,11 @@ def main(
     repetitions: int = 200,
     draws: int = 1_500,
     bandits: int = 20,
-    worlds: int = 16,
+    worlds: int = 24,
     visits: int = 3_000,
-    rate: float = 30.0,
+    rate: float = 60.0,
     minutes: float = 600.0,
-    seed: int = 7,
+    seed: int = 201,
 ) -> None:
     """Measure and write the result; a part whose size is 0 is left out. Worlds that ``out`` has already are not run again."""
     settings = {"visits": visits, "rate": rate, "seed": seed}
