@@ -19,32 +19,21 @@ from reco_ray.config.data import (
     SplitConfig,
     SplitKind,
 )
+from reco_ray.config.evaluation import BatchConfig, EvaluationConfig, PolicyConfig, ReplayConfig
 from reco_ray.config.events import BusConfig, BusKind, EventsConfig, ExposuresConfig, FeedbackConfig, PrivacyConfig
-from reco_ray.config.models import (
-    BatchConfig,
+from reco_ray.config.pipeline import PipelineConfig
+from reco_ray.config.rank import GroupKind, HybridConfig, NeuralConfig, RankConfig, RankKind, TuneConfig
+from reco_ray.config.recall import (
     ContentConfig,
-    Diversify,
     EncoderName,
-    EvaluationConfig,
-    ExploreConfig,
-    ExploreKind,
-    GroupKind,
-    HybridConfig,
     MfConfig,
-    NeuralConfig,
-    PolicyConfig,
-    RankConfig,
-    RankKind,
     RecallConfig,
-    ReplayConfig,
-    RerankConfig,
     SequentialConfig,
     SourceName,
-    TuneConfig,
     TwoTowerConfig,
 )
-from reco_ray.config.pipeline import PipelineConfig
 from reco_ray.config.releases import GateName, GatesConfig, ReleasesConfig, RetrainConfig, RetrainMode
+from reco_ray.config.rerank import Diversify, ExploreConfig, ExploreKind, RerankConfig
 from reco_ray.config.serving import Auth, CacheConfig, DeploymentConfig, ServeConfig, ServedConfig, Topology, UnprofiledConfig
 
 __all__ = [

@@ -5,7 +5,7 @@ from enum import Enum
 
 from reco_ray.config.checks import between
 from reco_ray.config.cluster import ClusterConfig
-from reco_ray.config.models import RecallConfig, SourceName
+from reco_ray.config.recall import RecallConfig, SourceName
 from reco_ray.errors import ConfigError
 
 __all__ = ["BenchmarkConfig", "DatasetFormat", "ProtocolName"]

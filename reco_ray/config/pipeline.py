@@ -4,19 +4,12 @@ from dataclasses import dataclass, field
 
 from reco_ray.config.cluster import ClusterConfig, StoreConfig, TrackingConfig
 from reco_ray.config.data import DriftConfig, FeaturesConfig, LakeConfig, SkewConfig, SourceConfig, SplitConfig
+from reco_ray.config.evaluation import BatchConfig, EvaluationConfig, PolicyConfig, ReplayConfig
 from reco_ray.config.events import EventsConfig, ExposuresConfig, FeedbackConfig, PrivacyConfig
-from reco_ray.config.models import (
-    BatchConfig,
-    EvaluationConfig,
-    PolicyConfig,
-    RankConfig,
-    RecallConfig,
-    ReplayConfig,
-    RerankConfig,
-    SourceName,
-    TuneConfig,
-)
+from reco_ray.config.rank import RankConfig, TuneConfig
+from reco_ray.config.recall import RecallConfig, SourceName
 from reco_ray.config.releases import GatesConfig, ReleasesConfig, RetrainConfig
+from reco_ray.config.rerank import RerankConfig
 from reco_ray.config.serving import ServeConfig
 from reco_ray.errors import ConfigError
 
