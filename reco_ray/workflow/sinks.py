@@ -10,7 +10,7 @@ from reco_ray.feedback import exposures
 from reco_ray.workflow.tracking import commit
 
 if TYPE_CHECKING:
-    from reco_ray.streaming.actor import FeatureState, SinkState
+    from reco_ray.streaming.follower import FeatureState, SinkState
 
 __all__ = ["FEEDS", "feature_status", "sink_status", "start_sinks", "stop_sinks"]
 

@@ -1,4 +1,4 @@
-"""A feature stream in a process of its own, to be killed: what `streaming.actor` runs in a thread, without Ray."""
+"""A feature stream in a process of its own, to be killed: what `streaming.follower` runs in a thread, without Ray."""
 
 from multiprocessing.synchronize import Event
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 
 class ItemCounts:
-    """Counts as `monitoring.metrics.ItemMetrics` does."""
+    """Counts as `monitoring.serving.ItemMetrics` does."""
 
     def __init__(self) -> None:
         self.lags_s: list[float] = []

@@ -1,4 +1,4 @@
-"""A sink in a process of its own, to be killed: what `streaming.actor` runs in a thread, without Ray."""
+"""A sink in a process of its own, to be killed: what `streaming.follower` runs in a thread, without Ray."""
 
 import sys
 import threading

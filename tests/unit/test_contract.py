@@ -23,7 +23,7 @@ from reco_ray.serve.caching.cache import SlateCache
 from reco_ray.serve.guard.admission import Admission
 from reco_ray.serve.guard.gate import Gate
 from reco_ray.serve.http import problems
-from reco_ray.serve.http.asgi import Events, HttpApp
+from reco_ray.serve.http.asgi import HttpApp
 from reco_ray.serve.http.calls import CALLS
 from reco_ray.serve.http.contract import ReadinessAnswer, RecommendationsBody
 from reco_ray.serve.http.control_bodies import (
@@ -39,6 +39,7 @@ from reco_ray.serve.http.control_handlers import Control
 from reco_ray.serve.http.erasure_bodies import ErasureAnswer
 from reco_ray.serve.http.item_bodies import ItemBody
 from reco_ray.serve.http.openapi import schema
+from reco_ray.serve.http.ports import Events
 from reco_ray.serve.http.rule_bodies import RulesAnswer, RulesBody
 from reco_ray.serve.http.user_bodies import UserBody
 from reco_ray.serve.path.fleet import Connected, Fleet

@@ -53,9 +53,11 @@ RAY_FILES = [
     "reco_ray/*/deployments.py",
     "reco_ray/*/app.py",
     "reco_ray/*/actor.py",
+    "reco_ray/streaming/follower.py",
     "reco_ray/cluster.py",
     "reco_ray/training.py",
-    "reco_ray/monitoring/metrics.py",
+    "reco_ray/monitoring/serving.py",
+    "reco_ray/monitoring/streams.py",
     "jobs/",
 ]
 OUTSIDE = {

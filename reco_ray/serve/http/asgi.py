@@ -8,18 +8,17 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import Any
 from urllib.parse import unquote
 
 import orjson
 from pydantic import ValidationError
 
 from reco_ray.privacy import Receipt
-from reco_ray.rules import Document, RulesRefused
+from reco_ray.rules import RulesRefused
 from reco_ray.rules import parse as parse_rules
 from reco_ray.serve.events.backpressure import EventsRefused
-from reco_ray.serve.events.intake import Taken
 from reco_ray.serve.guard.gate import Gate
 from reco_ray.serve.http import openapi, problems
 from reco_ray.serve.http.answers import Answer, server_timing
@@ -27,9 +26,7 @@ from reco_ray.serve.http.calls import CALLS, Call
 from reco_ray.serve.http.contract import (
     Health,
     RankBody,
-    ReadinessAnswer,
     RecommendationsBody,
-    ReleasesAnswer,
     SimilarItemsBody,
 )
 from reco_ray.serve.http.control_handlers import Control, control_handlers
@@ -37,13 +34,13 @@ from reco_ray.serve.http.event_bodies import parse_events, published_schema
 from reco_ray.serve.http.explanation_bodies import AskedItem
 from reco_ray.serve.http.item_bodies import DeletedItemAnswer, ItemAnswer, ItemBody, NamedItem
 from reco_ray.serve.http.messages import Handler, Header, Incoming, Receive, Reply, query_of, reply_of
+from reco_ray.serve.http.ports import Erasures, Events, Explanations, Items, Profiles, Rules, Service
 from reco_ray.serve.http.problems import HttpProblem
-from reco_ray.serve.http.rule_bodies import AskedVersion, RulesAnswer, RulesBody, parted
+from reco_ray.serve.http.rule_bodies import AskedVersion, RulesBody, parted
 from reco_ray.serve.http.user_bodies import DescribedUser, UserAnswer, UserBody
 from reco_ray.serve.served import Served
-from reco_ray.store import Item, LiveItem, Profile
 
-__all__ = ["Erasures", "Events", "Explanations", "HttpApp", "Items", "Profiles", "Rules", "Service"]
+__all__ = ["HttpApp"]
 
 log = logging.getLogger(__name__)
 
@@ -52,82 +49,6 @@ Message = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
-
-
-class Service(Protocol):
-    """What the calls need; `service.GatewayService` in production."""
-
-    async def recommend(self, body: RecommendationsBody, request_id: str, budget_s: float) -> Answer:
-        """Answer a wish for a slate."""
-
-    async def similar(self, body: SimilarItemsBody, request_id: str, budget_s: float) -> Answer:
-        """Answer a wish for the neighbours of an item."""
-
-    async def rank(self, body: RankBody, request_id: str, budget_s: float) -> Answer:
-        """Rank the caller's own items."""
-
-    def releases(self) -> ReleasesAnswer:
-        """What runs."""
-
-    async def readiness(self) -> ReadinessAnswer:
-        """Whether requests can be answered."""
-
-
-class Erasures(Protocol):
-    """What the calls about erasures need; `erasures.ErasureCalls` in production."""
-
-    async def erase(self, user_id: str) -> Receipt:
-        """Note that a user is to be erased."""
-
-    async def receipt(self, receipt_id: str) -> Receipt:
-        """How far an erasure is."""
-
-
-class Profiles(Protocol):
-    """What the calls about profiles need; `profiles.ProfileCalls` in production."""
-
-    async def keep(self, user_id: str, body: UserBody) -> Profile:
-        """Replace what is kept of a user."""
-
-    async def show(self, user_id: str) -> Profile:
-        """What is kept of a user."""
-
-
-class Items(Protocol):
-    """What the calls about items need; `item_calls.ItemCalls` in production."""
-
-    async def put(self, item_id: str, body: ItemBody) -> LiveItem:
-        """Replace what is kept of an item."""
-
-    async def show(self, item_id: str) -> tuple[LiveItem, Item]:
-        """What is kept of an item."""
-
-    async def delete(self, item_id: str) -> int:
-        """Delete an item; returns the version."""
-
-
-class Rules(Protocol):
-    """What the calls about rules need; `rule_calls.RuleCalls` in production."""
-
-    async def show(self, version: int = 0) -> RulesAnswer:
-        """The rules in force, or of a version."""
-
-    async def put(self, document: Document, body: RulesBody) -> RulesAnswer:
-        """Bring checked rules into force, or try them."""
-
-
-class Explanations(Protocol):
-    """What the call about explanations needs; `explanations.ExplanationCalls` in production."""
-
-    async def explain(self, request_id: str, item_id: str = "") -> dict[str, Any]:
-        """Why a request was answered so."""
-
-
-class Events(Protocol):
-    """What ``POST /v1/events`` needs; `intake.EventIntake` in production."""
-
-    async def take(self, raw: Sequence[object]) -> Taken:
-        """Take a batch of parsed events."""
 
 
 class HttpApp:
