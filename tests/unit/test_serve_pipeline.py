@@ -253,7 +253,7 @@ def test_a_stage_that_hangs_in_its_thread_leaves_the_loop_alone_and_is_found_by_
     async def check() -> None:
         stages = InProcess(Pipeline(toy, Hanging(), toy))
         stages.check_health()
-        outcome = await run_stages(stages, REQUEST, Run("r", Deadline(0.2), Counted()))
+        outcome = await run_stages(stages, REQUEST, Run("r", Deadline(1.0), Counted()))
         assert (outcome.degraded, outcome.slate.ranker) == (["ranker_unavailable"], "")
         with pytest.raises(NotReadyError, match="rank: found one batch at work"):
             stages.check_health()
