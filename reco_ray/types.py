@@ -17,6 +17,7 @@ MAX_OWN_ITEMS = 1000
 
 _NO_KEYS = np.empty(0, np.uint64)
 _NO_FLOATS = np.empty(0, np.float32)
+_NO_DAYS = np.empty((0, 3), np.uint16)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,6 +31,8 @@ class UserRow:
         features: the user view's columns in its order, shape (f,); empty for an unknown user.
         as_of: time of the newest event applied, microseconds since the epoch; 0 for an unknown user.
         position: on the bus, of the last record applied; -1 where all came from the lake.
+        had: of each item of ``seen`` on how many days it was had, and how many days before the newest event first and last,
+            65,535 at most, shape (s, 3); empty where that is not known.
     """
 
     history: NDArray[np.uint64] = field(default_factory=lambda: _NO_KEYS)
@@ -38,10 +41,13 @@ class UserRow:
     features: NDArray[np.float32] = field(default_factory=lambda: _NO_FLOATS)
     as_of: int = 0
     position: int = -1
+    had: NDArray[np.uint16] = field(default_factory=lambda: _NO_DAYS)
 
     def __post_init__(self) -> None:
         if self.history.shape != self.weights.shape:
             raise ValueError(f"history has shape {self.history.shape}, weights {self.weights.shape}: they must agree")
+        if self.had.size and self.had.shape != (self.seen.size, 3):
+            raise ValueError(f"had has shape {self.had.shape}, expected ({self.seen.size}, 3) like seen, or none")
 
 
 EMPTY_USER = UserRow()

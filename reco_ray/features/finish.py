@@ -5,12 +5,13 @@ from numpy.typing import NDArray
 
 from reco_ray.features.sums import DAY_US, ITEM_SUMS, USER_SUMS, Sums
 
-__all__ = ["item_features", "user_features"]
+__all__ = ["had_items", "item_features", "user_features"]
 
 _DIGITS = 5  # so that sums added up in another order give the same number, but for one unit in this place
 _PRIOR = 5.0  # events of an average item that each item starts with
 _CTR_PRIOR = 20.0  # impressions of an average item that each item starts with
 _TASTE_PRIOR = 3.0
+_MOST_DAYS = np.iinfo(np.uint16).max
 _FADED = 1e-200  # below it a decayed sum says nothing any more
 
 
@@ -74,6 +75,27 @@ def item_features(sums: Sums, years: NDArray[np.int32], as_of: int) -> NDArray[n
         np.minimum((clicks + _CTR_PRIOR * ctr) / (of["impressions"] + _CTR_PRIOR), 1.0),
     )
     return np.round(np.stack(columns, axis=1), _DIGITS).astype(np.float32)
+
+
+def had_items(keys: NDArray[np.uint64], days: NDArray[np.int64]) -> tuple[NDArray[np.uint64], NDArray[np.uint16]]:
+    """What a user has had, and when: ``seen`` and ``had`` of `types.UserRow`.
+
+    Args:
+        keys, days: of each event, days since the epoch, in any order, shape (n,).
+    """
+    if not keys.size:
+        return np.empty(0, np.uint64), np.empty((0, 3), np.uint16)
+    order = np.lexsort((days, keys))
+    key, day = keys[order], days[order]
+    item = np.ones(key.size, np.bool_)
+    item[1:] = key[1:] != key[:-1]
+    visit = item.copy()
+    visit[1:] |= day[1:] != day[:-1]
+    starts = np.flatnonzero(item)
+    ends = np.append(starts[1:], key.size) - 1
+    newest = day.max()
+    had = np.stack([np.add.reduceat(visit, starts, dtype=np.int64), newest - day[starts], newest - day[ends]], axis=1)
+    return key[starts], np.minimum(had, _MOST_DAYS).astype(np.uint16)
 
 
 def _moments(

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from reco_ray.config import FeaturesConfig
 from reco_ray.errors import SchemaError
-from reco_ray.features.finish import user_features
+from reco_ray.features.finish import had_items, user_features
 from reco_ray.features.items import ItemFacts
-from reco_ray.features.sums import ITEM_SUMS, US, Sums, added_up, half_lives, item_sums, merged, shown_sums, user_sums
+from reco_ray.features.sums import DAY_US, ITEM_SUMS, US, Sums, added_up, half_lives, item_sums, merged, shown_sums, user_sums
 from reco_ray.hashing import hash64_many
 from reco_ray.types import UserRow
 
@@ -226,10 +226,12 @@ def _stacked(states: Sequence[UserState | None], lives: NDArray[np.float64]) -> 
 
 def _row(state: UserState, features: NDArray[np.float32], config: FeaturesConfig) -> UserRow:
     newest = state.recent[-config.history :]
+    seen, had = had_items(state.recent["key"], state.recent["us"] // DAY_US)
     return UserRow(
         history=np.ascontiguousarray(newest["key"]),
         weights=newest["strength"].astype(np.float32),
-        seen=np.unique(state.recent["key"]),
+        seen=seen,
+        had=had,
         features=features,
         as_of=state.last,
         position=state.position,

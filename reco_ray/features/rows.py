@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from reco_ray.features.finish import had_items
 from reco_ray.hashing import item_keys
 from reco_ray.types import Request, UserRow
 
@@ -15,12 +16,14 @@ def user_row(row: Mapping[str, Any]) -> UserRow:
     """Turn ids into keys and lists into arrays.
 
     Args:
-        row: history, weights, seen, features and as_of, as `transform.user_rows` makes them.
+        row: history, weights, seen, seen_days, features and as_of, as `transform.user_rows` makes them.
     """
+    seen, had = had_items(item_keys(row["seen"]), np.asarray(row["seen_days"], np.int64))
     return UserRow(
         history=item_keys(row["history"]),
         weights=np.asarray(row["weights"], np.float32),
-        seen=np.unique(item_keys(row["seen"])),
+        seen=seen,
+        had=had,
         features=np.asarray(row["features"], np.float32),
         as_of=int(row["as_of"]),
     )

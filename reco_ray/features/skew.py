@@ -133,7 +133,7 @@ def _differences(served: UserRow, offline: UserRow | None, names: Sequence[str])
         return {"row": 0.0}
     gaps = np.abs(served.features.astype(np.float64) - offline.features)
     found = {name: float(gap) for name, gap in zip(names, gaps, strict=True) if not gap <= TOLERANCE}
-    for name in ("history", "weights", "seen"):
+    for name in ("history", "weights", "seen", "had"):
         if not np.array_equal(getattr(served, name), getattr(offline, name)):
             found[name] = 0.0
     return found

@@ -11,7 +11,7 @@ import polars as pl
 from reco_ray.config import FeaturesConfig
 from reco_ray.features.finish import item_features, user_features
 from reco_ray.features.items import ItemFacts
-from reco_ray.features.sums import ITEM_SUMS, Sums, user_sums
+from reco_ray.features.sums import DAY_US, ITEM_SUMS, US, Sums, user_sums
 from reco_ray.features.views import ITEM_COLUMNS, LOW_RATING_STRENGTH, STRENGTH
 from reco_ray.hashing import item_keys
 from reco_ray.schema import LABELS
@@ -65,7 +65,8 @@ def user_rows(events: pl.DataFrame, items: ItemFacts, config: FeaturesConfig) ->
 
     Args:
         events: from `prepare`; all events of each user up to the snapshot.
-    Returns: user_id, history and weights (newest ``config.history``, oldest first), seen, as_of (the newest event), features.
+    Returns: user_id, history and weights (newest ``config.history``, oldest first), seen, seen_days (days since the epoch,
+        of the same events), as_of (the newest event), features.
     """
     _, sums = user_sums(items.describe(events), items.in_category, config)
     features = user_features(sums)
@@ -73,6 +74,7 @@ def user_rows(events: pl.DataFrame, items: ItemFacts, config: FeaturesConfig) ->
         pl.col("item_id").tail(config.history).alias("history"),
         pl.col("strength").tail(config.history).cast(pl.Float32).alias("weights"),
         pl.col("item_id").tail(config.seen_limit).alias("seen"),
+        (US // DAY_US).cast(pl.Int32).tail(config.seen_limit).alias("seen_days"),
     )
     rows = lists.with_columns(pl.Series("as_of", sums.last))
     return rows.with_columns(pl.Series("features", features, dtype=pl.Array(pl.Float32, features.shape[1])).arr.to_list())

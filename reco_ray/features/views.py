@@ -141,4 +141,4 @@ VIEWS = (
 def user_view_version(config: FeaturesConfig, categories: list[str]) -> str:
     """Return the version of the user view: it changes when its meaning does."""
     names = [c.name for c in USER_COLUMNS]
-    return digest("user_view/3", *names, *categories, repr(config), repr(sorted(STRENGTH.items())))
+    return digest("user_view/4", *names, *categories, repr(config), repr(sorted(STRENGTH.items())))

@@ -28,6 +28,9 @@ PAIR_COLUMNS = (
     "had_before",
     "had_times",
     "had_ago",
+    "had_days",
+    "had_first",
+    "had_last",
 )
 """Of user and item together, in a release without towers too."""
 
@@ -164,15 +167,20 @@ class RankFeatures:
         return np.asarray(of / np.maximum(of.sum(axis=1, keepdims=True), 1) @ taste.T, np.float32)
 
     def _had(self, request: Request, history: NDArray[np.int64], item_idx: NDArray[np.int32]) -> NDArray[np.float32]:
-        """Whether the user has had each item, and how often and how long ago among the newest ones; shape (n, 3)."""
+        """What the user has had of the items, shape (n, 6): whether; how often and how long ago among the newest ones; on how
+        many days, and how many days before the newest event first and last.
+        """
         rows, newest, times = np.unique(history[::-1], return_index=True, return_counts=True)
         at = lookup(rows.astype(np.uint64), item_idx.astype(np.uint64))
         recent = at >= 0
-        had = recent | (lookup(request.user.seen, self.catalogue.keys[item_idx]) >= 0)
-        found = np.zeros((item_idx.size, 3), np.float32)
-        found[:, 0], found[:, 2] = had, np.nan
+        stored = lookup(request.user.seen, self.catalogue.keys[item_idx])
+        found = np.zeros((item_idx.size, 6), np.float32)
+        found[:, 0], found[:, 2], found[:, 3:] = recent | (stored >= 0), np.nan, np.nan
         found[recent, 1] = np.log1p(times[at[recent]])
         found[recent, 2] = np.log1p(newest[at[recent]])
+        if request.user.had.size:
+            known = stored >= 0
+            found[known, 3:] = np.log1p(request.user.had[stored[known]].astype(np.float32))
         return found
 
     def _mean_popularity(self, history: NDArray[np.int64]) -> float:

@@ -25,8 +25,8 @@ __all__ = [
     "unpack_user",
 ]
 
-_HEADER = struct.Struct("<HHIIIqq")  # format, reserved, len(history), len(seen), len(features), as_of, position
-_FORMAT = 2
+_HEADER = struct.Struct("<HHIIIqq")  # format, whether had is there, len(history), len(seen), len(features), as_of, position
+_FORMAT = 3
 _SLATE = struct.Struct("<HBBHBHd")  # format, len(etag), len(release), len(degraded), len(draw_id), len(propensities), made
 _SLATE_FORMAT = 2
 _PROFILE = struct.Struct("<HdI")  # format, saved, length of the interests
@@ -88,14 +88,16 @@ class Profile:
 
 
 def pack_user(row: UserRow) -> bytes:
-    """Pack a row: 32 bytes and 12 per history item, 8 per seen item, 4 per feature."""
+    """Pack a row: 32 bytes and 12 per history item, 14 per seen item, 4 per feature."""
+    had = row.had.astype("<u2", copy=False)
     return b"".join(
         (
-            _HEADER.pack(_FORMAT, 0, row.history.size, row.seen.size, row.features.size, row.as_of, row.position),
+            _HEADER.pack(_FORMAT, had.size > 0, row.history.size, row.seen.size, row.features.size, row.as_of, row.position),
             row.history.astype("<u8", copy=False).tobytes(),
             row.seen.astype("<u8", copy=False).tobytes(),
             row.weights.astype("<f4", copy=False).tobytes(),
             row.features.astype("<f4", copy=False).tobytes(),
+            had.tobytes(),
         )
     )
 
@@ -107,8 +109,8 @@ def unpack_user(raw: bytes) -> UserRow:
     """
     if len(raw) < _HEADER.size:
         raise SchemaError(f"user row: found {len(raw)} bytes, expected at least {_HEADER.size}; write the rows again")
-    version, _, n_history, n_seen, n_features, as_of, position = _HEADER.unpack_from(raw)
-    size = _HEADER.size + 12 * n_history + 8 * n_seen + 4 * n_features
+    version, had, n_history, n_seen, n_features, as_of, position = _HEADER.unpack_from(raw)
+    size = _HEADER.size + 12 * n_history + (14 if had else 8) * n_seen + 4 * n_features
     if version != _FORMAT or len(raw) != size:
         raise SchemaError(
             f"user row: found format {version} and {len(raw)} bytes, expected format {_FORMAT} and {size}; write the rows again"
@@ -117,8 +119,9 @@ def unpack_user(raw: bytes) -> UserRow:
     history = np.frombuffer(raw, "<u8", n_history, at)
     seen = np.frombuffer(raw, "<u8", n_seen, at := at + 8 * n_history)
     weights = np.frombuffer(raw, "<f4", n_history, at := at + 8 * n_seen)
-    features = np.frombuffer(raw, "<f4", n_features, at + 4 * n_history)
-    return UserRow(history=history, weights=weights, seen=seen, features=features, as_of=as_of, position=position)
+    features = np.frombuffer(raw, "<f4", n_features, at := at + 4 * n_history)
+    days = np.frombuffer(raw, "<u2", 3 * n_seen if had else 0, at + 4 * n_features).reshape(-1, 3)
+    return UserRow(history, weights, seen, features, as_of, position, days)
 
 
 def pack_slate(slate: FinishedSlate) -> bytes:

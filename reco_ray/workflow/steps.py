@@ -17,7 +17,7 @@ from reco_ray import __version__
 from reco_ray.config import PipelineConfig, RankKind
 from reco_ray.errors import DataError
 from reco_ray.evaluation.per_user import HISTORY
-from reco_ray.features import SNAPSHOTS, Catalogue, user_view_version
+from reco_ray.features import ITEM_COLUMNS, SNAPSHOTS, Catalogue, user_view_version
 from reco_ray.hashing import digest
 from reco_ray.lake import sources, storage, tables
 from reco_ray.recall.index import index_facts
@@ -150,6 +150,11 @@ def _replace(root: str, name: str, key: str, rows: pa.RecordBatchReader, values:
     tables.replace(root, name, reader, f"{column} IN ({wanted})")
 
 
+def _views(config: PipelineConfig) -> tuple[object, ...]:
+    """What the views mean."""
+    return user_view_version(config.features, []), *(column.name for column in ITEM_COLUMNS)
+
+
 def _features_stand(config: PipelineConfig, output: Output) -> bool:
     return all(tables.has_partition(config.root, name, f"{output.key}-") for name in FEATURE_TABLES)
 
@@ -252,7 +257,7 @@ STEPS = (
     Step(
         "build_features",
         ("import_dataset",),
-        lambda c: (c.features, c.split, c.rerank.seen_items_return, LABELS.names, _lake_content(c)),
+        lambda c: (_views(c), c.split, c.rerank.seen_items_return, LABELS.names, _lake_content(c)),
         _build_features,
         stands=_features_stand,
     ),

@@ -120,7 +120,7 @@ def assert_online_is(world: tuple[PipelineConfig, str], features: FeatureStore, 
     for row, online in zip(rows.iter_rows(named=True), found, strict=True):
         expected = user_row(row)
         np.testing.assert_allclose(online.features, expected.features, atol=2e-5)
-        for name in ("history", "weights", "seen"):
+        for name in ("history", "weights", "seen", "had"):
             np.testing.assert_array_equal(getattr(online, name), getattr(expected, name), name)
     ids = made["item_id"].unique().to_list()
     sums = features.item_sums(0, [key.tobytes() for key in item_keys(ids)])

@@ -109,7 +109,7 @@ def test_a_stream_in_any_order_with_repeats_gives_what_the_batch_gives(
     for user, expected in batch.items():
         found = stream.rows[user]
         np.testing.assert_allclose(found.features, expected.features, atol=TOLERANCE)
-        for name in ("history", "weights", "seen"):
+        for name in ("history", "weights", "seen", "had"):
             np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), name)
         assert found.as_of == expected.as_of
 

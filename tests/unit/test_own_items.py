@@ -256,7 +256,7 @@ def test_items_scores_query_and_interests_survive_the_wire(
     found = wire.unpack_request(wire.pack_request(sent))
     assert (found.items, found.query, found.k, found.interests, found.at_us) == (sent.items, sent.query, 3, sent.interests, 17)
     np.testing.assert_array_equal(found.item_scores, scores)
-    for name in ("history", "weights", "seen", "features", "as_of"):
+    for name in ("history", "weights", "seen", "features", "as_of", "had"):
         assert np.array_equal(getattr(found.user, name), getattr(user, name))
 
 

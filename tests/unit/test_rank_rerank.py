@@ -21,7 +21,7 @@ from reco_ray.recall import load as load_recall
 from reco_ray.rerank import Rerank
 from reco_ray.rerank.diversity import mmr
 from reco_ray.slate import Pipeline
-from reco_ray.types import Candidates, Request
+from reco_ray.types import EMPTY_USER, Candidates, Request
 
 
 @pytest.fixture
@@ -66,9 +66,9 @@ def test_the_matrix_has_the_named_columns_and_marks_absent_sources(folder: Path,
 def test_the_matrix_knows_what_the_user_has_had(folder: Path, requests: list[Request]) -> None:
     features, recall = rank_features(folder), load_recall(folder)
     keys = recall.catalogue.keys
-    row = replace(
-        requests[0].user, history=keys[[3, 1, 3, 2]], weights=np.ones(4, np.float32), seen=np.sort(keys[[1, 2, 3, 4]])
-    )
+    seen = np.sort(keys[[1, 2, 3, 4]])
+    had = np.array([[1, 10, 1], [2, 20, 2], [3, 30, 3], [4, 40, 4]], np.uint16)[np.argsort(keys[[1, 2, 3, 4]])]
+    row = replace(requests[0].user, history=keys[[3, 1, 3, 2]], weights=np.ones(4, np.float32), seen=seen, had=had)
     items = tuple(recall.catalogue.item_ids[:6])
     request = replace(requests[0], user=row, k=6, items=items, item_scores=np.full(6, np.nan, np.float32))
     at = [features.columns.index(name) for name in ("had_before", "had_times", "had_ago")]
@@ -76,6 +76,13 @@ def test_the_matrix_knows_what_the_user_has_had(folder: Path, requests: list[Req
     nan, one, two = np.nan, np.log(2), np.log(3)
     expected = [[0, 0, nan], [1, one, two], [1, one, 0], [1, two, one], [1, 0, nan], [0, 0, nan]]
     np.testing.assert_allclose(found, np.array(expected), rtol=1e-6)
+
+    at = [features.columns.index(name) for name in ("had_days", "had_first", "had_last")]
+    days = np.expm1(features.matrix(request, recall.recall([request])[0])[:, at])
+    expected = [[nan] * 3, [1, 10, 1], [2, 20, 2], [3, 30, 3], [4, 40, 4], [nan] * 3]
+    np.testing.assert_allclose(days, np.array(expected), rtol=1e-6)
+    untold = replace(request, user=replace(row, had=EMPTY_USER.had))
+    assert np.isnan(features.matrix(untold, recall.recall([untold])[0])[:, at]).all()
 
 
 def test_a_ranker_of_other_columns_is_refused(folder: Path, ranker: XGBoostRanker, tmp_path: Path) -> None:

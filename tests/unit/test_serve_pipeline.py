@@ -137,7 +137,8 @@ def test_failures_are_logged_once_a_second_per_stage_without_the_user(caplog: py
 
 def user() -> UserRow:
     keys = item_keys(["a", "b"])
-    return UserRow(keys, np.ones(2, np.float32), np.sort(keys), np.arange(3, dtype=np.float32), 17)
+    had = np.arange(6, dtype=np.uint16).reshape(2, 3)
+    return UserRow(keys, np.ones(2, np.float32), np.sort(keys), np.arange(3, dtype=np.float32), 17, had=had)
 
 
 def candidates(n: int = 3) -> Candidates:
@@ -161,7 +162,7 @@ def test_a_request_survives_the_wire(row: UserRow) -> None:
         names = "request_id user_id k surface context session filters exclude consent similar_to items query interests at_us"
         for name in names.split():
             assert getattr(found, name) == getattr(each, name)
-    for name in ("history", "weights", "seen", "features", "as_of"):
+    for name in ("history", "weights", "seen", "features", "as_of", "had"):
         assert np.array_equal(getattr(found.user, name), getattr(row, name))
 
 

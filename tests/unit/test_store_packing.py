@@ -20,12 +20,13 @@ def test_a_row_survives_packing(h: int, s: int, f: int, as_of: int) -> None:
         rng.random(f, np.float32),
         as_of,
         as_of - 1,
+        rng.integers(0, 2**16, (s, 3)).astype(np.uint16),
     )
     raw = pack_user(row)
     back = unpack_user(raw)
-    assert len(raw) == 32 + 12 * h + 8 * s + 4 * f
+    assert len(raw) == 32 + 12 * h + 14 * s + 4 * f
     assert (back.as_of, back.position) == (as_of, as_of - 1)
-    for name in ("history", "weights", "seen", "features"):
+    for name in ("history", "weights", "seen", "features", "had"):
         np.testing.assert_array_equal(getattr(back, name), getattr(row, name))
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from reco_ray.config import FeaturesConfig
 from reco_ray.features import ITEM_COLUMNS, USER_COLUMNS, Catalogue, pairs, transform, user_view_version
+from reco_ray.features.finish import had_items
 from reco_ray.features.flow import _groups, _of_group
 from reco_ray.features.items import ItemFacts
 from reco_ray.features.sums import ITEM_SUMS, Sums, added_up, item_sums, item_sums_of, merged, shown_sums
@@ -26,6 +27,7 @@ def test_a_user_row_holds_the_newest_events_in_order(events: pl.DataFrame, items
     row = rows.filter(user_id="user-3").row(0, named=True)
     assert row["history"] == mine["item_id"].tail(5).to_list()
     assert row["seen"] == mine["item_id"].to_list()
+    assert row["seen_days"] == mine["ts"].dt.epoch("d").to_list()
     assert row["as_of"] == mine["ts"].dt.epoch("us").max()
     assert len(row["features"]) == len(USER_COLUMNS) + 2 * len(catalogue.categories)
     assert row["features"][0] == pytest.approx(np.log1p(8), abs=1e-5)
@@ -189,3 +191,12 @@ def test_an_items_ctr_is_of_clicks_per_impression_and_shrunk(events: pl.DataFram
     assert found["item-2"] == pytest.approx((0 + 20 / 60) / 50, abs=1e-4)
     assert found["item-0"] == pytest.approx(1 / 60, abs=1e-4), "an item that was never shown has that of all"
     assert rows.filter(item_id="item-2")["item_age_days"][0] == 0, "an impression is no event of the item"
+
+
+def test_what_was_had_is_counted_by_days() -> None:
+    keys = np.array([7, 5, 7, 7, 9], np.uint64)
+    seen, had = had_items(keys, np.array([100, 80, 100, 90, 100]))
+    assert seen.tolist() == [5, 7, 9]
+    assert had.tolist() == [[1, 20, 20], [2, 10, 0], [1, 0, 0]], "days; days from the first and from the last to the newest"
+    assert had_items(keys[:2], np.array([100_000, 0]))[1].tolist() == [[1, 65_535, 65_535], [1, 0, 0]]
+    assert [each.shape for each in had_items(keys[:0], np.array([], np.int64))] == [(0,), (0, 3)]

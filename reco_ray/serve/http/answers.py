@@ -131,7 +131,8 @@ def _begun(user: UserRow, liked: Sequence[str]) -> UserRow:
     if not liked:
         return user
     keys = item_keys(reversed(liked))
-    return replace(user, history=keys, weights=np.ones(keys.size, np.float32), seen=np.union1d(user.seen, keys))
+    had = EMPTY_USER.had  # nothing says when
+    return replace(user, history=keys, weights=np.ones(keys.size, np.float32), seen=np.union1d(user.seen, keys), had=had)
 
 
 def _filters(body: RecommendationsBody | SimilarItemsBody) -> Mapping[str, tuple[str, ...]]:
