@@ -22,7 +22,7 @@ from reco_ray.events.bus import Record
 from reco_ray.events.encoding import encode, rows_to_table
 from reco_ray.features import Catalogue, transform, user_view_version
 from reco_ray.features.finish import item_features
-from reco_ray.features.online import UserState, add_user_events, unknown
+from reco_ray.features.online import UserState, add_user_events, had_before, unknown
 from reco_ray.features.sums import ITEM_SUMS, Sums, added_up, half_lives, item_sums, merged, shown_sums
 from reco_ray.rank import RankFeatures
 from reco_ray.rank.parameters import parameters
@@ -77,7 +77,8 @@ class Knowledge:
         """Take events, rows of `schema.EVENTS`."""
         raw = raw.with_columns(pl.lit(-1, pl.Int64).alias("bus_position"))
         events = unknown(transform.prepare(raw, _FEATURES, ("event_id", "bus_position")), {})
-        partials = pl.concat([item_sums(events, _FEATURES), shown_sums(transform.shown(raw), _FEATURES)])
+        had = had_before(events, self._states)
+        partials = pl.concat([item_sums(events, _FEATURES, had), shown_sums(transform.shown(raw), _FEATURES)])
         self.sums = merged(self.sums, added_up(partials, self.items["item_id"], _FEATURES))
         for user, (state, row) in add_user_events(events, self._states, self._facts, _FEATURES).items():
             self._states[user], self.users[user] = state, row

@@ -101,6 +101,7 @@ def _users(events: pl.DataFrame, items: pl.DataFrame, categories: list[str], see
 def _items(events: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
     us, value = pl.col("ts").dt.epoch("us"), pl.col("value").cast(pl.Float64)
     now = int(events["ts"].dt.epoch("us").max())  # type: ignore[arg-type]
+    events = events.with_columns(again=~pl.struct("user_id", "item_id").is_first_distinct())
     sums = events.group_by("item_id").agg(
         pl.len().alias("n"),
         (pl.col("strength") >= 0.5).sum().alias("positive"),
@@ -110,6 +111,8 @@ def _items(events: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
         value.sum().alias("value"),
         value.std(ddof=0).fill_null(0).alias("std"),
         us.min().alias("first"),
+        (~pl.col("again")).sum().alias("people"),
+        (_decay(now - us, _LONG) * pl.col("strength")).filter("again").sum().alias("again"),
         *(
             _decay(now - us, _LONG).filter(pl.col("type") == kind).sum().alias(kind)
             for kind in ("click", "purchase", "impression")
@@ -119,6 +122,7 @@ def _items(events: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
     ctr = min(1.0, sums["click"].sum() / shown) if shown else 0.0
     share = sums["positive"].sum() / sums["n"].sum()
     mean = sums["value"].sum() / max(1, sums["n_value"].sum())
+    times, again = sums["n"].sum() / sums["people"].sum(), sums["again"].sum() / sums["decayed"].sum()
     joined = items.select("item_id", "year").join(sums, on="item_id", how="left")
     filled = joined.with_columns(pl.exclude("item_id", "year", "first").fill_null(0))
     return filled.select(
@@ -137,6 +141,9 @@ def _items(events: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
                 "item_clicks": pl.col("click").log1p(),
                 "item_purchases": pl.col("purchase").log1p(),
                 "item_ctr": ((pl.col("click") if shown else 0) + 20 * ctr) / (pl.col("impression") + 20),
+                "item_people": pl.col("people").log1p(),
+                "item_times": ((pl.col("n") + 5 * times) / (pl.col("people") + 5)).log(),
+                "item_again": (pl.col("again") + 5 * again) / (pl.col("decayed") + 5),
             }.items()
         ),
     )

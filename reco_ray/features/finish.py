@@ -60,6 +60,9 @@ def item_features(sums: Sums, years: NDArray[np.int32], as_of: int) -> NDArray[n
     shown = of["impressions"].sum()
     ctr = min(1.0, of["clicks"].sum() / shown) if shown > _FADED else 0.0
     clicks = of["clicks"] if shown > _FADED else np.zeros_like(of["clicks"])
+    times = of["n"].sum() / of["people"].sum() if of["people"].any() else 1.0
+    decayed = of["decayed"].sum()
+    again = of["again"].sum() / decayed if decayed > _FADED else 0.0
     age_days = np.where(of["n"] > 0, np.maximum(as_of - sums.first.astype(np.float64), 0) / DAY_US, 0.0)
     columns = (
         np.log1p(of["n"]),
@@ -73,6 +76,9 @@ def item_features(sums: Sums, years: NDArray[np.int32], as_of: int) -> NDArray[n
         np.log1p(of["clicks"]),
         np.log1p(of["purchases"]),
         np.minimum((clicks + _CTR_PRIOR * ctr) / (of["impressions"] + _CTR_PRIOR), 1.0),
+        np.log1p(of["people"]),
+        np.log((of["n"] + _PRIOR * times) / (of["people"] + _PRIOR)),
+        (of["again"] + _PRIOR * again) / (of["decayed"] + _PRIOR),
     )
     return np.round(np.stack(columns, axis=1), _DIGITS).astype(np.float32)
 

@@ -12,7 +12,8 @@ from reco_ray.features.views import ITEM_COLUMNS
 
 __all__ = ["Growth", "LiveRows", "Room", "stranger"]
 
-_SHRUNK = ("item_positive_share", "item_value_mean", "item_ctr")  # not 0 for an item that nobody has met
+# not 0 for an item that nobody has met
+_SHRUNK = ("item_positive_share", "item_value_mean", "item_ctr", "item_times", "item_again")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,8 +1,8 @@
 """The online state of users and items: what the stream adds each micro-batch to. Pure.
 
 A user's state is the sums and the newest events; the row that requests read (`types.UserRow`) follows from it. Events may come
-late, twice and in any order: sums do not mind the order, the newest events are kept in the order of `transform.prepare`, and
-the ids of the last events applied tell repeated ones.
+late, twice and in any order: sums do not mind the order (`add_item_events` tells of one that does), the newest events are kept
+in the order of `transform.prepare`, and the ids of the last events applied tell repeated ones.
 """
 
 import struct
@@ -28,6 +28,7 @@ __all__ = [
     "UserState",
     "add_item_events",
     "add_user_events",
+    "had_before",
     "pack_items",
     "unknown",
     "unpack_items",
@@ -41,6 +42,7 @@ anew from the lake, which knows all ids."""
 SHOWN = 4096
 """Ids of a partition's last impressions that are kept, likewise."""
 
+_ODD = np.uint64(0x9E3779B97F4A7C15)
 _HEADER = struct.Struct("<HHIIIqqq")  # format, columns of sums, events, events to start with, ids, first, last, position
 _FORMAT = 1
 _RECENT = np.dtype([("us", "<i8"), ("key", "<u8"), ("strength", "<f8")])  # sorted by all three, in this order
@@ -157,18 +159,40 @@ def add_user_events(
 
 
 def add_item_events(
-    events: pl.DataFrame, shown: pl.DataFrame, stored: dict[str, bytes], config: FeaturesConfig
+    events: pl.DataFrame, shown: pl.DataFrame, stored: dict[str, bytes], users: dict[str, UserState], config: FeaturesConfig
 ) -> dict[str, bytes]:
     """Add events to the packed sums of their items; item_id -> sums.
+
+    Whether a user had an item before, the newest events of the user's state tell. Of two events that come in the wrong order,
+    the late one counts as the return; a return behind ``seen_limit`` other events of the user counts as somebody new. Both hold
+    until the sums are made anew from the lake.
 
     Args:
         events: of `unknown`. shown: of `transform.shown`, less those applied before.
         stored: item_id -> packed sums, of those that have some.
+        users: user_id -> state before these events, of those who have one.
     """
-    rows = pl.concat([item_sums(events, config), shown_sums(shown, config)])
+    rows = pl.concat([item_sums(events, config, had_before(events, users)), shown_sums(shown, config)])
     ids = rows["item_id"].unique(maintain_order=True)
     old = unpack_items([stored.get(item) for item in ids], config)
     return dict(zip(ids, pack_items(merged(old, added_up(rows, ids, config))), strict=True))
+
+
+def had_before(events: pl.DataFrame, users: dict[str, UserState]) -> NDArray[np.bool_]:
+    """Tell of each event whether its user had its item before all of these events, shape (n,).
+
+    Args:
+        events: of `unknown`. users: user_id -> state before these events, of those who have one.
+    """
+    if events.is_empty():
+        return np.zeros(0, np.bool_)
+    ids = events["user_id"].unique(maintain_order=True)
+    recent = [users[user].recent["key"] if user in users else np.empty(0, np.uint64) for user in ids]
+    salts = np.arange(len(ids), dtype=np.uint64) * _ODD  # a key with its user's salt stands for both
+    before = pl.Series(np.concatenate(recent) ^ np.repeat(salts, [keys.size for keys in recent]))
+    wanted = events["item_key"] ^ events["user_id"].replace_strict(ids, pl.Series(salts), return_dtype=pl.UInt64)
+    found = before.filter(before.is_in(wanted.implode()))  # the states' events are many: only looked up, never in a table
+    return wanted.is_in(found.implode()).to_numpy()
 
 
 def unshown(shown: pl.DataFrame, known: bytes) -> tuple[pl.DataFrame, bytes]:

@@ -5,7 +5,8 @@ build adds up an entity's whole history, and the stream adds each micro-batch to
 worth at the newest event (``last``), and lose worth when a newer one comes: exponential decay is the one kind that allows it
 exactly (Cormode et al., Forward Decay, ICDE 2009).
 
-Order does not matter but for rounding: sums of floating-point numbers in another order differ in their last bits.
+Order does not matter but for rounding: sums of floating-point numbers in another order differ in their last bits. One sum minds
+it: ``again`` leaves out the first event of each user and item, and the stream takes for the first what comes first.
 """
 
 import math
@@ -47,10 +48,11 @@ of events that do."""
 
 ITEM_SUMS = (
     *("n", "n_positive", "n_value", "value", "value_squares", "decayed", "trending"),
-    *("clicks", "purchases", "impressions"),
+    *("clicks", "purchases", "impressions", "people", "again"),
 )
-"""Per item; ``decayed`` and ``trending`` are strength that fades by the long and by the short half-life; the last three are
-numbers of events that fade by the long one."""
+"""Per item; ``decayed`` and ``trending`` are strength that fades by the long and by the short half-life; clicks, purchases and
+impressions are numbers of events that fade by the long one; ``people`` is the number of users who had it, ``again`` the part of
+``decayed`` that is of events whose user had it before."""
 
 TASTE_SUMS = ("taste_n", "taste_mass", "taste_weight")
 """Per user and category: events, strength that fades, and what each event counts for once faded."""
@@ -93,7 +95,8 @@ def merged(one: Sums, other: Sums) -> Sums:
 def half_lives(columns: tuple[str, ...], config: FeaturesConfig, categories: int = 0) -> NDArray[np.float64]:
     """Half-life in days of each of the columns, then of `TASTE_SUMS` of each category."""
     long = config.half_life_days
-    fading = dict.fromkeys(("decayed", "views", "clicks", "purchases", "impressions", "taste_mass", "taste_weight"), long)
+    fading = dict.fromkeys(("decayed", "again", "views", "clicks", "purchases", "impressions"), long)
+    fading |= dict.fromkeys(("taste_mass", "taste_weight"), long)
     fading["trending"] = config.trending_half_life_days
     of = [fading.get(name, math.inf) for name in columns]
     return np.array(of + [fading.get(name, math.inf) for name in TASTE_SUMS for _ in range(categories)])
@@ -132,15 +135,18 @@ def user_sums(events: pl.DataFrame, in_category: NDArray[np.float32], config: Fe
     return rows["user_id"], Sums(rows["first"].to_numpy(), rows["last"].to_numpy(), values, lives)
 
 
-def item_sums(events: pl.DataFrame, config: FeaturesConfig) -> pl.DataFrame:
+def item_sums(events: pl.DataFrame, config: FeaturesConfig, had: NDArray[np.bool_] | None = None) -> pl.DataFrame:
     """Sums of each item over some users' events, for `item_sums_of`: item_id, first, last (microseconds) and `ITEM_SUMS`.
 
     Args:
-        events: from `transform.prepare`.
+        events: from `transform.prepare`; all of each user, but for what ``had`` tells.
+        had: of each event, whether its user had the item before all of them, shape (n,); None where nobody had any.
     """
     value, age = pl.col("value").cast(pl.Float64), US.max() - US
     faded = decay(age, config.half_life_days)
-    return events.group_by("item_id", maintain_order=True).agg(
+    again = ~pl.struct("user_id", "item_id").is_first_distinct()
+    marked = events.with_columns((again if had is None else again | pl.Series(had, dtype=pl.Boolean)).alias("again"))
+    return marked.group_by("item_id", maintain_order=True).agg(
         US.min().alias("first"),
         US.max().alias("last"),
         pl.len().cast(pl.Float64).alias("n"),
@@ -152,6 +158,8 @@ def item_sums(events: pl.DataFrame, config: FeaturesConfig) -> pl.DataFrame:
         (decay(age, config.trending_half_life_days) * pl.col("strength")).sum().alias("trending"),
         *_faded_numbers(faded, {"click": "clicks", "purchase": "purchases"}),
         pl.lit(0.0).alias("impressions"),
+        (~pl.col("again")).sum().cast(pl.Float64).alias("people"),
+        (faded * pl.col("strength")).filter("again").sum().alias("again"),
     )
 
 

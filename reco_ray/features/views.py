@@ -98,6 +98,9 @@ ITEM_COLUMNS = (
     Column("item_clicks", 0.0, "log(1 + decayed number of clicks)"),
     Column("item_purchases", 0.0, "log(1 + decayed number of purchases)"),
     Column("item_ctr", 0.0, "decayed clicks per impression, at most 1, shrunk towards that of all; 0 without impressions"),
+    Column("item_people", 0.0, "log(1 + number of users who had it)"),
+    Column("item_times", 0.0, "log of the mean number of events per user who had it, shrunk towards that of all"),
+    Column("item_again", 0.0, "share of the decayed strength that is of users who had it before, shrunk towards that of all"),
 )
 
 CONTEXT_COLUMNS = (

@@ -121,7 +121,7 @@ class FeatureStream:
         keys = dict(zip(ids, (key.tobytes() for key in item_keys(ids)), strict=True))
         sums = self._store.item_sums(self._partition, list(keys.values()))
         known = {item: sums[key] for item, key in keys.items() if key in sums}
-        added = add_item_events(fresh, shown, known, self._config)
+        added = add_item_events(fresh, shown, known, stored, self._config)
         return Change(users, {keys[item]: value for item, value in added.items()}, shown_ids), fresh.height + shown.height
 
 

@@ -26,11 +26,11 @@ from reco_ray.events.bus import EVENTS, LAKE, Outgoing
 from reco_ray.events.encoding import encode
 from reco_ray.events.open import open_producer, open_reader
 from reco_ray.features import ITEM_COLUMNS, Catalogue, transform, user_row
-from reco_ray.features.online import pack_items, unpack_items
+from reco_ray.features.online import add_user_events, pack_items, unknown, unpack_items
 from reco_ray.features.sums import added_up, item_sums
 from reco_ray.hashing import item_keys
 from reco_ray.release import open_release, release_uri, seal, verify
-from reco_ray.store import Change, FeatureStore, Item, LiveItem, OnlineStore, fresh_until, registered_views
+from reco_ray.store import Change, FeatureStore, Item, LiveItem, OnlineStore, fresh_until, pack_user, registered_views
 from reco_ray.streaming.features import all_kept, go_on_from, open_stream, reader_name
 from reco_ray.streaming.items import LiveItems
 from reco_ray.workflow.deploy import materialize_features
@@ -278,9 +278,11 @@ def test_the_rankers_item_features_follow_the_stream(
     """From the sums of a rebuild to what the stream has added: always what a batch over all events computes."""
     config, url = world
     ids, rng = catalogue.item_ids, np.random.default_rng(8)
-    rows = [(f"u{rng.integers(9)}", ids[rng.integers(len(ids))], int(rng.integers(10_000))) for _ in range(400)]
+    minutes = np.sort(rng.integers(10_000, size=400)).tolist()
+    rows = [(f"u{rng.integers(9)}", ids[rng.integers(len(ids))], minute) for minute in minutes]
     events = events_of(rows, 5)
-    lake = item_sums(prepared(events[:300], config), config.features)
+    built = unknown(prepared(events[:300], config).with_columns(bus_position=pl.lit(-1, pl.Int64)), {})
+    lake = item_sums(built, config.features)
     sums = added_up(lake, lake["item_id"], config.features)
     keys = [key.tobytes() for key in item_keys(lake["item_id"])]
     of = {"root": "", "release": "r", "features": asdict(config.features), "partitions": 1}
@@ -288,6 +290,8 @@ def test_the_rankers_item_features_follow_the_stream(
         grown = [catalogue]
         live = LiveItems(store, VIEW, lambda: grown[-1])
         assert live.refresh() is None, "this view says nothing of its items"
+        made = add_user_events(built, {}, FACTS, config.features)
+        view.write_users((user, state.pack(), pack_user(row)) for user, (state, row) in made.items())
         view.end_rebuild(dict(zip(keys, pack_items(sums), strict=True)), {0: view.position(0) or 0}, of)
         for known in (300, 400):
             send(world, events[300:known])

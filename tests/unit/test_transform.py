@@ -1,6 +1,6 @@
 """Features: defined once, blind to the future, the same in parts and as a whole."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import polars as pl
@@ -178,6 +178,41 @@ def test_every_user_is_in_one_group_and_no_group_is_much_larger_than_a_million(r
     held = [users.filter(_of_group(group, groups)).height for group in range(groups)]
     assert sum(held) == users.height
     assert groups > USER_BUCKETS or max(held) - min(held) <= USER_BUCKETS // groups
+
+
+def test_an_item_tells_how_many_had_it_and_how_many_of_them_come_back(items: pl.DataFrame) -> None:
+    bought = [("u1", 0, "item-1", 1.0), ("u1", 10, "item-1", 0.5), ("u1", 20, "item-1", 1.0), ("u2", 20, "item-1", 1.0)]
+    bought += [("u2", 20, "item-2", 1.0)]
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    events = pl.DataFrame(
+        [
+            {"user_id": user, "item_id": item, "ts": start + timedelta(days=day), "strength": strength, "positive": True}
+            for user, day, item, strength in bought
+        ]
+    ).with_columns(type=pl.lit("purchase"), value=pl.lit(None, pl.Float32))
+    config = FeaturesConfig(half_life_days=10)
+    sums = added_up(item_sums(events, config), items["item_id"], config)
+    of = dict(zip(ITEM_SUMS, sums.values[items["item_id"].index_of("item-1") or 0], strict=True))
+    assert (of["people"], of["again"], of["decayed"]) == pytest.approx((2, 0.25 + 1, 0.25 + 0.25 + 2))
+    later = sums.last.max() + 10 * DAY
+    rows = transform.item_rows(sums, items, int(later))
+    found = {name: dict(zip(rows["item_id"], rows[name], strict=True)) for name in ("item_people", "item_times", "item_again")}
+    expected = {
+        "item_people": (np.log(3), np.log(2), 0),
+        "item_times": tuple(np.log((n + 5 * 5 / 3) / (people + 5)) for n, people in ((4, 2), (1, 1), (0, 0))),
+        "item_again": tuple((again + 5 * 1.25 / 3.5) / (decayed + 5) for again, decayed in ((0.625, 1.25), (0, 0.5), (0, 0))),
+    }
+    for name, values in expected.items():
+        assert [found[name][f"item-{at}"] for at in (1, 2, 0)] == pytest.approx(values, abs=1e-4), name
+    nobody = transform.item_rows(Sums.none(items.height, sums.half_lives), items, 0)
+    assert nobody.select("item_people", "item_times", "item_again").to_numpy().any() == np.False_
+
+
+def test_who_had_an_item_before_does_not_count_as_a_new_user_of_it(events: pl.DataFrame) -> None:
+    one = events.head(3)
+    sums = item_sums_of(item_sums(one, CONFIG, np.array([True, False, True])), CONFIG)
+    columns = [ITEM_SUMS.index(name) for name in ("n", "people", "again", "decayed")]
+    assert sums.values[:, columns].tolist() == [[1, 0, 1, 1], [1, 1, 0, 1], [1, 0, 1, 1]]
 
 
 def test_an_items_ctr_is_of_clicks_per_impression_and_shrunk(events: pl.DataFrame, items: pl.DataFrame, as_of: int) -> None:
