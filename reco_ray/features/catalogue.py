@@ -188,7 +188,7 @@ class Catalogue:
     def load(cls, folder: Path) -> "Catalogue":
         """Read what `save` wrote.
 
-        Raises: ArtifactError: the file is not there.
+        Raises: ArtifactError: the file is not there, or of another item view.
         """
         try:
             with pa.memory_map(str(folder / _FILE)) as source:
@@ -200,6 +200,10 @@ class Catalogue:
     def _from_table(cls, table: pa.Table) -> "Catalogue":
         names = [n for n in (table.schema.metadata or {}).get(b"categories", b"").decode().split("\n") if n]
         frame = _priced(pl.DataFrame(table))
+        if missing := [c.name for c in ITEM_COLUMNS if c.name not in frame.columns]:
+            raise ArtifactError(
+                f"{_FILE}: found no {missing}, expected the item view of this version; publish the release again"
+            )
         features = frame.select(c.name for c in ITEM_COLUMNS).to_numpy().astype(np.float32)
         return cls(
             released=table.num_rows,

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reco_ray.errors import ArtifactError
 from reco_ray.features import ITEM_COLUMNS, Catalogue
 from reco_ray.store import NO_SLOT, Item, LiveItem
 
@@ -95,6 +96,12 @@ def test_releases_from_before_prices_know_none(catalogue: Catalogue, tmp_path: P
     old = Catalogue.load(tmp_path)
     assert np.isnan(old.prices).all()
     assert len(old) == N
+
+
+def test_a_release_of_another_item_view_is_refused_by_name(catalogue: Catalogue, tmp_path: Path) -> None:
+    replace(catalogue, _table=catalogue._table.drop(["item_again"])).save(tmp_path)
+    with pytest.raises(ArtifactError, match=r"found no \['item_again'\].*publish the release again"):
+        Catalogue.load(tmp_path)
 
 
 def test_what_is_deleted_and_was_never_known_changes_nothing(catalogue: Catalogue) -> None:

@@ -19,7 +19,7 @@ from reco_ray.rerank import load as load_rerank
 from reco_ray.rules import Standing, parse
 from reco_ray.slate import LiveStage, Pipeline
 from reco_ray.store import NO_SLOT, Item, LiveItem
-from reco_ray.types import Candidates, Request, UserRow
+from reco_ray.types import EMPTY_USER, Candidates, Request, UserRow
 
 N = 40
 TWIN = Item("Title 3", ("odd", "all"), 1993)
@@ -135,7 +135,7 @@ def test_what_is_deleted_comes_back_from_no_source_until_it_is_put_again(
     whole: Pipeline, recall: Recall, row: UserRow, item_id: str
 ) -> None:
     requests = [
-        Request(request_id="r", user=replace(row, seen=np.empty(0, np.uint64))),
+        Request(request_id="r", user=replace(row, seen=np.empty(0, np.uint64), had=EMPTY_USER.had)),
         Request(request_id="s"),
         Request(request_id="t", interests=("odd",)),
         Request(request_id="u", similar_to="item-5"),
