@@ -201,9 +201,7 @@ class Catalogue:
         names = [n for n in (table.schema.metadata or {}).get(b"categories", b"").decode().split("\n") if n]
         frame = _priced(pl.DataFrame(table))
         if missing := [c.name for c in ITEM_COLUMNS if c.name not in frame.columns]:
-            raise ArtifactError(
-                f"{_FILE}: found no {missing}, expected the item view of this version; publish the release again"
-            )
+            raise ArtifactError(f"{_FILE}: found no {missing}, expected this version's item view; publish the release again")
         features = frame.select(c.name for c in ITEM_COLUMNS).to_numpy().astype(np.float32)
         return cls(
             released=table.num_rows,
