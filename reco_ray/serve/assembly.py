@@ -76,7 +76,7 @@ Connect = Callable[[str], Awaitable[Connected]]
 
 
 class Metrics(Observer, ServedMetrics, GateMetrics, ExposureMetrics, FreshnessMetrics, MirrorMetrics, Protocol):
-    """All that a gateway counts; `monitoring.serving.GatewayMetrics` in production."""
+    """All that a gateway counts; `monitoring.metrics.serving.GatewayMetrics` in production."""
 
     def left(self, stage: str, rows: int, queued_s: float) -> None:
         """A batch left for a stage."""
@@ -86,7 +86,7 @@ class Metrics(Observer, ServedMetrics, GateMetrics, ExposureMetrics, FreshnessMe
 
 
 class CountsEvents(EventMetrics, LagMetrics, Protocol):
-    """All that is counted of events; `monitoring.serving.EventMetrics` in production."""
+    """All that is counted of events; `monitoring.metrics.serving.EventMetrics` in production."""
 
 
 class GatewayParts:

@@ -17,8 +17,15 @@ from ray.serve.context import _get_global_client
 from ray.serve.handle import DeploymentHandle
 
 from reco_ray.errors import ArtifactError
+from reco_ray.monitoring.metrics.serving import (
+    EventMetrics,
+    ExploreMetrics,
+    GatewayMetrics,
+    ItemMetrics,
+    RecallMetrics,
+    RuleMetrics,
+)
 from reco_ray.monitoring.serve_log import share_serve_log
-from reco_ray.monitoring.serving import EventMetrics, ExploreMetrics, GatewayMetrics, ItemMetrics, RecallMetrics, RuleMetrics
 from reco_ray.release import read_part
 from reco_ray.rerank import POPULAR
 from reco_ray.serve.args import GatewayArgs

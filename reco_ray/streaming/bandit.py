@@ -38,7 +38,7 @@ _REWARDED = frozenset(("click", "view", "like", "add_to_cart", "purchase"))
 
 
 class BanditMetrics(Protocol):
-    """Where it is counted; `monitoring.streams.BanditMetrics` in production."""
+    """Where it is counted; `monitoring.metrics.streams.BanditMetrics` in production."""
 
     def learned(self, places: int, rewards: int) -> None:
         """So many places and rewards were added."""

@@ -21,7 +21,7 @@ from reco_ray.events.open import open_reader
 from reco_ray.events.sink import Batch
 from reco_ray.features import Catalogue
 from reco_ray.lake.compact import compact
-from reco_ray.monitoring.streams import BanditMetrics, FeatureMetrics, SinkMetrics
+from reco_ray.monitoring.metrics.streams import BanditMetrics, FeatureMetrics, SinkMetrics
 from reco_ray.release import open_release
 from reco_ray.store import OnlineStore, registered_views
 from reco_ray.streaming.bandit import learn

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 
 class ItemCounts:
-    """Counts as `monitoring.serving.ItemMetrics` does."""
+    """Counts as `monitoring.metrics.serving.ItemMetrics` does."""
 
     def __init__(self) -> None:
         self.lags_s: list[float] = []

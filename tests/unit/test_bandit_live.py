@@ -46,7 +46,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[PipelineCo
 
 
 class Drawn:
-    """Counts as `monitoring.serving.ExploreMetrics` does."""
+    """Counts as `monitoring.metrics.serving.ExploreMetrics` does."""
 
     def __init__(self) -> None:
         self.places: Counter[str] = Counter()

@@ -320,7 +320,7 @@ def test_nothing_of_a_user_is_kept_and_who_is_erased_counts_no_more(store: Onlin
 
 
 class Counts:
-    """Counts as `monitoring.streams.BanditMetrics` does, and ends what it counts for."""
+    """Counts as `monitoring.metrics.streams.BanditMetrics` does, and ends what it counts for."""
 
     def __init__(self) -> None:
         self.stop, self.found = threading.Event(), list[object]()

@@ -56,8 +56,7 @@ RAY_FILES = [
     "reco_ray/streaming/follower.py",
     "reco_ray/cluster.py",
     "reco_ray/training.py",
-    "reco_ray/monitoring/serving.py",
-    "reco_ray/monitoring/streams.py",
+    "reco_ray/monitoring/metrics/",
     "jobs/",
 ]
 OUTSIDE = {

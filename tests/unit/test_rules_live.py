@@ -38,7 +38,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 class Counts:
-    """Counts as `monitoring.serving.RuleMetrics` does."""
+    """Counts as `monitoring.metrics.serving.RuleMetrics` does."""
 
     def __init__(self) -> None:
         self.versions: list[int] = []

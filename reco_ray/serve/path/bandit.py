@@ -16,7 +16,7 @@ _WANT_EVERY_S = 3_600.0
 
 
 class ExploreMetrics(Protocol):
-    """Where it is counted what is drawn; `monitoring.serving.ExploreMetrics` in production."""
+    """Where it is counted what is drawn; `monitoring.metrics.serving.ExploreMetrics` in production."""
 
     def drawn(self, places: Mapping[str, int]) -> None:
         """So many places were drawn from each source since the last call."""

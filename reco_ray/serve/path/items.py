@@ -15,7 +15,7 @@ INTERVAL_S = 0.5
 
 
 class ItemMetrics(Protocol):
-    """Where it is counted how items come; `monitoring.serving.ItemMetrics` in production."""
+    """Where it is counted how items come; `monitoring.metrics.serving.ItemMetrics` in production."""
 
     def taken(self, lags_s: Sequence[float]) -> None:
         """Changes are in force here, so many seconds after they were made."""

@@ -30,7 +30,7 @@ _STAGES = ("recall", "rank", "rerank")
 
 
 class MirrorMetrics(Protocol):
-    """What is counted of copies; `monitoring.serving.GatewayMetrics` in production."""
+    """What is counted of copies; `monitoring.metrics.serving.GatewayMetrics` in production."""
 
     def mirrored(self, release: str, result: str) -> None:
         """A copy was ``made``, has ``failed``, or was ``dropped``."""

@@ -20,7 +20,7 @@ _TELL_EVERY = 5  # looks between two reports of what the rules did
 
 
 class RuleMetrics(Protocol):
-    """Where it is counted what rules do; `monitoring.serving.RuleMetrics` in production."""
+    """Where it is counted what rules do; `monitoring.metrics.serving.RuleMetrics` in production."""
 
     def in_force(self, version: int) -> None:
         """These rules hold here from now on."""
