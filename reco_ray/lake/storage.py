@@ -1,5 +1,7 @@
 """Files under ``root``, wherever that is: a folder, ``s3://`` or ``gs://``, through pyarrow's filesystems."""
 
+import contextlib
+import errno
 import os
 import shutil
 import tempfile
@@ -12,7 +14,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from reco_ray.errors import ArtifactError
+from reco_ray.errors import ArtifactError, NotReadyError
 
 __all__ = [
     "exists",
@@ -65,7 +67,10 @@ def read_bytes(uri: str) -> bytes:
 
 
 def write_bytes(uri: str, data: bytes) -> None:
-    """Write a file in one step: readers see the old one or the new one, never a part."""
+    """Write a file in one step: readers see the old one or the new one, never a part.
+
+    Raises: NotReadyError: the disk is full.
+    """
     system, path = _open(uri)
     system.create_dir(path.rpartition("/")[0], recursive=True)
     if not is_local(uri):  # an object store's PUT is atomic already
@@ -73,8 +78,9 @@ def write_bytes(uri: str, data: bytes) -> None:
             stream.write(data)
         return
     partial = f"{path}.{uuid.uuid4().hex[:8]}.partial"
-    Path(partial).write_bytes(data)
-    Path(partial).replace(path)
+    with _room(uri):
+        Path(partial).write_bytes(data)
+        Path(partial).replace(path)
 
 
 def write_parquet(uri: str, table: pa.Table, **options: object) -> int:
@@ -82,13 +88,25 @@ def write_parquet(uri: str, table: pa.Table, **options: object) -> int:
 
     Args:
         options: of `pyarrow.parquet.write_table`.
+    Raises: NotReadyError: the disk is full.
     """
     system, path = _open(uri)
     if is_local(uri):  # an object store has no folders
         system.create_dir(path.rpartition("/")[0], recursive=True)
-    pq.write_table(table, path, filesystem=system, **options)
-    make_durable(uri)
+    with _room(uri):
+        pq.write_table(table, path, filesystem=system, **options)
+        make_durable(uri)
     return int(system.get_file_info(path).size)
+
+
+@contextlib.contextmanager
+def _room(uri: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        if exc.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise NotReadyError(f"{uri}: found no room left on its disk, expected some; free some and run again") from exc
 
 
 def read_parquet(uri: str, columns: Sequence[str] | None = None) -> pa.Table:

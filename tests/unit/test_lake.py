@@ -1,5 +1,6 @@
 """The lake: what is imported twice is stored once, and every error says what to do."""
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,12 +9,24 @@ import pyarrow as pa
 import pytest
 
 from reco_ray.config import SourceConfig
-from reco_ray.errors import ArtifactError, DataError, SchemaError
+from reco_ray.errors import ArtifactError, DataError, NotReadyError, SchemaError
 from reco_ray.lake import append_events, storage, tables
 from reco_ray.lake.assess import assess
 from reco_ray.schema import EVENTS, check
 
 Admit = Callable[..., pa.Table]
+
+
+def test_a_full_disk_is_told_with_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pyarrow.parquet.write_table", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(NotReadyError, match=r"a\.parquet: found no room left"):
+        storage.write_parquet(str(tmp_path / "a.parquet"), pa.table({"a": [1]}))
+    with pytest.raises(NotReadyError, match=r"b\.json: found no room left"):
+        storage.write_bytes(str(tmp_path / "b.json"), b"1")
 
 
 def test_events_are_stored_once_however_often_they_come(
