@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -58,7 +59,7 @@ class Measured:
     Attributes:
         users: ids of the source. value: by the policy's criterion. chosen: whether they get the heavy ranker.
         ndcg: NDCG@10 by ranker, light and heavy, and ``alone``, of the release without a ranker. wall, cpu: milliseconds of a
-            request by ranker, of ``choice``, of ``rest``, which is recall and rerank, and of all stages of ``alone``.
+            request by ranker, of ``recall``, ``choice`` and ``rerank``, and of all stages of ``alone``.
         policy: what the release holds.
     """
 
@@ -114,7 +115,7 @@ def _measure(config: PipelineConfig, outputs: dict[str, Output], pipeline: Pipel
     recall, ranker = pipeline.recall, pipeline.rank
     assert isinstance(recall, Recall)
     assert isinstance(ranker, HybridRanker)
-    names = ("light", "heavy", "choice", "rest", "alone")
+    names = ("recall", "choice", "light", "heavy", "rerank", "alone")
     wall: dict[str, list[float]] = {name: [] for name in names}
     cpu: dict[str, list[float]] = {name: [] for name in names}
     lists: dict[str, list[NDArray[np.int32]]] = {"light": [], "heavy": [], "alone": []}
@@ -132,26 +133,22 @@ def _measure(config: PipelineConfig, outputs: dict[str, Output], pipeline: Pipel
         relevant.extend(part.relevant)
         for at, request in enumerate(part.requests):
             asked = [request]
-            candidates = timed("rest", lambda asked=asked: recall.recall(asked))  # type: ignore[misc]
-            chosen.append(timed("choice", lambda request=request: ranker.policy.heavy(request)))  # type: ignore[misc]
+            candidates = timed("recall", partial(recall.recall, asked))
+            chosen.append(timed("choice", partial(ranker.policy.heavy, request)))
             value.append(ranker.policy.value(request))
             turns = (("light", ranker.light), ("heavy", ranker.heavy))
             for name, each in turns if at % 2 else turns[::-1]:
-                scores = timed(name, lambda each=each, asked=asked, of=candidates: each.score(asked, of))  # type: ignore[misc]
+                scores = timed(name, partial(each.score, asked, candidates))
                 lists[name].append(best(candidates[0].item_idx, scores[0]))
-            clock, busy = time.perf_counter(), time.process_time()
-            pipeline.rerank.arrange(asked, candidates, scores)
-            cpu["rest"][-1] += 1e3 * (time.process_time() - busy)
-            wall["rest"][-1] += 1e3 * (time.perf_counter() - clock)
-            timed("alone", lambda asked=asked: alone.run(asked))  # type: ignore[misc]
+            timed("rerank", partial(pipeline.rerank.arrange, asked, candidates, scores))
+            timed("alone", partial(alone.run, asked))
             lists["alone"].append(alone.recall.recall(asked)[0].item_idx[:K])
     return Measured(
         [user for series in users for user in source_ids(config, series)],
         np.array(value),
         np.array(chosen),
         {name: ndcg_at_k(each, relevant, K) for name, each in lists.items()},
-        {name: np.array(each) for name, each in wall.items()},
-        {name: np.array(each) for name, each in cpu.items()},
+        *({name: np.array(each) for name, each in times.items()} for times in (wall, cpu)),
         f"{ranker.policy.by} >= {ranker.policy.threshold:.4g}, {ranker.policy.share:.1%} of {ranker.policy.users} users",
     )
 
@@ -183,6 +180,9 @@ def _compared(found: list[Measured]) -> dict[str, Any]:
     def taken(kind: str, name: str) -> list[Floats]:
         return [getattr(one, kind)[name] for one in found]
 
+    def warm(kind: str, *names: str) -> Floats:
+        return np.sum([np.concatenate([each[_WARM:] for each in taken(kind, name)]) for name in names], axis=0)
+
     def row(chosen: list[NDArray[np.bool_]], choice: bool) -> dict[str, float]:
         def ranking(kind: str) -> Floats:
             light, heavy, asked = (taken(kind, name) for name in ("light", "heavy", "choice"))
@@ -190,15 +190,13 @@ def _compared(found: list[Measured]) -> dict[str, Any]:
             return np.concatenate([each[_WARM:] for each in times])
 
         rank = ranking("wall"), ranking("cpu")
-        rest = [np.concatenate([each[_WARM:] for each in taken(kind, "rest")]) for kind in ("wall", "cpu")]
+        stages = rank[0] + warm("wall", "recall", "rerank"), rank[1] + warm("cpu", "recall", "rerank")
         share = round(float(np.mean(np.concatenate(chosen))), 4)
-        return {"heavy_share": share, **quality(ndcg(chosen)), **cost(rank, (rank[0] + rest[0], rank[1] + rest[1]))}
+        return {"heavy_share": share, **quality(ndcg(chosen)), **cost(rank, stages)}
 
     def row_alone() -> dict[str, float]:
-        stages = [np.concatenate([each[_WARM:] for each in taken(kind, "alone")]) for kind in ("wall", "cpu")]
-        none = np.zeros(1)
-        mine = by_user([one.ndcg["alone"] for one in found])
-        return {"heavy_share": 0.0, **quality(mine), **cost((none, none), (stages[0], stages[1]))}
+        none, stages = np.zeros(1), (warm("wall", "alone"), warm("cpu", "alone"))
+        return {"heavy_share": 0.0, **quality(by_user([one.ndcg["alone"] for one in found])), **cost((none, none), stages)}
 
     light = ndcg([np.zeros(one.value.size, np.bool_) for one in found])
     lot = np.random.default_rng(7)

@@ -1,7 +1,8 @@
 """Rerank: scored candidates come in, the slate goes out; the only stage that drops and orders for good.
 
-`diversity` and `greedy` arrange, `exploration` leaves a part to chance, `policy` puts them together; `stage` is the whole, the
-rules included; `popular` writes the list for when nothing answers.
+`inventory` says which candidates may be shown, `diversity` and `greedy` arrange them, `exploration` leaves a part to chance,
+`policy` puts these together, `marks` say why; `stage` is the whole, the rules included; `popular` writes the list for when
+nothing answers.
 """
 
 from reco_ray.rerank.diversity import mmr

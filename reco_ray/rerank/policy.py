@@ -1,6 +1,6 @@
 """From scored candidates to a policy that fills a slate: the pool, its arrangement, and what exploring places draw from."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ from reco_ray.rerank.exploration import Proposal, SlatePolicy, Thompson, Weighte
 from reco_ray.rerank.greedy import Calibrated, Dpp, Gains, greedy
 from reco_ray.rules import Bounds
 
-__all__ = ["Scored", "Sources", "generator_of", "make_policy"]
+__all__ = ["Filled", "Scored", "Sources", "generator_of", "make_policy"]
 
 _LEAST = 0.2  # deviation of an item that is known well, as a share of that of an unknown one
 
@@ -48,6 +48,23 @@ class Sources(NamedTuple):
 
     brought: NDArray[np.bool_]
     upper: NDArray[np.float64]
+
+
+class Filled(NamedTuple):
+    """The places of one slate.
+
+    Attributes:
+        chosen: positions among the prepared candidates, shape (m,), as all that follow.
+        propensities: P(item | those before it). explored: left to chance. origins: sources that a bandit drew from, else -1.
+        pins: places where a rule's item stands. missed: rules that the slate does not follow.
+    """
+
+    chosen: NDArray[np.int64]
+    propensities: NDArray[np.float64]
+    explored: NDArray[np.bool_]
+    origins: NDArray[np.int64]
+    pins: Sequence[tuple[int, str]] = ()
+    missed: tuple[str, ...] = ()
 
 
 def make_policy(
