@@ -184,6 +184,10 @@ def test_every_room_and_top_file_has_a_place() -> None:
     assert top <= set(TOP_FILES), f"new top files {sorted(top - set(TOP_FILES))}: add them to TOP_FILES"
 
 
+def test_the_readme_lists_the_rooms_in_their_order() -> None:
+    assert ", ".join(ROOMS) in " ".join((ROOT / "README.md").read_text().split())
+
+
 @pytest.mark.parametrize(
     ("path", "source", "rule"),
     [

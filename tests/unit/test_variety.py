@@ -46,7 +46,7 @@ def test_a_spread_stage_differs_in_nothing_but_its_knob(folder: Path, users: pl.
     assert [s.item_ids for s in same] == [s.item_ids for s in rerank.arrange(requests, found, scores)]
     plain, far = (rerank.spread(kind, at).arrange(requests, found, scores) for at in (0.0, 0.9))
     assert all(np.all(s.propensities == 1) for s in far)
-    assert [set(s.item_ids) <= set(rerank._catalogue.item_ids) for s in plain] == [True] * 4
+    assert [set(s.item_ids) <= set(rerank.catalogue.item_ids) for s in plain] == [True] * 4
 
 
 def test_the_page_shows_each_place_and_is_empty_without_any() -> None:
