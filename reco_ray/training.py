@@ -1,4 +1,4 @@
-"""What the runs of Ray Train share: where they stand, what they may use, and how often they keep what they have learnt."""
+"""What runs of training share: where they stand, what they may use, and how often they keep what they have learnt."""
 
 import resource
 import tempfile
@@ -6,13 +6,15 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import ray
 import ray.train
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.collective import broadcast_from_rank_zero
+from threadpoolctl import threadpool_limits
 
 from reco_ray.config import ClusterConfig
 
-__all__ = ["Reports", "run_config", "scaling_config"]
+__all__ = ["Reports", "run_config", "scaling_config", "take_threads"]
 
 _EVERY_S = 10.0
 
@@ -40,6 +42,17 @@ def scaling_config(cluster: ClusterConfig, gpu: bool = False) -> ScalingConfig:
         resources_per_worker={"CPU": cluster.train_cpus_per_worker, **({"GPU": 1} if gpu else {})},
         label_selector=cluster.train_label_selector or None,
     )
+
+
+def take_threads() -> int:
+    """Say how many threads this worker may use, one for each of its CPUs and one at least, and let OpenMP use them.
+
+    The environment of the cluster gives every process one (`cluster.serve_environment`), and XGBoost takes no more than OpenMP
+    has, whatever it is told. Holds for the calling thread.
+    """
+    threads = max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1)))
+    threadpool_limits(threads, "openmp")
+    return threads
 
 
 class Reports:

@@ -20,7 +20,7 @@ from reco_ray.rank.plausible import refuse_implausible
 from reco_ray.rank.rounds import best_rounds, fit_rounds, started_from
 from reco_ray.rank.stage import COLUMNS_FILE, MODEL_FILE, VOCABULARY_FILE
 from reco_ray.rank.training_set import TrainingSet
-from reco_ray.training import Reports, run_config, scaling_config
+from reco_ray.training import Reports, run_config, scaling_config, take_threads
 
 __all__ = ["RankerResult", "calibrate", "fit_model", "train_ranker"]
 
@@ -130,7 +130,7 @@ def _loop(settings: dict[str, Any]) -> None:
     given: TrainingSet = settings["given"]
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
-    threads = max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1)))
+    threads = take_threads()
     train, valid = quantile_matrices(given.read(None, rank, world), threads)
     params, rounds, start = settings["params"] | {"nthread": threads}, settings["rounds"], settings["start"]
     if start is not None:

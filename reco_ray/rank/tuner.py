@@ -4,13 +4,14 @@ Held-out groups are halved by a hash of their user: one half chooses among the d
 the configured settings, as the best of many draws looks better than it is to those who chose it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import polars as pl
 import ray
+import xgboost
 from numpy.typing import NDArray
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
@@ -24,6 +25,7 @@ from reco_ray.rank.groups import quantile_matrices
 from reco_ray.rank.parameters import parameters
 from reco_ray.rank.rounds import STRETCH, fit_rounds
 from reco_ray.rank.training_set import TrainingSet
+from reco_ray.training import take_threads
 
 __all__ = ["Found", "search"]
 
@@ -102,16 +104,11 @@ def search(
 
 
 def _trial(draw: dict[str, Any], given: TrainingSet, config: RankConfig, seed: int) -> None:
-    train, valid = quantile_matrices(_without_judges(given))
-    settings = replace(config, **draw)
-    fit_rounds(
-        parameters(settings, seed), train, valid, settings.rounds, 0, None, lambda _model, metrics, _last: tune.report(metrics)
-    )
+    _fit(given, replace(config, **draw), seed, lambda _model, metrics, _last: tune.report(metrics))
 
 
 def _judged(given: TrainingSet, settings: RankConfig, seed: int) -> NDArray[np.float64]:
-    train, valid = quantile_matrices(_without_judges(given))
-    model = fit_rounds(parameters(settings, seed), train, valid, settings.rounds, 0, None, lambda *_: None)
+    model = _fit(given, settings, seed, lambda *_: None)
     found = []
     for frame in given.read(True):
         judges = frame.filter(_judges(frame))
@@ -120,6 +117,15 @@ def _judged(given: TrainingSet, settings: RankConfig, seed: int) -> NDArray[np.f
             scored = judges.select("group_id", "label", pl.Series("score", model.inplace_predict(matrix)))
             found += [ndcg(*(of[name].to_numpy() for name in ("label", "score"))) for of in scored.partition_by("group_id")]
     return np.array(found)
+
+
+def _fit(
+    given: TrainingSet, settings: RankConfig, seed: int, on_stretch: Callable[[xgboost.Booster, dict[str, float], bool], None]
+) -> xgboost.Booster:
+    threads = take_threads()
+    train, valid = quantile_matrices(_without_judges(given), threads)
+    params = parameters(settings, seed) | {"nthread": threads}
+    return fit_rounds(params, train, valid, settings.rounds, 0, None, on_stretch)
 
 
 def ndcg(labels: NDArray[np.int32], scores: NDArray[np.float32]) -> float:

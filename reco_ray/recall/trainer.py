@@ -30,7 +30,7 @@ from reco_ray.recall.training.sequence_fit import SequenceTrainee
 from reco_ray.recall.training.starting import set_start
 from reco_ray.recall.training.tower_fit import TowerTrainee
 from reco_ray.recall.warm import Start, start_of
-from reco_ray.training import Reports, run_config, scaling_config
+from reco_ray.training import Reports, run_config, scaling_config, take_threads
 
 __all__ = ["TRAINED", "Fitted", "Run", "fit_on_workers", "train_source"]
 
@@ -128,7 +128,8 @@ def _train_factors(run: Run, config: MfConfig, start: Start | None) -> Fitted:
 def _factors(sequences: str, keys: NDArray[np.uint64], config: MfConfig, seed: int, start: Start | None) -> Fitted:
     batches = storage.parquet_batches(sequences, _USERS_AT_ONCE)
     before = start.rows if start is not None else None
-    items, iterations = fit_factors((pack(pl.DataFrame(b), keys, 0, seed) for b in batches), keys.size, config, seed, before)
+    chunks = (pack(pl.DataFrame(b), keys, 0, seed) for b in batches)
+    items, iterations = fit_factors(chunks, keys.size, config, seed, before, take_threads())
     memory_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
     return Fitted({"items": items}, iterations[-1], iterations, memory_mb, _started(start))
 
@@ -223,7 +224,7 @@ def fit_on_workers(
 
 def _loop(make: Callable[[dict[str, Any], str], tuple[Any, Schedule]], settings: dict[str, Any]) -> None:
     """What each worker runs."""
-    torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
+    torch.set_num_threads(take_threads())
     device = str(get_device())
     trainee, schedule = make(settings, device)
     state = None

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+import ray
 import xgboost
 from rank_world import stored, together, training_rows
 from watched_training import Watched
@@ -36,6 +37,20 @@ def test_a_killed_worker_resumes_and_the_model_is_the_same(
     assert 25 <= starts[WORKERS] == starts[-1] < ROUNDS, "from a checkpoint"
     assert result.rounds == ROUNDS
     assert xgboost.Booster(model_file=str(tmp_path / MODEL_FILE)).get_dump() == _undisturbed(tmp_path, config).get_dump()
+
+
+def test_openmp_has_as_many_threads_as_a_worker_has_cpus(ray_cluster: str) -> None:
+    def threads() -> tuple[int, set[int]]:
+        import xgboost  # noqa: F401 - brings OpenMP
+        from threadpoolctl import threadpool_info
+
+        from reco_ray.training import take_threads
+
+        taken = take_threads()
+        return taken, {each["num_threads"] for each in threadpool_info() if each["user_api"] == "openmp"}
+
+    found = ray.get([ray.remote(threads).options(num_cpus=cpus).remote() for cpus in (0.5, 2)])
+    assert found == [(1, {1}), (2, {2})]
 
 
 def test_more_workers_than_groups_are_refused_before_ray_starts_any(tmp_path: Path) -> None:

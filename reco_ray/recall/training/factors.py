@@ -17,6 +17,7 @@ def fit_factors(
     config: MfConfig,
     seed: int,
     start: NDArray[np.float32] | None = None,
+    threads: int = 1,
 ) -> tuple[NDArray[np.float32], list[dict[str, float]]]:
     """Factorise users x items, where what a user did with an item adds up to a strength r and counts 1 + alpha r.
 
@@ -52,6 +53,7 @@ def fit_factors(
             iterations=config.iterations,
             calculate_training_loss=True,
             random_state=seed,
+            num_threads=threads,
         )
         if start is not None and start.shape[1] == config.factors:
             model.item_factors = _started(start, seed)
