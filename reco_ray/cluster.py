@@ -43,6 +43,7 @@ def serve_environment() -> dict[str, str]:
         "RAY_SERVE_REQUEST_LATENCY_BUCKETS_MS": "0.5,1,2,3,5,8,12,20,35,50,100,250,1000",
         "RAY_worker_niceness": "0",
         "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # of the 2 s by default, the end of each training takes two
         "OMP_NUM_THREADS": "1",
     }
 

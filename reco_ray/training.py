@@ -58,7 +58,7 @@ def take_threads() -> int:
 class Reports:
     """A worker's reports to Ray Train: the first, then one each ten seconds, and the last.
 
-    Its controller takes one report from each worker when it polls, each two seconds, and a worker that has another waits.
+    Its controller takes one report from each worker when it polls, each half second, and a worker that has another waits.
     """
 
     def __init__(self) -> None:
