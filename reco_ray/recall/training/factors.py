@@ -27,6 +27,7 @@ def fit_factors(
     Args:
         chunks: of `chunks.pack`, users in a fixed order; memory holds 12 bytes an event and the factors of all users.
         start: factors of the items to start from, zeros where there are none; None draws all of them.
+        threads: that solve rows.
     Returns: item factors by catalogue row, zeros for items without events, shape (n_items, factors); and the loss after each
         iteration.
     Reference: Hu, Koren and Volinsky 2008, Collaborative Filtering for Implicit Feedback Datasets.
